@@ -1,0 +1,106 @@
+"""The checks that every public boundary shares. Each says the rule, the value received, the place and the remedy."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+
+def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> None:
+    """Embeddings must be a finite floating-point matrix of the expected width.
+
+    Finiteness is looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
+
+    Args:
+        embeddings: (B, D) floating point.
+        embedding_size: the width D that a loss was built with; None accepts any.
+
+    Raises:
+        TypeError: embeddings that are not floating point.
+        ValueError: another shape or width, NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> check_embeddings(torch.zeros(4, 8), embedding_size=16)
+        Traceback (most recent call last):
+        ...
+        ValueError: embeddings must have 16 columns because embedding_size=16, got shape (4, 8). Build the loss ...
+    """
+    if not embeddings.is_floating_point():
+        raise TypeError(
+            f"embeddings must be floating point, got dtype {embeddings.dtype}. Convert them with .float()."
+        )
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"embeddings must have shape (batch, embedding_size), got shape {tuple(embeddings.shape)}. "
+            "Flatten or pool them to one row per image."
+        )
+    if embedding_size is not None and embeddings.shape[1] != embedding_size:
+        raise ValueError(
+            f"embeddings must have {embedding_size} columns because embedding_size={embedding_size}, "
+            f"got shape {tuple(embeddings.shape)}. Build the loss with embedding_size={embeddings.shape[1]}, "
+            f"or the model with create_embedder(..., embedding_size={embedding_size})."
+        )
+    if embeddings.is_cuda or embeddings.detach().isfinite().all():
+        return
+    rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
+    value = embeddings[rows[0]][~embeddings[rows[0]].isfinite()][0].item()
+    raise ValueError(
+        f"embeddings must be finite, got {value} in row {rows[0]} ({len(rows)} of {len(embeddings)} rows are not "
+        "finite). Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
+    )
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Labels must be integers that index the classes.
+
+    Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
+
+    Args:
+        labels: (B,) integers in [0, num_classes).
+        num_classes: how many classes the loss was built with.
+
+    Raises:
+        TypeError: labels of another type.
+        ValueError: another shape, or labels outside [0, num_classes).
+
+    Example:
+        >>> import torch
+        >>> check_labels(torch.tensor([0, 3]), num_classes=3)
+        Traceback (most recent call last):
+        ...
+        ValueError: labels must be in [0, 3) because num_classes=3, got 3 at position 1. Renumber them from 0, ...
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(
+            f"labels must be integers, got dtype {labels.dtype}. Convert them with .long() if they hold class numbers."
+        )
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels must have shape (batch,), got shape {tuple(labels.shape)}. "
+            "Use labels.flatten(), or labels.argmax(1) for one-hot labels."
+        )
+    if labels.is_cuda or not len(labels):
+        return
+    low, high = labels.aminmax()
+    if low < 0 or high >= num_classes:
+        bad = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
+        raise ValueError(
+            f"labels must be in [0, {num_classes}) because num_classes={num_classes}, "
+            f"got {labels[bad].item()} at position {bad}. "
+            "Renumber them from 0, e.g. with torch.unique(labels, return_inverse=True)."
+        )
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
+    """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
+
+    Example:
+        >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
+        "loss must be a known name, got 'ArcFaseLoss'. Did you mean 'ArcFaceLoss'? See the list of losses."
+    """
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
