@@ -25,12 +25,11 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
         >>> check_embeddings(torch.zeros(4, 8), embedding_size=16)
         Traceback (most recent call last):
         ...
-        ValueError: embeddings must have 16 columns because embedding_size=16, got shape (4, 8). Build the loss ...
+        ValueError: embeddings must have 16 columns because embedding_size=16, got shape (4, 8). Build the
+            loss ...
     """
     if not embeddings.is_floating_point():
-        raise TypeError(
-            f"embeddings must be floating point, got dtype {embeddings.dtype}. Convert them with .float()."
-        )
+        raise TypeError(f"embeddings must be floating point, got dtype {embeddings.dtype}. Convert them with .float().")
     if embeddings.ndim != 2:
         raise ValueError(
             f"embeddings must have shape (batch, embedding_size), got shape {tuple(embeddings.shape)}. "
@@ -52,37 +51,47 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
     )
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Labels must be integers that index the classes.
+def check_labels(labels: object, num_classes: int, batch_size: int) -> Tensor:
+    """Labels must be integers that index the classes, one for each embedding.
 
     Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
 
     Args:
         labels: (B,) integers in [0, num_classes).
         num_classes: how many classes the loss was built with.
+        batch_size: B, how many embeddings there are.
+
+    Returns:
+        The labels as int64.
 
     Raises:
-        TypeError: labels of another type.
+        TypeError: no labels, or labels of another type.
         ValueError: another shape, or labels outside [0, num_classes).
 
     Example:
         >>> import torch
-        >>> check_labels(torch.tensor([0, 3]), num_classes=3)
+        >>> check_labels(torch.tensor([0, 3]), num_classes=3, batch_size=2)
         Traceback (most recent call last):
         ...
-        ValueError: labels must be in [0, 3) because num_classes=3, got 3 at position 1. Renumber them from 0, ...
+        ValueError: labels must be in [0, 3) because num_classes=3, got 3 at position 1. Renumber them from 0,
+            ...
     """
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
+        )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"labels must be integers, got dtype {labels.dtype}. Convert them with .long() if they hold class numbers."
         )
-    if labels.ndim != 1:
+    if labels.shape != (batch_size,):
         raise ValueError(
-            f"labels must have shape (batch,), got shape {tuple(labels.shape)}. "
-            "Use labels.flatten(), or labels.argmax(1) for one-hot labels."
+            f"labels must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
+            "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
+    labels = labels.long()
     if labels.is_cuda or not len(labels):
-        return
+        return labels
     low, high = labels.aminmax()
     if low < 0 or high >= num_classes:
         bad = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
@@ -91,6 +100,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
             f"got {labels[bad].item()} at position {bad}. "
             "Renumber them from 0, e.g. with torch.unique(labels, return_inverse=True)."
         )
+    return labels
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:

@@ -1,0 +1,211 @@
+import copy
+import os
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+class LabeledImages(Dataset):
+    """Images and the class of each: what training, evaluation and reports read.
+
+    Files are decoded when they are asked for. An image that cannot be decoded stops the run and names its file: a
+    data set that quietly skips or replaces images makes every number that follows wrong.
+
+    A data set never changes: ``subset`` and ``with_transform`` return another one that shares the images.
+
+    Args:
+        images: N file paths, PIL images, or uint8 arrays of shape (H, W) or (H, W, 3).
+        labels: (N,) integers in [0, C).
+        classes: the C class names; the index is the label.
+        transform: called with a PIL image; None returns the PIL image as decoded.
+        source: the name of the data set, which names the images that are no files.
+        indices: (N,) position of each image in the data set it was first part of; None is 0..N-1.
+
+    Shape: ``data[i]`` is ``(transform(image), label)`` with an int label.
+
+    Raises:
+        ValueError: labels, classes and images that do not fit together; at ``data[i]``, an unreadable image.
+        TypeError: labels that are no integers.
+
+    Example:
+        >>> pixels = np.zeros((4, 8, 8), dtype=np.uint8)
+        >>> data = LabeledImages(pixels, labels=[0, 0, 1, 2], classes=["ant", "bee", "cat"])
+        >>> len(data), data.num_classes, data.counts.tolist()
+        (4, 3, [2, 1, 1])
+        >>> image, label = data[3]
+        >>> image.size, label, data.name(3)
+        ((8, 8), 2, 'images[3]')
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        labels: ArrayLike,
+        classes: Sequence[str],
+        transform: Callable[[Image.Image], Any] | None = None,
+        source: str = "images",
+        indices: np.ndarray | None = None,
+    ):
+        self.images = images
+        self.labels = _integer_labels(labels, len(images), len(classes))
+        self.classes = list(classes)
+        self.transform = transform
+        self.source = source
+        self.indices = np.arange(len(images)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        image = self._decode(i)
+        return (image if self.transform is None else self.transform(image)), int(self.labels[i])
+
+    @property
+    def num_classes(self) -> int:
+        """The number C of classes, with those that have no image."""
+        return len(self.classes)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Images of each class, (C,) integers."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def name(self, i: int) -> str:
+        """The file of image ``i``; for images that are no files, where in ``source`` it was before any subset."""
+        image = self.images[i]
+        return os.fspath(image) if _is_path(image) else f"{self.source}[{self.indices[i]}]"
+
+    def subset(self, indices: ArrayLike, renumber: bool = False) -> "LabeledImages":
+        """Some of the images, in the order given.
+
+        Args:
+            indices: (M,) integers in [0, N), or an (N,) boolean mask.
+            renumber: keep only the classes that have an image and number them from 0 in the same order, which is what
+                a loss with one weight per class needs. False keeps labels and classes as they are.
+
+        Example:
+            >>> data = LabeledImages(np.zeros((3, 8, 8), np.uint8), [0, 1, 2], ["ant", "bee", "cat"])
+            >>> part = data.subset([2, 0], renumber=True)
+            >>> part.labels.tolist(), part.classes, part.name(0)
+            ([1, 0], ['ant', 'cat'], 'images[2]')
+        """
+        chosen = np.asarray(indices, dtype=None if np.size(indices) else np.int64)  # numpy reads [] as floats
+        rows = np.arange(len(self))[chosen]
+        labels, classes = self.labels[rows], self.classes
+        if renumber:
+            present, labels = np.unique(labels, return_inverse=True)
+            classes = [classes[label] for label in present]
+        images = [self.images[row] for row in rows]
+        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows])
+
+    def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> "LabeledImages":
+        """The same images and labels behind another transform."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
+
+    def _decode(self, i: int) -> Image.Image:
+        image = self.images[i]
+        if isinstance(image, Image.Image):
+            return image
+        if not _is_path(image):
+            return Image.fromarray(self._pixels(i))
+        try:
+            with Image.open(image) as opened:
+                opened.load()  # Image.open reads the header only; a truncated file shows itself here
+                return opened
+        except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
+            raise ValueError(
+                f"image must be a readable image file, got {self.name(i)} ({type(error).__name__}: {error}). "
+                "Repair the file or remove it from the data set."
+            ) from error
+
+    def _pixels(self, i: int) -> np.ndarray:
+        pixels = np.asarray(self.images[i])
+        if pixels.dtype != np.uint8:
+            raise ValueError(
+                f"image must be a path, a PIL image or a uint8 array, got dtype {pixels.dtype} in {self.name(i)}. "
+                "Scale the pixels to 0..255 and convert them with .astype('uint8')."
+            )
+        return pixels
+
+
+def encode_labels(labels: Iterable[Hashable]) -> tuple[np.ndarray, list]:
+    """Number labels of any kind from 0, in natural order: ``'img2'`` before ``'img10'``, 9 before 10.
+
+    Args:
+        labels: N hashable values, e.g. strings or identity numbers of any size. No value passes through floating
+            point, so identities above 2**24 stay apart.
+
+    Returns:
+        Codes, (N,) int64 in [0, C), and the list of the C labels, so that ``names[codes[i]] == labels[i]``.
+
+    Raises:
+        ValueError: a missing label (None or NaN), or labels with more than one dimension.
+
+    Example:
+        >>> codes, names = encode_labels(["dog10", "dog2", "Cat", "dog2"])
+        >>> codes.tolist(), names
+        ([2, 1, 0, 1], ['Cat', 'dog2', 'dog10'])
+    """
+    if getattr(labels, "ndim", 1) != 1:
+        raise ValueError(
+            f"labels must have shape (N,), got shape {tuple(labels.shape)}. "  # type: ignore[attr-defined]
+            "Use labels.flatten(), or labels.argmax(1) for one-hot labels."
+        )
+    # Elements of arrays and tensors hash by identity or compare as arrays; Python's own scalars do neither.
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    missing = [i for i, value in enumerate(values) if value is None or value != value]
+    if missing:
+        raise ValueError(
+            f"labels must be present for every image, got {values[missing[0]]} at position {missing[0]} "
+            f"({len(missing)} of {len(values)} are missing). Remove these images or give them a class."
+        )
+    names = _in_natural_order(set(values))
+    code = {name: i for i, name in enumerate(names)}
+    return np.array([code[value] for value in values], dtype=np.int64), names
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key: numbers inside the text count as numbers, case does not count unless all else is equal."""
+    parts = re.split(r"(\d+)", text.casefold())  # odd positions hold the numbers, so keys always compare
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), text
+
+
+def _in_natural_order(values: set) -> list:
+    if all(isinstance(value, str) for value in values):
+        return sorted(values, key=natural_key)
+    try:
+        return sorted(values)
+    except TypeError:  # several types, which have no order between them
+        return sorted(values, key=lambda value: (type(value).__name__, natural_key(str(value))))
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, (str, os.PathLike))
+
+
+def _integer_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:
+    codes = np.asarray(labels)
+    if codes.shape != (num_images,):
+        raise ValueError(
+            f"labels must have shape ({num_images},) because there are {num_images} images, "
+            f"got shape {codes.shape}. Give one label per image."
+        )
+    if codes.size and codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"labels must be integers, got dtype {codes.dtype}. Number them with pml_center.data.encode_labels."
+        )
+    outside = np.flatnonzero((codes < 0) | (codes >= num_classes)) if codes.size else []
+    if len(outside):
+        raise ValueError(
+            f"labels must be in [0, {num_classes}) because there are {num_classes} classes, "
+            f"got {codes[outside[0]]} at position {outside[0]}. "
+            "Number them with pml_center.data.encode_labels, which also returns the classes."
+        )
+    return codes.astype(np.int64)

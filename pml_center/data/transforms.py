@@ -1,0 +1,140 @@
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def eval_transform(
+    image_size: int | tuple[int, int], channels: int, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """The whole image, squashed to the model's input size and standardised. Nothing is cropped, nothing is random.
+
+    Args:
+        image_size: pixels. The side, or (height, width).
+        channels: 1 for grey, 3 for RGB. Any PIL image is converted: 1-bit, palette, 16-bit; transparent pixels become
+            white.
+        mean: one per channel, for pixels in [0, 1].
+        std: one per channel, for pixels in [0, 1].
+
+    Returns:
+        A function of a PIL image, which can be pickled for ``DataLoader`` workers.
+
+    Shape: PIL image of any size -> float32 (channels, height, width).
+
+    Raises:
+        ValueError: channels other than 1 or 3, or another number of means or deviations than of channels.
+
+    Example:
+        >>> transform = eval_transform(32, channels=1, mean=(0.5,), std=(0.5,))
+        >>> transform(Image.new("1", (105, 105), 1)).shape
+        torch.Size([1, 32, 32])
+    """
+    from timm.data import create_transform
+    from torchvision.transforms import Compose
+
+    _check_channels(channels, mean, std)
+    squash = create_transform(
+        _height_width(image_size),
+        crop_pct=1.0,
+        crop_mode="squash",
+        interpolation="bicubic",
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return Compose([partial(_convert, channels=channels), squash])
+
+
+def train_transform(
+    image_size: int | tuple[int, int],
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_scale: float = 1.0,
+    hflip: float = 0.0,
+) -> Transform:
+    """``eval_transform`` with a random crop and a random mirror image, both off by default.
+
+    The image is squashed before it is cropped, so that an object has the same proportions in training and in
+    evaluation whatever the shape of its image. Colours are left alone.
+
+    Args:
+        image_size: pixels. The side, or (height, width).
+        channels: 1 for grey, 3 for RGB; converts as ``eval_transform`` does.
+        mean: one per channel, for pixels in [0, 1].
+        std: one per channel, for pixels in [0, 1].
+        crop_scale: least fraction of the area that a crop keeps, in (0, 1]; sides differ by 10 % at most. 1 is no crop.
+        hflip: probability of the mirror image, in [0, 1]. Leave it 0 for text and digits.
+
+    Returns:
+        A function of a PIL image, which can be pickled for ``DataLoader`` workers.
+
+    Shape: PIL image of any size -> float32 (channels, height, width).
+
+    Raises:
+        ValueError: channels other than 1 or 3, crop_scale outside (0, 1], hflip outside [0, 1].
+
+    Example:
+        >>> transform = train_transform((64, 32), 3, mean=(0.5,) * 3, std=(0.5,) * 3, crop_scale=0.8, hflip=0.5)
+        >>> transform(Image.new("RGB", (100, 200))).shape
+        torch.Size([3, 64, 32])
+    """
+    from timm.data import create_transform
+    from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize
+
+    _check_channels(channels, mean, std)
+    if not 0 < crop_scale <= 1:
+        raise ValueError(
+            f"crop_scale must be in (0, 1], got {crop_scale}. It is the least fraction of the area that a crop keeps."
+        )
+    if not 0 <= hflip <= 1:
+        raise ValueError(f"hflip must be in [0, 1], got {hflip}. It is the probability of the mirror image.")
+    if crop_scale == 1:
+        return Compose([RandomHorizontalFlip(hflip), eval_transform(image_size, channels, mean, std)])
+    height, width = _height_width(image_size)
+    larger = [math.ceil(side / math.sqrt(crop_scale)) for side in (height, width)]  # the least crop is not enlarged
+    crop = create_transform(
+        (height, width),
+        is_training=True,
+        scale=(crop_scale, 1.0),
+        ratio=(width / height / 1.1, width / height * 1.1),
+        hflip=hflip,
+        color_jitter=None,
+        interpolation="bicubic",
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+    return Compose([partial(_convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 and makes nearly everything white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:  # PIL's own conversion drops alpha and shows whatever colour lay below
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ValueError(
+            f"image_size must be positive, got {image_size}. Use the model's: create_embedder(...).image_size."
+        )
+    return height, width
+
+
+def _check_channels(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}. Use the model's in_chans.")
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"mean and std must have {channels} values because channels={channels}, "
+            f"got {len(mean)} and {len(std)}. Use the model's: create_embedder(...).mean and .std."
+        )

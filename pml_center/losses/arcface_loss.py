@@ -1,0 +1,59 @@
+"""ArcFaceLoss."""
+
+import math
+import warnings
+
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.margins import additive_angular
+
+
+class ArcFaceLoss(MarginSoftmaxLoss):
+    """ArcFace: an angle added between an embedding and its class.
+
+    ``ℓ = −log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + Σ_{j≠y} e^{s·cos θ_j}) )``; where ``θ_y + m > π``
+    the cosine is continued by ``cos θ_y − m·sin m``, so that the loss keeps growing with the angle. The
+    default choice of face recognition; pulls harder at small angles than CosFace does.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: degrees in [0, 180], as in PML; the paper's 0.5 rad is 28.6. Larger is stricter; 0 is
+            :class:`NormalizedSoftmaxLoss`.
+        scale: s > 0, the factor of all cosines.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); margin outside [0, 180]; scale not positive.
+
+    Example:
+        >>> import torch
+        >>> loss = ArcFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698 (equation 3).
+
+    Differs: the authors' insightface code adds the margin without gradient and does not continue it beyond π;
+        this class, like PML's, takes the true gradient.
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, margin: float = 28.6, scale: float = 64, **kwargs):
+        if not 0 <= margin <= 180:
+            raise ValueError(f"margin must be in [0, 180] degrees, got {margin}. The paper's margin is 28.6.")
+        if 0 < margin < 1:
+            warnings.warn(
+                f"ArcFaceLoss(margin={margin}) is {margin} degrees, almost no margin, because PML's margins are in "
+                f"degrees. If you mean {margin} rad, write margin={math.degrees(margin):.1f}.",
+                stacklevel=2,
+            )
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        self.margin = margin
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``cos(θ + m)``, continued."""
+        return additive_angular(batch.cosine, math.radians(self.margin))

@@ -1,0 +1,127 @@
+"""BaseClassLoss: what every loss with one row of numbers per class shares."""
+
+import warnings
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
+from pytorch_metric_learning.utils import common_functions as c_f
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor
+
+from pml_center.checks import check_embeddings, check_labels
+
+CALLS_WITHOUT_A_STEP = 20  # so many training batches may pass before we call an optimizer forgotten
+
+
+class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
+    """A loss that compares each embedding with the rows of its classes: abstract.
+
+    It is the boundary that all such losses share: input is checked, half precision is cast up (parameters are
+    never cast), autocast is switched off inside, miners' tuples become weights, and the loss of each sample
+    goes to PML's reducer. A subclass says :meth:`element_losses` and :meth:`class_rows`.
+
+    Args:
+        num_classes: C, at least 1.
+        embedding_size: D, at least 1.
+        kwargs: PML's ``reducer``, ``distance``, ``embedding_regularizer``, ``embedding_reg_weight``,
+            ``weight_regularizer``, ``weight_reg_weight``, ``weight_init_func``, ``collect_stats``.
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
+        self.num_classes = num_classes
+        self.embedding_size = embedding_size
+        self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
+        self._calls_without_a_step = 0
+        self._first_version: int | None = None
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (B, D) and (B,) to (B,)."""
+        raise NotImplementedError
+
+    def class_rows(self) -> Tensor:
+        """What ``weight_regularizer`` looks at, (C, D)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple=None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The reduced loss of a batch.
+
+        Args:
+            embeddings: (B, D) floating point, finite.
+            labels: (B,) integers in [0, num_classes).
+            indices_tuple: what a PML miner returned. Each sample then counts as often as it was mined,
+                relative to the one mined most; a sample never mined counts 0; no tuples at all count as no
+                miner.
+            ref_emb: not supported by losses that bring their own references; None or ``embeddings`` itself.
+            ref_labels: as ``ref_emb``.
+
+        Returns:
+            What the reducer makes of the (B,) losses; 0 for an empty batch.
+
+        Raises:
+            TypeError: embeddings or labels of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels out of range, other
+                references.
+        """
+        if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
+            raise ValueError(
+                f"ref_emb must be None for {type(self).__name__}, which brings its own references (a row per class), "
+                "got another tensor. Leave ref_emb out."
+            )
+        check_embeddings(embeddings, self.embedding_size)
+        labels = check_labels(labels, self.num_classes, len(embeddings))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self._working_dtype(embeddings))
+            if not len(embeddings):
+                return self.reducer(self.zero_losses(), embeddings, labels)
+            self._warn_of_a_forgotten_optimizer()
+            return super().forward(embeddings, labels, indices_tuple)
+
+    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+        """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
+        weights = lmu.convert_to_weights(indices_tuple, labels, dtype=embeddings.dtype)
+        loss_dict = {
+            "loss": {
+                "losses": self.element_losses(embeddings, labels) * weights,
+                "indices": c_f.torch_arange_from_size(embeddings),
+                "reduction_type": "element",
+                "divisor": len(embeddings),  # DivisorReducer raises without one
+            }
+        }
+        self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())
+        return loss_dict
+
+    def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
+        """The wider of embeddings and class rows, at least fp32."""
+        wider = torch.promote_types(embeddings.dtype, self.class_rows().dtype)
+        return torch.promote_types(wider, torch.float32)
+
+    def _warn_of_a_forgotten_optimizer(self) -> None:
+        """Say, once, that gradients keep arriving at parameters which nothing has ever moved."""
+        rows = self.class_rows()
+        if not (self.training and torch.is_grad_enabled() and rows.requires_grad) or self._calls_without_a_step < 0:
+            return
+        if self._first_version is None:
+            self._first_version = rows._version  # an in-place step of an optimizer raises it
+        if rows._version != self._first_version:
+            self._calls_without_a_step = -1  # it moved: never look again
+            return
+        self._calls_without_a_step += rows.grad is not None
+        if self._calls_without_a_step == CALLS_WITHOUT_A_STEP:
+            self._calls_without_a_step = -1
+            warnings.warn(
+                f"{type(self).__name__} has parameters that no optimizer has moved in {CALLS_WITHOUT_A_STEP} training "
+                "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)).",
+                stacklevel=4,
+            )

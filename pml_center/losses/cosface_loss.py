@@ -1,0 +1,44 @@
+"""CosFaceLoss."""
+
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.margins import additive_cosine
+
+
+class CosFaceLoss(MarginSoftmaxLoss):
+    """CosFace, also known as AM-Softmax: a margin subtracted from the cosine to one's own class.
+
+    ``ℓ = −log( e^{s(cos θ_y − m)} / (e^{s(cos θ_y − m)} + Σ_{j≠y} e^{s·cos θ_j}) )``. The plainest margin:
+    its gradient is the same at every angle, which makes it the steadiest of the family.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: a cosine. Larger is stricter; 0 is :class:`NormalizedSoftmaxLoss`.
+        scale: s > 0, the factor of all cosines.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); scale not positive.
+
+    Example:
+        >>> import torch
+        >>> loss = CosFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Wang et al., CosFace, CVPR 2018, arXiv:1801.09414 (equation 4); Wang et al., Additive margin
+        softmax, 2018, arXiv:1801.05599.
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64, **kwargs):
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        self.margin = margin
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``cos θ − m``."""
+        return additive_cosine(batch.cosine, self.margin)
