@@ -91,15 +91,14 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
         weights = lmu.convert_to_weights(indices_tuple, labels, dtype=embeddings.dtype)
-        loss_dict = {
-            "loss": {
-                "losses": self.element_losses(embeddings, labels) * weights,
-                "indices": c_f.torch_arange_from_size(embeddings),
-                "reduction_type": "element",
-                "divisor": len(embeddings),  # DivisorReducer raises without one
-            }
+        loss_dict: dict[str, dict] = {}
+        self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())  # before centers take their step
+        loss_dict["loss"] = {
+            "losses": self.element_losses(embeddings, labels) * weights,
+            "indices": c_f.torch_arange_from_size(embeddings),
+            "reduction_type": "element",
+            "divisor": len(embeddings),  # DivisorReducer raises without one
         }
-        self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())
         return loss_dict
 
     def _working_dtype(self, embeddings: Tensor) -> torch.dtype:

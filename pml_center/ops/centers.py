@@ -28,4 +28,4 @@ def center_step(centers: Tensor, embeddings: Tensor, labels: Tensor, alpha: floa
     classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
     difference = embeddings.to(centers.dtype) - centers[labels]  # (B, D)
     step = centers.new_zeros(len(classes), centers.shape[1]).index_add_(0, index, difference)
-    centers.index_add_(0, classes, step * (alpha / (1 + counts)).to(step).unsqueeze(1))
+    centers.index_add_(0, classes, alpha * step / (1 + counts).to(step).unsqueeze(1))
