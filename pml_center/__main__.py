@@ -1,0 +1,5 @@
+"""``python -m pml_center`` is ``pml-center``."""
+
+from pml_center.cli import main
+
+main()

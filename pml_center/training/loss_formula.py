@@ -1,0 +1,172 @@
+"""Loss formulas: 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
+
+A formula is read with Python's own grammar and never executed.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_metric_learning.distances
+import pytorch_metric_learning.losses
+import pytorch_metric_learning.miners
+import pytorch_metric_learning.reducers
+import pytorch_metric_learning.regularizers
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor, nn
+
+from pml_center import losses
+from pml_center.checks import unknown_name
+
+GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
+
+
+class LossFormula(nn.Module):
+    """A weighted sum of losses, each with its miner.
+
+    Shape: embeddings (B, D), labels (B,) -> the total, and the value of each term before its weight.
+    """
+
+    def __init__(self, terms: list[tuple[str, float, nn.Module, nn.Module | None]]):
+        super().__init__()
+        names = [name for name, *_ in terms]
+        repeated = {name for name in names if names.count(name) > 1}
+        self.names = [f"{name}_{place}" if name in repeated else name for place, name in enumerate(names)]
+        self.weights = [weight for _, weight, _, _ in terms]
+        self.losses = nn.ModuleList([loss for _, _, loss, _ in terms])
+        self.miners = [miner for *_, miner in terms]
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each part by name, detached."""
+        total, parts = embeddings.new_zeros(()), {}
+        for name, weight, loss, miner in zip(self.names, self.weights, self.losses, self.miners, strict=True):
+            value = loss(embeddings, labels, miner(embeddings, labels) if miner is not None else None)
+            total = total + weight * value
+            parts[name] = value.detach()
+        return total, parts
+
+
+def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormula:
+    """Build the losses that a formula names.
+
+    Args:
+        formula: terms joined by ``+``. A term is a loss of :mod:`pml_center.losses`, or else of PML, by name; before
+            it a weight and ``*``, after it arguments in parentheses, and ``@`` with one of PML's miners. ``pml.Name``
+            takes PML's loss where both have the name. Arguments are Python literals, or PML's distances, reducers and
+            regularizers by name.
+        num_classes: given to losses that ask for it.
+        embedding_size: given to losses that ask for it.
+
+    Raises:
+        ValueError: a formula that cannot be read; an unknown name; an argument that its loss does not have.
+
+    Example:
+        >>> formula = parse_loss("SoftmaxLoss + 0.01 * CenterLoss(alpha=0.9)", num_classes=10, embedding_size=2)
+        >>> formula.names, formula.weights
+        (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
+    """
+    try:
+        tree = ast.parse(formula.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
+    return LossFormula([_term(node, num_classes, embedding_size) for node in _summands(tree)])
+
+
+def _summands(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        yield from _summands(node.left)
+        yield from _summands(node.right)
+    else:
+        yield node
+
+
+def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, float, nn.Module, nn.Module | None]:
+    miner = None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        miner = _build("miner", node.right, _public(pytorch_metric_learning.miners), {})
+        node = node.left
+    weight = 1.0
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        weight = _literal(node.left)
+        node = node.right
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
+            raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
+    theirs = _public(pytorch_metric_learning.losses)
+    known = theirs | {f"pml.{name}": loss for name, loss in theirs.items()} | _public(losses)
+    known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
+    loss = _build("loss", node, known, {"num_classes": num_classes, "embedding_size": embedding_size})
+    return type(loss).__name__, float(weight), loss, miner
+
+
+def _public(module) -> dict[str, type]:
+    """The classes of a module that are final: an abstract one cannot be trained with."""
+    abstract = (
+        "Base",
+        "MarginSoftmax",
+        "Generic",
+        "WeightRegularizer",
+        "EmbeddingRegularizer",
+        "Multiple",
+        "CrossBatch",
+    )
+    classes = inspect.getmembers(module, inspect.isclass)
+    return {name: value for name, value in classes if not name.startswith(abstract)}
+
+
+def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str, int]) -> Any:
+    """An object from ``Name`` or ``Name(argument=value)``, with what is supplied if its constructor asks for it."""
+    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+    name = ast.unparse(call.func)
+    if not isinstance(call.func, ast.Name | ast.Attribute):
+        raise ValueError(f"{kind} must be a name, got {name!r}. {GRAMMAR}")
+    if name not in known:
+        raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
+    accepted = _arguments(known[name])
+    if call.args:
+        raise ValueError(
+            f"arguments of {name} must be named, got {ast.unparse(call)!r}. It takes {', '.join(accepted)}."
+        )
+    arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
+    for argument in arguments:
+        if argument not in accepted:
+            raise ValueError(
+                unknown_name(f"argument of {name}", argument, accepted, f"It takes {', '.join(accepted)}.")
+            )
+    try:
+        return known[name](**{key: value for key, value in supplied.items() if key in accepted}, **arguments)
+    except TypeError as error:
+        raise ValueError(f"{ast.unparse(call)!r} must be buildable, got: {error}. {GRAMMAR}") from error
+
+
+def _arguments(kind: type) -> list[str]:
+    """What a class can be built with, along its bases as long as they pass arguments on."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base) or base is nn.Module:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, or one of PML's parts by name."""
+    name = node.func if isinstance(node, ast.Call) else node
+    if isinstance(name, ast.Name):
+        parts = (
+            _public(pytorch_metric_learning.distances)
+            | _public(pytorch_metric_learning.reducers)
+            | _public(pytorch_metric_learning.regularizers)
+        )
+        return _build("part", node, parts, {})
+    return _literal(node)
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"a number or literal must stand where {ast.unparse(node)!r} stands. {GRAMMAR}") from None
