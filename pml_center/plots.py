@@ -42,13 +42,13 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
         _, ax = plt.subplots()
     for label in np.unique(labels):
         own = points[labels == label]
-        style = {"color": COLOURS[label % len(COLOURS)], "marker": MARKERS[label // len(COLOURS) % len(MARKERS)]}
-        ax.scatter(*own.T, s=9, linewidths=0, alpha=0.7, **style)
+        colour, marker = COLOURS[label % len(COLOURS)], MARKERS[label // len(COLOURS) % len(MARKERS)]
+        ax.scatter(own[:, 0], own[:, 1], s=9, linewidths=0, alpha=0.7, color=colour, marker=marker)
     for label in np.unique(labels):  # after all points, so that none hides a name
         name = str(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]
-        middle = np.median(points[labels == label], axis=0)
-        ax.text(*middle, name, ha="center", va="center", weight="bold", fontsize=12, path_effects=outline)
+        x, y = np.median(points[labels == label], axis=0)
+        ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12, path_effects=outline)
     ax.set_aspect("equal", "datalim")
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)

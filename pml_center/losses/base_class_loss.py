@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pml_center.checks import check_embeddings, check_labels
 
-CALLS_WITHOUT_A_STEP = 20  # so many training batches may pass before we call an optimizer forgotten
+BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
 
 
 class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
@@ -36,8 +36,8 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         self.num_classes = num_classes
         self.embedding_size = embedding_size
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
-        self._calls_without_a_step = 0
-        self._first_version: int | None = None
+        self._batches_at_rest = 0  # -1: never look again
+        self._watched: tuple[int, Tensor] | None = None
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B, D) and (B,) to (B,)."""
@@ -85,13 +85,13 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             embeddings = embeddings.to(self._working_dtype(embeddings))
             if not len(embeddings):
                 return self.reducer(self.zero_losses(), embeddings, labels)
-            self._warn_of_a_forgotten_optimizer()
+            self._warn_of_a_forgotten_optimizer(labels)
             return super().forward(embeddings, labels, indices_tuple)
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
         weights = lmu.convert_to_weights(indices_tuple, labels, dtype=embeddings.dtype)
-        loss_dict: dict[str, dict] = {}
+        loss_dict = {}
         self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())  # before centers take their step
         loss_dict["loss"] = {
             "losses": self.element_losses(embeddings, labels) * weights,
@@ -106,21 +106,24 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         wider = torch.promote_types(embeddings.dtype, self.class_rows().dtype)
         return torch.promote_types(wider, torch.float32)
 
-    def _warn_of_a_forgotten_optimizer(self) -> None:
-        """Say, once, that gradients keep arriving at parameters which nothing has ever moved."""
+    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
+        """Say, once, that gradients keep arriving at rows which nothing has ever moved.
+
+        Values are compared, not version counters: fused optimizers do not raise those.
+        """
         rows = self.class_rows()
-        if not (self.training and torch.is_grad_enabled() and rows.requires_grad) or self._calls_without_a_step < 0:
+        if self._batches_at_rest < 0 or not (self.training and torch.is_grad_enabled() and rows.requires_grad):
             return
-        if self._first_version is None:
-            self._first_version = rows._version  # an in-place step of an optimizer raises it
-        if rows._version != self._first_version:
-            self._calls_without_a_step = -1  # it moved: never look again
-            return
-        self._calls_without_a_step += rows.grad is not None
-        if self._calls_without_a_step == CALLS_WITHOUT_A_STEP:
-            self._calls_without_a_step = -1
+        if self._watched is not None:
+            label, row = self._watched
+            moved = not torch.equal(rows.detach()[label].to(row), row)
+            self._batches_at_rest = -1 if moved else self._batches_at_rest + (rows.grad is not None)
+        if self._batches_at_rest == BATCHES_AT_REST:
+            self._batches_at_rest = -1
             warnings.warn(
-                f"{type(self).__name__} has parameters that no optimizer has moved in {CALLS_WITHOUT_A_STEP} training "
+                f"{type(self).__name__} has parameters that no optimizer has moved in {BATCHES_AT_REST} training "
                 "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)).",
-                stacklevel=4,
+                stacklevel=5,
             )
+        label = int(labels[0])
+        self._watched = None if self._batches_at_rest < 0 else (label, rows.detach()[label].clone())

@@ -21,6 +21,9 @@ from pml_center.checks import unknown_name
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
+# Abstract, or around other losses: not a term by itself.
+NOT_FINAL = {"MarginSoftmaxLoss", "GenericPairLoss", "MultipleLosses", "CrossBatchMemory", "SelfSupervisedLoss"}
+
 
 class LossFormula(nn.Module):
     """A weighted sum of losses, each with its miner.
@@ -101,17 +104,8 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
 
 def _public(module) -> dict[str, type]:
     """The classes of a module that are final: an abstract one cannot be trained with."""
-    abstract = (
-        "Base",
-        "MarginSoftmax",
-        "Generic",
-        "WeightRegularizer",
-        "EmbeddingRegularizer",
-        "Multiple",
-        "CrossBatch",
-    )
     classes = inspect.getmembers(module, inspect.isclass)
-    return {name: value for name, value in classes if not name.startswith(abstract)}
+    return {name: value for name, value in classes if not name.startswith("Base") and name not in NOT_FINAL}
 
 
 def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str, int]) -> Any:
@@ -124,9 +118,8 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
         raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
     accepted = _arguments(known[name])
     if call.args:
-        raise ValueError(
-            f"arguments of {name} must be named, got {ast.unparse(call)!r}. It takes {', '.join(accepted)}."
-        )
+        takes = f"It takes {', '.join(accepted)}."
+        raise ValueError(f"arguments of {name} must be named, got {ast.unparse(call)!r}. {takes}")
     arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
     for argument in arguments:
         if argument not in accepted:
@@ -145,7 +138,7 @@ def _arguments(kind: type) -> list[str]:
     for base in kind.__mro__:
         if "__init__" not in vars(base) or base is nn.Module:
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

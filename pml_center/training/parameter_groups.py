@@ -43,10 +43,8 @@ def param_groups(
     """
     loss_lr = lr if loss_lr is None else loss_lr
     center_lr = loss_lr if center_lr is None else center_lr
-    modules = [module for loss in losses for module in loss.modules()]
-    centers = [
-        parameter for module in modules if isinstance(module, BaseCenterLoss) for parameter in module.parameters()
-    ]
+    center_losses = [module for loss in losses for module in loss.modules() if isinstance(module, BaseCenterLoss)]
+    centers = [parameter for loss in center_losses for parameter in loss.parameters()]
     own = list(model.parameters())
     candidates: list[tuple[str, Iterable[nn.Parameter], float, float]] = [
         ("model", [p for p in own if p.ndim > 1], lr, weight_decay),

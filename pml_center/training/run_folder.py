@@ -117,10 +117,11 @@ def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
 
 def environment() -> dict[str, object]:
     """Versions and machine, for the record."""
-    return {
+    machine: dict[str, object] = {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-    } | {name: version(name) for name in PACKAGES}
+    }
+    return machine | {name: version(name) for name in PACKAGES}
