@@ -12,6 +12,8 @@ from pml_center.checks import unknown_name
 
 __all__ = ["ConvNet", "Embedder", "create_embedder"]
 
+_NECKS = ("none", "linear", "bnneck")
+
 
 def create_embedder(
     name: str,
@@ -25,48 +27,333 @@ def create_embedder(
 ) -> "Embedder":
     """An image model by name, ready to embed.
 
-    ``"convnet"`` is the small network of this package (``ConvNet``) for digits and characters: 1 channel, 32 × 32
-    pixels, no pretrained weights. Every other name is timm's: ``resnet50``, ``resnet50.a1_in1k`` (with the tag of its
-    weights), ``hf-hub:owner/model`` or ``local-dir:path``.
+    ``"convnet"`` is this package's own small network for digits and characters (``ConvNet``: 1 channel, 32 × 32
+    pixels, no pretrained weights). Every other name is timm's: ``resnet50``, ``resnet50.a1_in1k`` (with the tag of
+    its weights), ``hf-hub:owner/model`` or ``local-dir:path``.
 
     Args:
         name: ``"convnet"`` or a timm model; ``timm.list_models("*resn*")`` lists timm's.
-        embedding_size: D; None keeps the width of the model's features.
-        neck: what stands between the features and the embedding; see ``Embedder``.
+        embedding_size: D; None keeps the width F of the features.
+        neck: ``"linear"``, ``"bnneck"`` or ``"none"``; see ``Embedder``.
         pretrained: load the weights that timm names, from the Hugging Face cache or the network.
         image_size: pixels. The side of the input, or (height, width); None is the model's own. Models with a fixed
             input size, such as ViTs, are built for it; convolutional ones take any size and only record it.
         weights: a safetensors or PyTorch file with every weight of the model, instead of ``pretrained``. The file's
-            classifier is left out, half precision is cast up, an RGB stem is adapted to ``in_chans``.
-        timm_kwargs: passed to ``timm.create_model`` (``in_chans=1``, ``drop_path_rate=0.1``, ...), or to ``ConvNet``.
+            classifier is left out, half precision is cast up, an RGB stem is adapted to ``in_chans``. Position
+            embeddings are not resized to ``image_size``: ``pretrained=True, pretrained_cfg_overlay={"file": path}``
+            is timm's way, which resizes them and does not mind missing weights.
+        timm_kwargs: for ``timm.create_model`` (``in_chans=1``, ``drop_path_rate=0.1``, ...) or for ``ConvNet``.
 
     Returns:
         An embedder in training mode.
 
     Raises:
-        ValueError: unknown name or neck, an embedding size that the neck cannot give, a file that does not hold this
-            model, ``pretrained`` where there is nothing to load.
-        OSError: pretrained weights that are not in the cache while there is no network.
+        ValueError: an unknown name or neck, an embedding size that the neck cannot give, a file of another model,
+            ``pretrained`` where there is nothing to load.
+        OSError: no such ``weights`` file; pretrained weights that are not on this machine while there is no network.
 
     Example:
-        >>> embedder = create_embedder("convnet", embedding_size=16)
-        >>> embedder(torch.zeros(2, 1, 32, 32)).shape
+        >>> embedder = create_embedder("test_vit", embedding_size=16, image_size=64, in_chans=1)
+        >>> embedder(torch.zeros(2, 1, 64, 64)).shape
         torch.Size([2, 16])
-        >>> create_embedder("test_vit", 16, image_size=64, in_chans=1)(torch.zeros(2, 1, 64, 64)).shape
-        torch.Size([2, 16])
+        >>> create_embedder("resnt50")
+        Traceback (most recent call last):
+        ...
+        ValueError: name must be a known name, got 'resnt50'. Did you mean 'resnet50' or ...
     """
     if pretrained and weights is not None:
         raise ValueError(
-            f"weights must be None because pretrained=True, got {str(weights)!r}. Pass one source of weights."
+            f"weights must be None because pretrained=True, got {str(weights)!r}. Choose one source of weights."
         )
     if name == "convnet":
-        if pretrained:
-            raise ValueError(
-                "pretrained must be False because 'convnet' has no pretrained weights, got True. "
-                "Train it from scratch, or pass weights=FILE."
-            )
-        trunk: nn.Module = ConvNet(**timm_kwargs)
-        inputs = _ConvNetInputs.of(trunk)
+        trunk, inputs = _convnet(pretrained, timm_kwargs)
     else:
-        trunk = _timm_trunk(name, pretrained, image_size, timm_kwargs)
-    return Embedder(trunk, embedding_size, neck, name=name)
+        trunk, inputs = _timm_model(name, pretrained, image_size, timm_kwargs)
+    if weights is not None:
+        _load_weights(trunk, Path(weights).expanduser(), name, inputs["in_chans"])
+    if image_size is not None:
+        inputs["image_size"] = image_size
+    return Embedder(trunk, embedding_size, neck, name=name, **inputs)
+
+
+class Embedder(nn.Module):
+    """A trunk that gives features and a neck that makes them embeddings, with what its input must look like.
+
+    Embeddings are not normalised: the losses and the evaluation that need directions normalise them.
+
+    Necks:
+
+    * ``"none"``: the features are the embedding.
+    * ``"linear"``: one linear layer with bias to ``embedding_size``; without an ``embedding_size`` there is nothing to
+      project to and the features are the embedding.
+    * ``"bnneck"``: a linear layer without bias to ``embedding_size`` (if given), then BatchNorm with its bias frozen
+      at 0, which centers the classes of a softmax loss around the origin (Luo et al., Bag of Tricks, CVPR Workshops
+      2019, arXiv:1903.07071).
+
+    Args:
+        trunk: images (B, C, H, W) -> pooled features (B, F), e.g. a timm model with ``num_classes=0``.
+        embedding_size: D; None keeps F.
+        neck: ``"none"``, ``"linear"`` or ``"bnneck"``.
+        name: of the trunk; recorded.
+        in_chans: channels C of the images.
+        image_size: pixels. The side of the images, or (height, width).
+        mean: of each channel, which the input transform subtracts; recorded.
+        std: of each channel, by which the input transform divides; recorded.
+
+    Shape: images (B, C, H, W) -> embeddings (B, D).
+
+    Raises:
+        ValueError: unknown neck, an embedding size that it cannot give, a trunk that does not pool; in ``forward``
+            images of another shape, and a batch of one in training if BatchNorm cannot take it.
+
+    Example:
+        >>> trunk = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        >>> embedder = Embedder(trunk, 8, name="mine", in_chans=3, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> embedder(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 8])
+
+    Differs: Luo et al. give triplet and center losses the features before BatchNorm; here all losses see its output.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        embedding_size: int | None = None,
+        neck: str = "linear",
+        *,
+        name: str,
+        in_chans: int,
+        image_size: int | tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
+        super().__init__()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        features = _feature_width(trunk, (in_chans, height, width))
+        self.trunk = trunk
+        self.neck = _build_neck(neck, features, embedding_size)
+        self.name = name
+        self.embedding_size = embedding_size or features
+        self.in_chans = in_chans
+        self.image_size = height if height == width else (height, width)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D) of images (B, C, H, W)."""
+        if images.ndim != 4 or images.shape[1] != self.in_chans:
+            raise ValueError(
+                f"images must have shape (batch, {self.in_chans}, height, width) because in_chans={self.in_chans}, "
+                f"got shape {tuple(images.shape)}. Convert them, or build the model with create_embedder(..., "
+                "in_chans=...)."
+            )
+        try:
+            return self.neck(self.trunk(images))
+        except ValueError as error:
+            if len(images) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "images must be at least 2 in training because BatchNorm has no variance over a batch of one, got 1. "
+                "Use drop_last=True in the DataLoader or a larger batch; to embed one image, call .eval() first."
+            ) from error
+
+
+class ConvNet(nn.Module):
+    """A small convolutional network for digits and characters: four blocks of 3 × 3 convolution, BatchNorm and PReLU.
+
+    The first three blocks halve the image; the last is averaged over what is left of it. 0.24 million weights at the
+    default width.
+
+    Args:
+        in_chans: channels C of the images.
+        width: channels of the first block; the features have ``4 · width``.
+
+    Shape: images (B, C, H, W) of at least 8 × 8 pixels -> features (B, 4 · width).
+
+    Raises:
+        ValueError: smaller images.
+
+    Example:
+        >>> ConvNet(width=8)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 32])
+    """
+
+    def __init__(self, in_chans: int = 1, width: int = 32):
+        super().__init__()
+        self.in_chans = in_chans
+        self.blocks = nn.Sequential(
+            *_block(in_chans, width),
+            nn.MaxPool2d(2),
+            *_block(width, 2 * width),
+            nn.MaxPool2d(2),
+            *_block(2 * width, 4 * width),
+            nn.MaxPool2d(2),
+            *_block(4 * width, 4 * width),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 4 · width) of images (B, C, H, W)."""
+        if min(images.shape[-2:]) < 8:
+            raise ValueError(
+                f"images must have at least 8 × 8 pixels, got {images.shape[-2]} × {images.shape[-1]}. "
+                "Enlarge them, e.g. with image_size=32."
+            )
+        return self.blocks(images).mean((-2, -1))
+
+
+def _block(in_chans: int, out_chans: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_chans, out_chans, 3, padding=1, bias=False)  # BatchNorm subtracts any bias again
+    return [convolution, nn.BatchNorm2d(out_chans), nn.PReLU(out_chans)]
+
+
+def _build_neck(neck: str, features: int, embedding_size: int | None) -> nn.Module:
+    if neck not in _NECKS:
+        raise ValueError(unknown_name("neck", neck, _NECKS, f"Necks are {', '.join(map(repr, _NECKS))}."))
+    if embedding_size is not None and embedding_size < 1:
+        raise ValueError(
+            f"embedding_size must be at least 1, got {embedding_size}. Use None for the model's own {features}."
+        )
+    if neck == "none" and embedding_size not in (None, features):
+        raise ValueError(
+            f"embedding_size must be {features} or None because neck='none' keeps the model's {features} features, "
+            f"got {embedding_size}. Use neck='linear' to project them."
+        )
+    if neck == "none" or embedding_size is None:
+        projection: nn.Module = nn.Identity()
+    else:
+        projection = nn.Linear(features, embedding_size, bias=neck == "linear")
+    if neck != "bnneck":
+        return projection
+    norm = nn.BatchNorm1d(embedding_size or features)
+    norm.bias.requires_grad_(False)
+    return nn.Sequential(projection, norm)
+
+
+def _feature_width(trunk: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """F by trying one image: what models say of themselves (``num_features``) is wrong for some."""
+    like = next(trunk.parameters(), torch.empty(0))
+    was_training = trunk.training
+    with torch.no_grad():
+        features = trunk.eval()(like.new_zeros(1, *input_size))
+    trunk.train(was_training)
+    if features.ndim != 2:
+        raise ValueError(
+            f"trunk must give pooled features of shape (batch, features), got shape {tuple(features.shape)}. "
+            "Leave out global_pool='' and features_only, or add a pooling layer."
+        )
+    return features.shape[1]
+
+
+def _convnet(pretrained: bool, kwargs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    if pretrained:
+        raise ValueError(
+            "pretrained must be False because 'convnet' has no pretrained weights, got True. "
+            "Train it, or choose a timm model."
+        )
+    trunk = ConvNet(**kwargs)
+    half = (0.5,) * trunk.in_chans
+    return trunk, {"in_chans": trunk.in_chans, "image_size": 32, "mean": half, "std": half}
+
+
+def _timm_model(
+    name: str, pretrained: bool, image_size: int | tuple[int, int] | None, timm_kwargs: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from timm.data import resolve_model_data_config
+
+    _check_timm_name(name)
+    if "img_size" in timm_kwargs:
+        raise TypeError(
+            f"img_size must be given as image_size, got img_size={timm_kwargs['img_size']}. Rename the argument."
+        )
+    try:
+        trunk = _create_sized(name, pretrained, image_size, timm_kwargs)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, URLError) as error:
+        raise OSError(
+            f"{name!r} must be in the Hugging Face cache or be downloaded, got no file in "
+            f"{timm_kwargs.get('cache_dir', HF_HUB_CACHE)} and no network: this machine is offline. "
+            "Connect once, or pass a timm name with pretrained=False (random weights) or weights=FILE."
+        ) from error
+    data = resolve_model_data_config(trunk)
+    in_chans = timm_kwargs.get("in_chans", data["input_size"][0])
+    return trunk, {
+        "in_chans": in_chans,
+        "image_size": data["input_size"][1:],
+        "mean": _per_channel(data["mean"], in_chans),
+        "std": _per_channel(data["std"], in_chans),
+    }
+
+
+def _create_sized(
+    name: str, pretrained: bool, image_size: int | tuple[int, int] | None, timm_kwargs: dict[str, Any]
+) -> nn.Module:
+    from timm import create_model
+
+    if image_size is not None:
+        try:
+            return create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size, **timm_kwargs)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise  # else a convolutional model: it takes images of any size and no such argument
+    return create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+
+
+def _check_timm_name(name: str) -> None:
+    from timm import is_model, list_models
+
+    if ":" in name or "/" in name:
+        return  # a source and a path, which timm checks and explains
+    known = ["convnet", *list_models(), *list_models(include_tags=True)]
+    if name not in known and (
+        "." in name or not is_model(name)
+    ):  # is_model also knows names that are not listed any more
+        remedy = f"List the models with timm.list_models('*{name[:4]}*')."
+        raise ValueError(unknown_name("name", name, known, remedy))
+
+
+def _per_channel(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """The RGB values that timm gives, or their average for any other number of channels."""
+    return tuple(values) if len(values) == in_chans else (sum(values) / len(values),) * in_chans
+
+
+def _load_weights(trunk: nn.Module, path: Path, name: str, in_chans: int) -> None:
+    from timm.models import adapt_input_conv
+
+    state, expected = _read_weights(path), trunk.state_dict()
+    config = getattr(trunk, "pretrained_cfg", {})
+    classifiers = tuple(f"{layer}." for layer in _layers(config.get("classifier")))
+    state = {key: value for key, value in state.items() if key in expected or not key.startswith(classifiers)}
+    for key in (f"{layer}.weight" for layer in _layers(config.get("first_conv"))):
+        if key in state and state[key].shape != expected[key].shape:
+            state[key] = adapt_input_conv(in_chans, state[key].float())  # summed at full precision
+    faults = {
+        "missing": [key for key in expected if key not in state],
+        "foreign": [key for key in state if key not in expected],
+        "of another shape": [key for key in state if key in expected and state[key].shape != expected[key].shape],
+    }
+    if any(faults.values()):
+        found = ", ".join(f"{len(keys)} {fault} (e.g. {keys[0]!r})" for fault, keys in faults.items() if keys)
+        raise ValueError(
+            f"weights must hold every weight of {name!r} and no other, got {str(path)!r} with {found}. "
+            "Use a file that was saved from this model at this image_size."
+        )
+    trunk.load_state_dict(state)  # copies into the trunk's own dtype
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise FileNotFoundError(f"weights must be an existing file, got {str(path)!r}. Check the path.")
+    try:
+        return load_state_dict(str(path))
+    except Exception as error:  # each format and each kind of damage raises its own
+        raise ValueError(
+            f"weights must be a safetensors or PyTorch file of tensors, got {str(path)!r} "
+            f"({type(error).__name__}: {error}). Save the weights again, e.g. with safetensors.torch.save_file."
+        ) from error
+
+
+def _layers(names: str | Sequence[str] | None) -> Sequence[str]:
+    return (names,) if isinstance(names, str) else names or ()

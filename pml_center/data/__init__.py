@@ -3,6 +3,7 @@
 from pml_center.data.digits import digits
 from pml_center.data.image_folder import image_folder
 from pml_center.data.labeled_images import LabeledImages, encode_labels
+from pml_center.data.open_images import open_images
 from pml_center.data.splits import split_classes, split_images
 from pml_center.data.transforms import eval_transform, train_transform
 
@@ -12,6 +13,7 @@ __all__ = [
     "encode_labels",
     "eval_transform",
     "image_folder",
+    "open_images",
     "split_classes",
     "split_images",
     "train_transform",

@@ -201,8 +201,8 @@ def _integer_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.
         raise TypeError(
             f"labels must be integers, got dtype {codes.dtype}. Number them with pml_center.data.encode_labels."
         )
-    outside = np.flatnonzero((codes < 0) | (codes >= num_classes)) if codes.size else []
-    if len(outside):
+    outside = np.flatnonzero((codes < 0) | (codes >= num_classes))
+    if outside.size:
         raise ValueError(
             f"labels must be in [0, {num_classes}) because there are {num_classes} classes, "
             f"got {codes[outside[0]]} at position {outside[0]}. "

@@ -24,7 +24,7 @@ def split_classes(labels: ArrayLike, held_out: float = 0.25, seed: int = 0) -> t
     Example:
         >>> train, test = split_classes([0, 0, 1, 1, 2, 2, 3, 3], held_out=0.5)
         >>> train.tolist(), test.tolist()
-        ([0, 1, 2, 3], [4, 5, 6, 7])
+        ([2, 3, 6, 7], [0, 1, 4, 5])
     """
     _check_fraction(held_out)
     classes = np.unique(np.asarray(labels))

@@ -1,0 +1,62 @@
+"""The commands, as a user types them."""
+
+import pytest
+
+from pml_center.cli import main
+
+
+def run(capsys, *arguments):
+    """What a command prints, (stdout, stderr), and its exit code."""
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return out, err, code
+
+
+def test_train_then_eval(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--model", "convnet", "--image-size", "8", "--epochs", "1", "--workers", "0", "--out", "first"]
+    out, _, code = run(capsys, "train", "digits", *arguments, "--loss", "CosFaceLoss + 0.1 * CenterLoss")
+    assert code == 0
+    assert "recall_at_1" in out
+    assert "raw pixels" in out
+    held_out, _, code = run(capsys, "eval", "first")
+    assert code == 0
+    assert held_out.splitlines()[:8] == out.splitlines()[:8]
+    everything, _, code = run(capsys, "eval", "first", "digits")
+    assert code == 0
+    assert "1,797 queries" in everything
+    assert (tmp_path / "first" / "eval" / "digits" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "eval"])
+def test_help_says_what_a_command_does(capsys, command):
+    overview, _, _ = run(capsys, "--help")
+    assert command in overview
+    out, _, code = run(capsys, command, "--help")
+    assert code == 0
+    assert f"pml-center {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'Did you mean "train"?'),
+        (["train", "digits", "--epoch", "3"], "--epochs"),
+        (["train", "digits", "--loss", "CentreLoss"], "Did you mean 'CenterLoss'"),
+        (["train", "digits", "--model", "resnt50"], "Did you mean 'resnet50'"),
+        (["train", "nowhere"], "nowhere"),
+        (["train", "digits", "--held-out", "2"], "held_out must be"),
+        (["eval", "nowhere"], "run must be a folder written by `pml-center train`, got nowhere"),
+    ],
+)
+def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    out, err, code = run(capsys, *arguments)
+    assert code not in (0, None)
+    assert message in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "runs").exists()

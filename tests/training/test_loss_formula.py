@@ -1,0 +1,71 @@
+"""Loss formulas: what they build, and what they answer to mistakes."""
+
+import pytest
+import torch
+from pytorch_metric_learning import distances, miners
+from pytorch_metric_learning import losses as pml_losses
+
+from pml_center import losses
+from pml_center.training import parse_loss
+
+
+def build(formula):
+    return parse_loss(formula, num_classes=4, embedding_size=3)
+
+
+def test_a_joint_loss_is_the_weighted_sum_of_its_parts(generator):
+    embeddings, labels = torch.randn(8, 3, generator=generator), torch.arange(8) % 4
+    formula = build("CosFaceLoss(margin=0.2) + 0.01*CenterLoss(alpha=1) + 2 * TripletMarginLoss @ TripletMarginMiner")
+    cosface, center, triplet = formula.losses
+    assert isinstance(cosface, losses.CosFaceLoss)
+    assert cosface.margin == 0.2
+    assert center.alpha == 1
+    assert isinstance(triplet, pml_losses.TripletMarginLoss)
+    mined = miners.TripletMarginMiner()(embeddings, labels)
+    expected = cosface(embeddings, labels) + 2 * triplet(embeddings, labels, mined)
+    expected = expected + 0.01 * embeddings.square().sum(1).mean() / 2
+    total, parts = formula(embeddings, labels)
+    torch.testing.assert_close(total, expected)
+    assert list(parts) == ["CosFaceLoss", "CenterLoss", "TripletMarginLoss"]
+    assert not any(value.requires_grad for value in parts.values())
+
+
+def test_ours_comes_first_and_pml_s_can_be_named():
+    assert isinstance(build("ArcFaceLoss").losses[0], losses.ArcFaceLoss)
+    assert isinstance(build("pml.ArcFaceLoss(margin=20)").losses[0], pml_losses.ArcFaceLoss)
+    assert isinstance(build("ProxyAnchorLoss").losses[0], pml_losses.ProxyAnchorLoss)
+
+
+def test_parts_of_pml_are_arguments():
+    loss = build("TripletMarginLoss(margin=0.1, distance=LpDistance(power=2), reducer=AvgNonZeroReducer)").losses[0]
+    assert isinstance(loss.distance, distances.LpDistance)
+    assert loss.distance.power == 2
+
+
+def test_the_same_loss_twice_keeps_both_names():
+    assert build("CenterLoss + 0.1 * CenterLoss(update='gradient')").names == ["CenterLoss_0", "CenterLoss_1"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("ArcFaseLoss", r"loss must be a known name, got 'ArcFaseLoss'. Did you mean '(pml\.)?ArcFaceLoss'"),
+        ("MarginSoftmaxLoss", r"loss must be a known name, got 'MarginSoftmaxLoss'"),
+        (
+            "TripletMarginLoss @ MultiSimilarityMinor",
+            r"miner must be a known .*Did you mean 'MultiSimilarityMiner'",
+        ),
+        ("CosFaceLoss(margn=1)", r"argument of CosFaceLoss must be a known name, got 'margn'. Did you mean 'margin'"),
+        ("CosFaceLoss(0.3)", r"arguments of CosFaceLoss must be named, got 'CosFaceLoss\(0.3\)'"),
+        ("0 * CenterLoss", r"weight of a loss must be a positive number, got 0"),
+        ("CenterLoss * 0.1", r"a number or literal must stand where 'CenterLoss' stands"),
+        ("CenterLoss - SoftmaxLoss", r"loss must be a name, got 'CenterLoss - SoftmaxLoss'"),
+        ("CenterLoss +", r"loss must be a formula, got 'CenterLoss \+'"),
+        ("CenterLoss(alpha=__import__('os'))", r"part must be a known name, got '__import__'"),
+        ("CenterLoss(alpha=5)", r"alpha must be in \(0, 1\], got 5"),
+        ("NCALoss(softmax_scale=x)", r"part must be a known name, got 'x'"),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_name(formula, message):
+    with pytest.raises(ValueError, match=message):
+        build(formula)
