@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -30,8 +29,3 @@ class ClassWeights(nn.Module):
     def rows(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """All weights (C, D) and biases (C,) or None, in the type to compute with."""
         return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-
-    @staticmethod
-    def gather(rows: Tensor, labels: Tensor) -> Tensor:
-        """The row of each label, (B, D)."""
-        return F.embedding(labels, rows, sparse=True)  # a dense gradient here would be a second (C, D) tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import ClassWeights
-from pml_center.ops.cross_entropy import NegativeLogits, negative_logsumexp, negative_sum, scaled
+from pml_center.ops.cross_entropy import NegativeLogits, gather_rows, negative_logsumexp, negative_sum, scaled
 
 
 class Batch(NamedTuple):
@@ -126,7 +126,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
             if labels is None:
                 scale = self.logit_scale(Batch(similarity.amax(1), embeddings.norm(dim=1), similarity.argmax(1)))
             else:
-                batch = self._batch(embeddings, rows, labels)
+                batch = self._batch(embeddings, rows[labels], labels)
                 target, scale = self.target_cosine(batch), self.logit_scale(batch)
                 margin = self.negative_margin(target.detach())
                 similarity = similarity if margin is None else margin(similarity)
@@ -141,7 +141,8 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """``softplus(logsumexp(negatives) − target)`` of each sample, (B,)."""
         rows, bias = self.class_weights.rows(embeddings.dtype)
-        batch = self._batch(embeddings, rows, labels)
+        own, rows = gather_rows(rows, labels)
+        batch = self._batch(embeddings, own, labels)
         if self.training:
             with torch.no_grad():
                 self.observe(batch)
@@ -181,6 +182,6 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def _directions(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=1) if self.normalizes else rows
 
-    def _batch(self, embeddings: Tensor, rows: Tensor, labels: Tensor) -> Batch:
-        own = self._directions(self.class_weights.gather(rows, labels))
-        return Batch((self._directions(embeddings) * own).sum(1), embeddings.norm(dim=1), labels)
+    def _batch(self, embeddings: Tensor, own: Tensor, labels: Tensor) -> Batch:
+        cosine = (self._directions(embeddings) * self._directions(own)).sum(1)
+        return Batch(cosine, embeddings.norm(dim=1), labels)
