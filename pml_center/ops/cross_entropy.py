@@ -15,33 +15,38 @@ BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, whi
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
 SHORTEST = 1e-12  # length that a row is taken to have at least, as in F.normalize
 
+Elementwise = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class NegativeLogits:
     """The logits of every class but one's own, described and never held.
 
     They stand for ``scale * margin(embeddings @ F.normalize(weight).T) + bias``, (B, C), without the column ``own``.
+    With several rows to a class, its similarity is that of its nearest row.
 
     Args:
         embeddings: (B, D), of length 1 where cosines are meant.
-        weight: (C, D), a row per class.
-        own: (B,) the row of each embedding's own class, which takes no part.
+        weight: (C · sub_centers, D); the rows of a class follow each other.
+        own: (B,) each embedding's own class, which takes no part.
         scale: one for all embeddings, or (B,).
         margin: (B, K) similarities to as many, entry by entry; None leaves them alone. Called again in ``backward``: it
-            must depend on tensors that nobody changes in place, and gets no gradient for them.
+            must depend on tensors that nobody changes in place, and passes no gradient to them.
         bias: (C,), added to the logits.
         normalize: divide each row of ``weight`` by its length.
+        sub_centers: rows to a class.
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(B · chunk_size). None
-            chooses the size, and keeps blocks up to 52 MiB, which saves computing them twice.
+            chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
     """
 
     embeddings: Tensor
     weight: Tensor
     own: Tensor
     scale: float | Tensor = 1.0
-    margin: Callable[[Tensor], Tensor] | None = None
+    margin: Elementwise | None = None
     bias: Tensor | None = None
     normalize: bool = True
+    sub_centers: int = 1
     chunk_size: int | None = None
 
 
@@ -51,15 +56,16 @@ def negative_logsumexp(logits: NegativeLogits) -> Tensor:
     Equals ``(scale * margin(embeddings @ F.normalize(weight).T) + bias).scatter(1, own, -inf).logsumexp(1)``, but
     holds one (B, chunk_size) block at a time.
     """
-    return _reduce(logits, is_sum=False)
+    return _reduce(logits, _LOGSUMEXP)
 
 
-def negative_sum(logits: NegativeLogits) -> Tensor:
-    """Sum over every class but one's own, (B,): what label smoothing needs.
+def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tensor:
+    """Sum over every class but one's own, (B,), of the logits or of a function of them.
 
-    Equals ``(scale * margin(embeddings @ F.normalize(weight).T) + bias).scatter(1, own, 0).sum(1)``, a block at a time.
+    Equals ``of(scale * margin(embeddings @ F.normalize(weight).T) + bias).scatter(1, own, 0).sum(1)``, a block at a
+    time. The logits themselves are what label smoothing needs; their softplus is the loss of many binary classifiers.
     """
-    return _reduce(logits, is_sum=True)
+    return _reduce(logits, of)
 
 
 def gather_rows(weight: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,9 +82,17 @@ def scaled(similarity: Tensor, scale: float | Tensor) -> Tensor:
     return similarity * (scale.unsqueeze(1) if isinstance(scale, Tensor) and scale.ndim else scale)
 
 
-def _reduce(logits: NegativeLogits, is_sum: bool) -> Tensor:
+def nearest_row(similarity: Tensor, sub_centers: int) -> Tensor:
+    """(B, C · sub_centers) similarities to rows -> (B, C) to classes, each that of its nearest row."""
+    return similarity if sub_centers == 1 else similarity.unflatten(1, (-1, sub_centers)).amax(2)
+
+
+_LOGSUMEXP = object()  # instead of a function to sum
+
+
+def _reduce(logits: NegativeLogits, of) -> Tensor:
     scale = torch.as_tensor(logits.scale, dtype=logits.embeddings.dtype, device=logits.embeddings.device)
-    return _Reduction.apply(logits.embeddings, logits.weight, scale, logits.bias, logits, is_sum)
+    return _Reduction.apply(logits.embeddings, logits.weight, scale, logits.bias, logits, of)
 
 
 class _Gather(torch.autograd.Function):
@@ -101,60 +115,75 @@ class _Block(NamedTuple):
 
     logits: Tensor  # (B, K)
     similarity: Tensor | None  # (B, K) before margin and scale, where they can be told apart
-    inverse: Tensor | None  # (K,) 1 / length of each row
+    nearest: Tensor | None  # (B, K) which row of each class is its nearest, where there are several
+    inverse: Tensor | None  # (K · sub_centers,) 1 / length of each row
 
 
 class _Reduction(torch.autograd.Function):
-    """``logsumexp`` or sum of the negative logits; backward walks over the chunks once more."""
+    """``logsumexp`` or a sum over the negative logits; backward walks over the chunks once more."""
 
     @staticmethod
-    def forward(ctx, embeddings, weight, scale, bias, logits, is_sum):
+    def forward(ctx, embeddings, weight, scale, bias, logits, of):
         parts: list[Tensor] = []
-        kept: list[_Block | None] = []
+        kept: list[Tensor | None] = []
         room = KEPT_ELEMENTS if logits.chunk_size is None else 0
         for place in _places(logits):
             block = _block(logits, scale, place)
             own = _own_entries(logits, place)
-            if is_sum:
-                block.logits[own] = 0
-                parts.append(block.logits.sum(1))
-            else:
+            if of is _LOGSUMEXP:
                 block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
                 parts.append(block.logits.logsumexp(1))
-            room -= sum(tensor.numel() for tensor in block[:2] if tensor is not None)
-            kept.append(block if room >= 0 else None)
-        result = torch.stack(parts).sum(0) if is_sum else torch.stack(parts).logsumexp(0)
-        ctx.save_for_backward(embeddings, weight, scale, bias, result)
-        ctx.logits, ctx.is_sum, ctx.kept = logits, is_sum, kept
+            else:
+                values = block.logits.clone() if of is None else of(block.logits)
+                values[own] = 0
+                parts.append(values.sum(1))
+            room -= sum(tensor.numel() for tensor in block if tensor is not None)
+            kept.extend(block if room >= 0 else ())
+        stacked = torch.stack(parts)
+        result = stacked.logsumexp(0) if of is _LOGSUMEXP else stacked.sum(0)
+        ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
+        ctx.logits, ctx.of = logits, of
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        embeddings, weight, scale, bias, result = ctx.saved_tensors
+        embeddings, weight, scale, bias, result, *kept = ctx.saved_tensors
         _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
+        logits = ctx.logits
         grads = torch.zeros_like(embeddings), torch.empty_like(weight) if needs_weight else None
         grad_scale = torch.zeros_like(upstream) if needs_scale else None
         grad_bias = torch.empty_like(bias) if needs_bias else None
-        for place, kept in zip(_places(ctx.logits), ctx.kept, strict=True):
-            block = kept or _block(ctx.logits, scale, place)
-            if ctx.is_sum:
-                grad = upstream.unsqueeze(1).expand_as(block.logits).clone()
-            else:
+        width = len(_Block._fields)
+        for number, place in enumerate(_places(logits)):
+            saved = kept[number * width : (number + 1) * width]
+            block = _Block(*saved) if saved else _block(logits, scale, place)
+            if ctx.of is _LOGSUMEXP:
                 grad = (block.logits - result.unsqueeze(1)).exp_().mul_(upstream.unsqueeze(1))
-            grad[_own_entries(ctx.logits, place)] = 0
+            else:
+                grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
+            grad[_own_entries(logits, place)] = 0
             if grad_bias is not None:
                 grad_bias[place] = grad.sum(0)
-            grad = _before_margin_and_scale(ctx.logits, scale, block, grad, grad_scale)
-            _add_products(grad, weight[place], block.inverse, embeddings, place, *grads)
+            grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
+            if block.nearest is not None:
+                grad = _spread(grad, block.nearest, logits.sub_centers)
+            _add_products(grad, block.inverse, embeddings, weight, _rows(place, logits), *grads)
         if grad_scale is not None and not scale.ndim:
             grad_scale = grad_scale.sum()
         return *grads, grad_scale, grad_bias, None, None
 
 
 def _places(logits: NegativeLogits) -> Iterator[slice]:
-    size = logits.chunk_size or max(1, BLOCK_ELEMENTS // len(logits.embeddings))
-    return (slice(start, min(start + size, len(logits.weight))) for start in range(0, len(logits.weight), size))
+    """The classes of each chunk."""
+    classes = len(logits.weight) // logits.sub_centers
+    size = logits.chunk_size or max(1, BLOCK_ELEMENTS // (len(logits.embeddings) * logits.sub_centers))
+    return (slice(start, min(start + size, classes)) for start in range(0, classes, size))
+
+
+def _rows(place: slice, logits: NegativeLogits) -> slice:
+    """The rows of some classes."""
+    return slice(place.start * logits.sub_centers, place.stop * logits.sub_centers)
 
 
 def _own_entries(logits: NegativeLogits, place: slice) -> tuple[Tensor, Tensor]:
@@ -165,41 +194,56 @@ def _own_entries(logits: NegativeLogits, place: slice) -> tuple[Tensor, Tensor]:
 
 def _folds(logits: NegativeLogits, scale: Tensor) -> bool:
     """Whether scale and lengths are one factor of each column, and the similarity is not needed by itself."""
-    return logits.margin is None and not scale.ndim and not scale.requires_grad
+    return logits.margin is None and logits.sub_centers == 1 and not scale.ndim and not scale.requires_grad
 
 
 def _block(logits: NegativeLogits, scale: Tensor, place: slice) -> _Block:
-    rows = logits.weight[place]
+    rows = logits.weight[_rows(place, logits)]
     inverse = rows.norm(dim=1).clamp_min_(SHORTEST).reciprocal_() if logits.normalize else None
     block = logits.embeddings @ rows.t()
-    similarity = None
+    similarity = nearest = None
     if _folds(logits, scale):
         block *= scale if inverse is None else inverse * scale
     else:
         similarity = block if inverse is None else block.mul_(inverse)
+        if logits.sub_centers > 1:
+            similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
-    return _Block(block if logits.bias is None else block.add_(logits.bias[place]), similarity, inverse)
+    if logits.bias is not None:
+        block += logits.bias[place]
+    return _Block(block, similarity, nearest, inverse)
 
 
 def _before_margin_and_scale(logits, scale, block, grad, grad_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
     if _folds(logits, scale):
         return grad.mul_(scale)
-    similarity, after = block.similarity, block.similarity
-    if logits.margin is not None:
-        with torch.enable_grad():
-            similarity = block.similarity.requires_grad_()
-            after = logits.margin(similarity)
     if grad_scale is not None:
-        grad_scale += (grad * after.detach()).sum(1)
-    grad = scaled(grad, scale)
-    return grad if logits.margin is None else torch.autograd.grad(after, similarity, grad)[0]
+        after = block.similarity if logits.margin is None else logits.margin(block.similarity)
+        grad_scale += (grad * after).sum(1)
+    return _pulled_back(logits.margin, block.similarity, scaled(grad, scale))
 
 
-def _add_products(grad, rows, inverse, embeddings, place, grad_embeddings, grad_weight) -> None:
+def _pulled_back(function: Elementwise | None, at: Tensor, grad: Tensor) -> Tensor:
+    """The gradient before an elementwise function, from the gradient after it."""
+    if function is None:
+        return grad
+    with torch.enable_grad():
+        at = at.detach().requires_grad_()
+        return torch.autograd.grad(function(at), at, grad)[0]
+
+
+def _spread(grad: Tensor, nearest: Tensor, sub_centers: int) -> Tensor:
+    """(B, K) gradients of classes to (B, K · sub_centers) of their rows: all goes to the nearest."""
+    rows = grad.new_zeros(*grad.shape, sub_centers)
+    return rows.scatter_(2, nearest.unsqueeze(2), grad.unsqueeze(2)).flatten(1)
+
+
+def _add_products(grad, inverse, embeddings, weight, place, grad_embeddings, grad_weight) -> None:
     """The two matrix products: to the gradient of the embeddings, and the chunk's part of that of the weights."""
+    rows = weight[place]
     if inverse is not None:
-        grad = grad.mul_(inverse)
+        grad = grad * inverse
     grad_embeddings.addmm_(grad, rows)
     if grad_weight is None:
         return
