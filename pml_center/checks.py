@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
     )
 
 
-def check_labels(labels: object, num_classes: int, batch_size: int) -> Tensor:
+def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index: int | None = None) -> Tensor:
     """Labels must be integers that index the classes, one for each embedding.
 
     Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
@@ -60,6 +61,7 @@ def check_labels(labels: object, num_classes: int, batch_size: int) -> Tensor:
         labels: (B,) integers in [0, num_classes).
         num_classes: how many classes the loss was built with.
         batch_size: B, how many embeddings there are.
+        ignore_index: a label that is allowed beside them.
 
     Returns:
         The labels as int64.
@@ -92,9 +94,11 @@ def check_labels(labels: object, num_classes: int, batch_size: int) -> Tensor:
     labels = labels.long()
     if labels.is_cuda or not len(labels):
         return labels
-    low, high = labels.aminmax()
-    if low < 0 or high >= num_classes:
-        bad = int(((labels < 0) | (labels >= num_classes)).nonzero()[0])
+    outside = (labels < 0) | (labels >= num_classes)
+    if ignore_index is not None:
+        outside &= labels != ignore_index
+    if outside.any():
+        bad = int(outside.nonzero()[0])
         raise ValueError(
             f"labels must be in [0, {num_classes}) because num_classes={num_classes}, "
             f"got {labels[bad].item()} at position {bad}. "
@@ -114,3 +118,25 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str
     close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
+
+
+def check_choices(**choices: tuple[object, Any]) -> None:
+    """Arguments must be among the values of a ``Literal``.
+
+    Args:
+        choices: (value received, Literal type) by the name of the argument.
+
+    Raises:
+        ValueError: another value.
+
+    Example:
+        >>> from typing import Literal
+        >>> check_choices(gradient=("ful", Literal["full", "detached"]))
+        Traceback (most recent call last):
+        ...
+        ValueError: gradient must be a known name, got 'ful'. Did you mean 'full'? Choose one of 'full', 'detached'.
+    """
+    for name, (value, literal) in choices.items():
+        known = get_args(literal)
+        if value not in known:
+            raise ValueError(unknown_name(name, str(value), known, f"Choose one of {', '.join(map(repr, known))}."))

@@ -33,7 +33,7 @@ class Case:
         loss = self.loss(num_classes, embedding_size, **{**self.arguments, **arguments}).double()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for tensor in [*loss.parameters(), *loss.buffers()]:
+            for tensor in filter(torch.is_floating_point, [*loss.parameters(), *loss.buffers()]):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.double))
         return loss
 

@@ -37,4 +37,5 @@ def show_measurement(measurement: "Measurement") -> None:
     """Print the metrics of a model beside those of raw pixels."""
     model, pixels = measurement.model, measurement.pixels
     rows = [[name, f"{value:.4f}", f"{pixels[name]:.4f}"] for name, value in model.metrics.items()]
-    show(["", "model", "raw pixels"], rows, title=model.summary)
+    print(model.summary)
+    show(["", "model", "raw pixels"], rows)

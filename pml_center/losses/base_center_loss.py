@@ -7,11 +7,11 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import unknown_name
+from pml_center.checks import check_choices
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.ops.centers import center_step
 
-UPDATES = ("paper", "gradient")
+Update = Literal["paper", "gradient"]
 
 
 class BaseCenterLoss(BaseClassLoss):
@@ -36,12 +36,11 @@ class BaseCenterLoss(BaseClassLoss):
         num_classes: int,
         embedding_size: int,
         alpha: float = 0.5,
-        update: Literal["paper", "gradient"] = "paper",
+        update: Update = "paper",
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        if update not in UPDATES:
-            raise ValueError(unknown_name("update", update, UPDATES, f"Choose one of {UPDATES}."))
+        check_choices(update=(update, Update))
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1], got {alpha}. The paper's rate is 0.5.")
         self.alpha = alpha

@@ -1,11 +1,11 @@
 """BaseClassLoss: what every loss with one row of numbers per class shares."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
-from pytorch_metric_learning.utils import common_functions as c_f
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
@@ -24,17 +24,31 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
     Args:
         num_classes: C, at least 1.
         embedding_size: D, at least 1.
+        ignore_index: samples with this label take no part; None takes all.
+        loss_weights: (C,) how much the samples of each class count; the mean is that of the weighted samples.
         kwargs: PML's ``reducer``, ``distance``, ``embedding_regularizer``, ``embedding_reg_weight``,
             ``weight_regularizer``, ``weight_reg_weight``, ``weight_init_func``, ``collect_stats``.
     """
 
-    def __init__(self, num_classes: int, embedding_size: int, **kwargs):
+    loss_weights: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        ignore_index: int | None = None,
+        loss_weights: Tensor | Sequence[float] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
         self.num_classes = num_classes
         self.embedding_size = embedding_size
+        self.ignore_index = ignore_index
+        self.register_buffer("loss_weights", None if loss_weights is None else self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
         self._batches_at_rest = 0  # -1: never look again
         self._watched: tuple[int, Tensor] | None = None
@@ -80,10 +94,10 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
                 "got another tensor. Leave ref_emb out."
             )
         check_embeddings(embeddings, self.embedding_size)
-        labels = check_labels(labels, self.num_classes, len(embeddings))
+        labels = check_labels(labels, self.num_classes, len(embeddings), self.ignore_index)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self._working_dtype(embeddings))
-            if not len(embeddings):
+            if not len(self._taking_part(labels)):
                 return self.reducer(self.zero_losses(), embeddings, labels)
             self._warn_of_a_forgotten_optimizer(labels)
             return super().forward(embeddings, labels, indices_tuple)
@@ -93,13 +107,34 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         weights = lmu.convert_to_weights(indices_tuple, labels, dtype=embeddings.dtype)
         loss_dict = {}
         self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())  # before centers take their step
+        indices = self._taking_part(labels)
+        losses = self.element_losses(embeddings[indices], labels[indices]) * weights[indices]
+        if self.loss_weights is not None:
+            of_sample = self.loss_weights[labels[indices]].to(losses)
+            losses = losses * of_sample / of_sample.mean()
         loss_dict["loss"] = {
-            "losses": self.element_losses(embeddings, labels) * weights,
-            "indices": c_f.torch_arange_from_size(embeddings),
+            "losses": losses,
+            "indices": indices,
             "reduction_type": "element",
-            "divisor": len(embeddings),  # DivisorReducer raises without one
+            "divisor": len(indices),  # DivisorReducer raises without one
         }
         return loss_dict
+
+    def _taking_part(self, labels: Tensor) -> Tensor:
+        """Rows of the samples that are not ignored."""
+        if self.ignore_index is None:
+            return torch.arange(len(labels), device=labels.device)
+        return (labels != self.ignore_index).nonzero().squeeze(1)
+
+    def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
+        weights = torch.as_tensor(loss_weights, dtype=torch.float32)
+        if weights.shape != (self.num_classes,) or not (weights > 0).all():
+            raise ValueError(
+                f"loss_weights must be {self.num_classes} positive numbers, one per class, "
+                f"got shape {tuple(weights.shape)} and least value {weights.min().item():g}. Leave out classes with "
+                "ignore_index."
+            )
+        return weights
 
     def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
         """The wider of embeddings and class rows, at least fp32."""

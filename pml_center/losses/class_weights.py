@@ -1,31 +1,104 @@
 """ClassWeights: where the weights of the classes live."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ClassWeights(nn.Module):
-    """One row of weights per class, and a bias per class if asked for.
+class Chosen(NamedTuple):
+    """The classes that take part in a step."""
 
-    Rows, not PML's columns: rows gather, split and shard. They keep the type that they were made with, fp32,
-    whatever arrives; a wider type is met by a copy.
+    rows: Tensor
+    """(R · sub_centers, D) weights."""
+    bias: Tensor | None
+    """(R,)"""
+    own: Tensor
+    """(B,) which of the R classes is each sample's own."""
+
+
+class ClassWeights(nn.Module):
+    """Some rows of weights per class, and a bias per class if asked for.
+
+    Rows, not PML's columns: rows gather, split and sample. They keep the type that they were made with, fp32, whatever
+    arrives; a wider type is met by a copy.
+
+    With ``sample_rate`` below 1 a training step sees the classes of its batch and, of the others, a random choice that
+    makes ``sample_rate`` of all together (Partial FC, An et al. 2021, arXiv:2010.05222). The choice is a function of
+    ``seed`` and of how many were drawn before, which is part of the state: a resumed run draws as if never stopped.
 
     Args:
         num_classes: C.
         embedding_size: D.
-        init: fills a (D, C) tensor in place, as PML's ``weight_init_func``.
+        init: fills a (D, C · sub_centers) tensor in place, as PML's ``weight_init_func``.
         bias: whether there is a bias, which starts from 0.
+        sub_centers: rows per class, which follow each other.
+        sample_rate: in (0, 1], the share of the classes in a training step.
+        sparse_gradient: with ``sample_rate`` below 1, whether the gradient is a sparse tensor.
+        seed: of the choice.
     """
 
-    def __init__(self, num_classes: int, embedding_size: int, init: Callable[[Tensor], object], bias: bool = False):
+    draws: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        init: Callable[[Tensor], object],
+        bias: bool = False,
+        sub_centers: int = 1,
+        sample_rate: float = 1.0,
+        sparse_gradient: bool = False,
+        seed: int = 0,
+    ):
         super().__init__()
-        columns = torch.empty(embedding_size, num_classes)  # PML's layout: initialisers look at fan-in and fan-out
+        columns = torch.empty(embedding_size, num_classes * sub_centers)  # PML's layout, for fan-in and fan-out
         init(columns)
         self.weight = nn.Parameter(columns.t().contiguous())
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
+        self.num_classes, self.sub_centers = num_classes, sub_centers
+        self.sample_rate, self.sparse_gradient, self.seed = sample_rate, sparse_gradient, seed
+        self.register_buffer("draws", torch.zeros((), dtype=torch.long), persistent=sample_rate < 1)
 
-    def rows(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """All weights (C, D) and biases (C,) or None, in the type to compute with."""
+    def everything(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """All weights (C · sub_centers, D) and biases (C,) or None, in the type to compute with."""
         return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+
+    def choose(self, labels: Tensor, dtype: torch.dtype) -> Chosen:
+        """The weights that take part in this step, in the type to compute with."""
+        rows, bias = self.everything(dtype)
+        if self.sample_rate == 1 or not self.training:
+            return Chosen(rows, bias, labels)
+        classes = self._sample(labels)
+        by_class = self.weight.view(self.num_classes, -1)
+        rows = F.embedding(classes, by_class, sparse=self.sparse_gradient).to(dtype).view(-1, self.weight.shape[1])
+        return Chosen(rows, None if bias is None else bias[classes], torch.searchsorted(classes, labels))
+
+    def resize(self, num_classes: int, init: Callable[[Tensor], object]) -> None:
+        """Keep the first classes, and add new ones as at the start."""
+        kept = min(num_classes, self.num_classes)
+        fresh = ClassWeights(num_classes, self.weight.shape[1], init, self.bias is not None, self.sub_centers).to(
+            self.weight
+        )
+        fresh.weight[: kept * self.sub_centers] = self.weight[: kept * self.sub_centers]
+        self.weight, self.num_classes = fresh.weight, num_classes
+        if self.bias is not None and fresh.bias is not None:
+            fresh.bias[:kept] = self.bias[:kept]
+            self.bias = fresh.bias
+
+    def keep_sub_centers(self, chosen: Tensor) -> None:
+        """Keep one row of each class, (C,) in [0, sub_centers)."""
+        rows = torch.arange(self.num_classes, device=chosen.device) * self.sub_centers + chosen
+        self.weight, self.sub_centers = nn.Parameter(self.weight[rows]), 1
+
+    def _sample(self, labels: Tensor) -> Tensor:
+        """Those of the batch and a random choice of the others, sorted."""
+        generator = torch.Generator(labels.device).manual_seed(self.seed + int(self.draws))
+        self.draws = self.draws + 1  # replaced, never mutated
+        order = torch.rand(self.num_classes, generator=generator, device=labels.device)
+        order[labels] = 2  # above all others
+        present = len(labels.unique())
+        size = max(present, round(self.sample_rate * self.num_classes))
+        return order.topk(size, sorted=False).indices.sort().values

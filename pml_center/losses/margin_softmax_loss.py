@@ -1,7 +1,9 @@
 """MarginSoftmaxLoss: the engine of the softmax family."""
 
+import inspect
+import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,17 @@ from torch import Tensor
 
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import ClassWeights
-from pml_center.ops.cross_entropy import NegativeLogits, gather_rows, negative_logsumexp, negative_sum, scaled
+from pml_center.ops.cross_entropy import (
+    Elementwise,
+    NegativeLogits,
+    gather_rows,
+    nearest_row,
+    negative_logsumexp,
+    negative_sum,
+    scaled,
+)
+
+Schedule = Callable[[int], float]
 
 
 class Batch(NamedTuple):
@@ -23,30 +35,42 @@ class Batch(NamedTuple):
     """(B,) length of each embedding."""
     labels: Tensor
     """(B,)"""
+    negatives: NegativeLogits | None = None
+    """The cosines to all other classes, detached and never held: for sums over them."""
 
 
 class MarginSoftmaxLoss(BaseClassLoss):
     """Softmax cross entropy over similarities to one row of weights per class, with a margin on the target: abstract.
 
     With t the cosine to one's own class and c to another, every loss of the family is
-    ``softplus(logsumexp(s·ν(c)) − s·ψ(t))``. A final subclass states its paper through four hooks and nothing
-    else: :meth:`target_cosine` is ψ, :meth:`negative_margin` is ν, :meth:`logit_scale` is s, :meth:`observe`
-    keeps running statistics. Blocks of logits are made a chunk of classes at a time and computed again in
-    backward.
+    ``softplus(logsumexp(s·ν(c)) − s·ψ(t))``. A final subclass states its paper through these hooks and nothing else:
+    :meth:`target_cosine` is ψ, :meth:`negative_margin` is ν, :meth:`logit_scale` is s, :meth:`observe` keeps running
+    statistics, and :meth:`combine` stands for the rare loss that is no cross entropy. Blocks of logits are made a chunk
+    of classes at a time.
 
     Args:
         num_classes: C.
         embedding_size: D.
         scale: s, the factor of all cosines.
         bias: whether each class has an additive bias.
-        label_smoothing: in [0, 1). The share of the target that is spread evenly over all classes.
-        chunk_size: classes in a block of logits; None chooses. Memory is O(B · chunk_size); the result does
-            not depend on it.
-        kwargs: PML's arguments, see :class:`~pml_center.losses.base_class_loss.BaseClassLoss`.
-            ``weight_init_func`` is N(0, 0.01) by default, where PML takes N(0, 1): under Adam the angle of a
-            row moves by lr / length, and long rows hardly move.
+        sub_centers: rows of weights per class; an embedding meets the nearest (Deng et al. 2020, Sub-center ArcFace).
+        sample_rate: in (0, 1], the share of the classes that takes part in a training step: those of the batch and a
+            random choice of the others (An et al. 2021, Partial FC). Evaluation always sees all.
+        sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
+            rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
+        label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
+        margin_schedule: from the number of the training batch, counted from 1, to the share in [0, 1] of the margin
+            that is applied: ``t + share·(ψ(t) − t)``.
+        scale_schedule: from the number of the training batch, counted from 1, to a factor of the scale.
+        chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
+            O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
+        kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
+            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is N(0, 0.01) by default,
+            where PML takes N(0, 1): under Adam the angle of a row moves by lr / length, and long rows hardly move.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    State: ``class_weights.weight`` (C · sub_centers, D), fp32, and what schedules and sampling count.
 
     Raises:
         ValueError: an argument outside its range; see :meth:`forward` for those of a batch.
@@ -54,6 +78,9 @@ class MarginSoftmaxLoss(BaseClassLoss):
     """
 
     normalizes: ClassVar[bool] = True  # embeddings and weights are compared by cosine, else by the plain product
+    from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
+
+    step: Tensor
 
     def __init__(
         self,
@@ -62,17 +89,22 @@ class MarginSoftmaxLoss(BaseClassLoss):
         scale: float = 1.0,
         *,
         bias: bool = False,
+        sub_centers: int = 1,
+        sample_rate: float = 1.0,
+        sparse_gradient: bool = False,
         label_smoothing: float = 0.0,
+        margin_schedule: Schedule | None = None,
+        scale_schedule: Schedule | None = None,
         chunk_size: int | None = None,
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}. Leave it out to have it chosen.")
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
+        _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
+        if label_smoothing and type(self).combine is not MarginSoftmaxLoss.combine:
+            raise ValueError(
+                f"label_smoothing must be 0 because {type(self).__name__} is no cross entropy, got {label_smoothing}. "
+                "Leave it out."
+            )
         if not isinstance(self.distance, DotProductSimilarity) or (
             self.distance.normalize_embeddings is not self.normalizes
         ):
@@ -82,17 +114,24 @@ class MarginSoftmaxLoss(BaseClassLoss):
                 f"got {type(self.distance).__name__}. Leave distance out."
             )
         self.scale = scale
+        self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
+        self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
         self.chunk_size = chunk_size
-        self.class_weights = ClassWeights(num_classes, embedding_size, self.weight_init_func, bias)
+        self.class_weights = ClassWeights(
+            num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
+        )
+        scheduled = margin_schedule is not None or scale_schedule is not None
+        self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=scheduled)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """ψ: what stands in place of the cosine to one's own class, (B,)."""
         raise NotImplementedError
 
-    def negative_margin(self, target: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """ν: a function of (B, K) cosines to other classes; None leaves them alone.
+    def negative_margin(self, target: Tensor) -> Elementwise | None:
+        """ν: a function of (B, K) cosines to other classes, entry by entry; None leaves them alone.
 
         Args:
             target: (B,) what :meth:`target_cosine` returned, detached.
@@ -106,9 +145,19 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def observe(self, batch: Batch) -> None:
         """Move running statistics; called in training mode, without gradient. Replace buffers, never mutate them."""
 
+    def combine(self, target: Tensor, negatives: NegativeLogits) -> Tensor:
+        """The loss of each sample, (B,), from the logit of its own class (B,) and those of the others."""
+        # Not logsumexp − target: softplus keeps the relative precision of tiny losses. Its default threshold of 20
+        # becomes the identity with an error of 1e-9.
+        losses = F.softplus(negative_logsumexp(negatives) - target, threshold=40)
+        if not self.label_smoothing:
+            return losses
+        classes = len(negatives.weight) // self.sub_centers
+        return losses + self.label_smoothing * (target - (target + negative_sum(negatives)) / classes)
+
     @property
     def W(self) -> Tensor:
-        """The class weights in PML's layout, (D, C); a view."""
+        """The class weights in PML's layout, (D, C · sub_centers); a view."""
         return self.class_weights.weight.t()
 
     def get_logits(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -120,14 +169,14 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """
         embeddings = embeddings.to(self._working_dtype(embeddings))
         with torch.autocast(embeddings.device.type, enabled=False):
-            rows, bias = self.class_weights.rows(embeddings.dtype)
-            directions = self._directions(embeddings)
-            similarity = F.linear(directions, self._directions(rows))  # (B, C)
+            rows, bias = self.class_weights.everything(embeddings.dtype)
+            similarity = nearest_row(F.linear(self._directions(embeddings), self._directions(rows)), self.sub_centers)
             if labels is None:
-                scale = self.logit_scale(Batch(similarity.amax(1), embeddings.norm(dim=1), similarity.argmax(1)))
+                scale = self._scale(Batch(similarity.amax(1), embeddings.norm(dim=1), similarity.argmax(1)))
             else:
-                batch = self._batch(embeddings, rows[labels], labels)
-                target, scale = self.target_cosine(batch), self.logit_scale(batch)
+                own_rows = rows.view(-1, self.sub_centers, self.embedding_size)[labels]
+                batch = self._batch(embeddings, rows, own_rows, labels, labels)
+                target, scale = self._target(batch), self._scale(batch)
                 margin = self.negative_margin(target.detach())
                 similarity = similarity if margin is None else margin(similarity)
                 similarity = similarity.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
@@ -138,37 +187,98 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """The most likely class of each embedding, (B, D) to (B,)."""
         return self.get_logits(embeddings).argmax(1)
 
+    @torch.no_grad()
+    def resize_classes(self, num_classes: int) -> None:
+        """Add classes, or drop the last ones; those that stay keep their weights.
+
+        The weights become a new parameter: give it to the optimizer again.
+
+        Args:
+            num_classes: C from now on, at least 1.
+        """
+        self.class_weights.resize(num_classes, self.weight_init_func)
+        self.num_classes = num_classes
+
+    @torch.no_grad()
+    def get_outliers(self, embeddings: Tensor, labels: Tensor, threshold: float = 75.0) -> tuple[Tensor, Tensor]:
+        """Samples far from the dominant sub-center of their class: likely label errors.
+
+        A class's dominant sub-center is the one that is nearest to most of its samples.
+
+        Args:
+            embeddings: (N, D).
+            labels: (N,) in [0, C).
+            threshold: degrees.
+
+        Returns:
+            Rows of the outliers, and which sub-center of each class is dominant, (C,); 0 for a class without samples.
+        """
+        rows = self._directions(self.class_weights.weight).view(-1, self.sub_centers, self.embedding_size)
+        cosine = (rows[labels] * self._directions(embeddings.to(rows)).unsqueeze(1)).sum(2)  # (N, K)
+        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
+        dominant = votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
+        own = cosine.gather(1, dominant[labels].unsqueeze(1)).squeeze(1)
+        return (own < math.cos(math.radians(threshold))).nonzero().squeeze(1), dominant
+
+    @torch.no_grad()
+    def drop_nondominant(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Keep only the dominant sub-center of each class; the loss then has one row per class.
+
+        The weights become a new parameter: give it to the optimizer again.
+
+        Args:
+            embeddings: (N, D) of the training set.
+            labels: (N,) in [0, C).
+        """
+        _, dominant = self.get_outliers(embeddings, labels)
+        self.class_weights.keep_sub_centers(dominant)
+        self.sub_centers = 1
+
+    @classmethod
+    def from_pml(cls, loss: Any) -> "MarginSoftmaxLoss":
+        """This loss with the arguments and weights of PML's loss of the same name.
+
+        Raises:
+            TypeError: a loss of another name.
+        """
+        if type(loss).__name__ != cls.__name__:
+            raise TypeError(
+                f"loss must be PML's {cls.__name__}, got {type(loss).__name__}. Use the class of that name."
+            )
+        shared = {name for base in cls.__mro__ for name in inspect.signature(base).parameters if hasattr(loss, name)}
+        arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
+        ours = cls(**{**arguments, "num_classes": loss.num_classes, "embedding_size": loss.W.shape[0]}).to(loss.W)
+        ours.load_state_dict(loss.state_dict(), strict=False)
+        return ours
+
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """``softplus(logsumexp(negatives) − target)`` of each sample, (B,)."""
-        rows, bias = self.class_weights.rows(embeddings.dtype)
-        own, rows = gather_rows(rows, labels)
-        batch = self._batch(embeddings, own, labels)
+        """The loss of each sample, (B,)."""
+        rows, bias, own = self.class_weights.choose(labels, embeddings.dtype)
+        width = self.sub_centers * self.embedding_size
+        own_rows, rows = gather_rows(rows.view(-1, width), own)
+        rows = rows.view(-1, self.embedding_size)
+        batch = self._batch(embeddings, rows, own_rows.view(-1, self.sub_centers, self.embedding_size), own, labels)
         if self.training:
+            self.step = self.step + 1  # replaced, never mutated
             with torch.no_grad():
                 self.observe(batch)
-        target, scale = self.target_cosine(batch), self.logit_scale(batch)
-        negative_logits = NegativeLogits(
+        target, scale = self._target(batch), self._scale(batch)
+        self._record(batch, scale)
+        negatives = NegativeLogits(
             self._directions(embeddings),
             rows,
-            labels,
+            own,
             scale,
             margin=self.negative_margin(target.detach()),
             bias=bias,
             normalize=self.normalizes,
+            sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        negatives = negative_logsumexp(negative_logits)
-        target_logit = scale * target if bias is None else scale * target + bias[labels]
-        # Not logsumexp − target: softplus keeps the relative precision of tiny losses. Its default threshold of 20
-        # becomes the identity with an error of 1e-9.
-        losses = F.softplus(negatives - target_logit, threshold=40)
-        if self.label_smoothing:
-            others = negative_sum(negative_logits)
-            losses = losses + self.label_smoothing * (target_logit - (target_logit + others) / self.num_classes)
-        return losses
+        return self.combine(scale * target if bias is None else scale * target + bias[own], negatives)
 
     def class_rows(self) -> Tensor:
-        """The class weights, (C, D)."""
+        """The class weights, (C · sub_centers, D)."""
         return self.class_weights.weight
 
     def get_default_distance(self):
@@ -180,8 +290,59 @@ class MarginSoftmaxLoss(BaseClassLoss):
         return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
 
     def _directions(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=1) if self.normalizes else rows
+        return F.normalize(rows, dim=-1) if self.normalizes else rows
 
-    def _batch(self, embeddings: Tensor, own: Tensor, labels: Tensor) -> Batch:
-        cosine = (self._directions(embeddings) * self._directions(own)).sum(1)
-        return Batch(cosine, embeddings.norm(dim=1), labels)
+    def _batch(self, embeddings: Tensor, rows: Tensor, own_rows: Tensor, own: Tensor, labels: Tensor) -> Batch:
+        """What the hooks see; ``own_rows`` (B, sub_centers, D), ``own`` is the class of each sample among ``rows``."""
+        directions = self._directions(embeddings)
+        cosine = (directions.unsqueeze(1) * self._directions(own_rows)).sum(2).amax(1)
+        negatives = NegativeLogits(
+            directions.detach(),
+            rows.detach(),
+            own,
+            normalize=self.normalizes,
+            sub_centers=self.sub_centers,
+            chunk_size=self.chunk_size,
+        )
+        return Batch(cosine, embeddings.norm(dim=1), labels, negatives)
+
+    def _target(self, batch: Batch) -> Tensor:
+        """ψ(t), or the scheduled share of the way from t to it."""
+        target = self.target_cosine(batch)
+        if self.margin_schedule is None:
+            return target
+        return batch.cosine + self.margin_schedule(int(self.step)) * (target - batch.cosine)
+
+    def _scale(self, batch: Batch) -> float | Tensor:
+        scale = self.logit_scale(batch)
+        return scale if self.scale_schedule is None else scale * self.scale_schedule(int(self.step))
+
+    def _record(self, batch: Batch, scale: float | Tensor) -> None:
+        """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
+        if not self.collect_stats:
+            return
+        with torch.no_grad():
+            self.avg_norm = batch.norm.mean().item()
+            self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
+            if self.normalizes:
+                self.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Also takes PML's state: its ``W`` is the transpose of our weights."""
+        columns = state_dict.pop(f"{prefix}W", None)
+        if columns is not None:
+            state_dict[f"{prefix}class_weights.weight"] = columns.t()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size) -> None:
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
+    if sub_centers < 1:
+        raise ValueError(f"sub_centers must be at least 1, got {sub_centers}. Common values are 1 and 3.")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}. Leave it out to have it chosen.")

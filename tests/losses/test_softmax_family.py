@@ -9,14 +9,8 @@ from pytorch_metric_learning import losses as pml_losses
 
 from pml_center import losses
 from pml_center.losses.margin_softmax_loss import Batch
-from tests import golden_io
 
 SAME_NAME = ["ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss"]
-GOLDEN = {
-    "arcface__pml": losses.ArcFaceLoss,
-    "cosface__pml": losses.CosFaceLoss,
-    "normalized_softmax__pml": losses.NormalizedSoftmaxLoss,
-}
 
 
 @pytest.mark.parametrize("name", SAME_NAME)
@@ -48,26 +42,6 @@ def test_has_the_parameters_and_defaults_of_pml(name):
         value = getattr(theirs, parameter)
         value = math.degrees(value) if name == "ArcFaceLoss" and parameter == "margin" else value
         assert getattr(ours, parameter) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("name", golden_io.names("*face__pml__*") + golden_io.names("normalized_softmax__pml__*"))
-def test_equals_the_golden_values(name):
-    golden = golden_io.load(name)
-    sizes = golden.meta["num_classes"], golden.meta["embedding_size"]
-    loss = GOLDEN[name.rsplit("__", 1)[0]](*sizes, **golden.meta["hyperparameters"]).double()
-    weight = golden.arrays["init/param/weight"]
-    for number in range(golden.meta["steps"]):
-        step = golden.step(number)
-        with torch.no_grad():
-            loss.class_weights.weight.copy_(torch.from_numpy(weight))
-        loss.zero_grad()
-        embeddings = torch.from_numpy(step["embeddings"]).requires_grad_()
-        value = loss(embeddings, torch.from_numpy(step["labels"]))
-        value.backward()
-        golden.assert_close(f"s{number}/loss", value)
-        golden.assert_close(f"s{number}/grad/embeddings", embeddings.grad)
-        golden.assert_close(f"s{number}/grad/weight", loss.class_weights.weight.grad)
-        weight = step.get("param_after/weight", weight)
 
 
 @pytest.mark.parametrize(
