@@ -72,8 +72,9 @@ class ClassWeights(nn.Module):
         if self.sample_rate == 1 or not self.training:
             return Chosen(rows, bias, labels)
         classes = self._sample(labels)
-        by_class = self.weight.view(self.num_classes, -1)
-        rows = F.embedding(classes, by_class, sparse=self.sparse_gradient).to(dtype).view(-1, self.weight.shape[1])
+        of_class = torch.arange(self.sub_centers, device=labels.device)
+        index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
+        rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
         return Chosen(rows, None if bias is None else bias[classes], torch.searchsorted(classes, labels))
 
     def resize(self, num_classes: int, init: Callable[[Tensor], object]) -> None:

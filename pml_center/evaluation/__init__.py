@@ -1,0 +1,25 @@
+"""Exact retrieval evaluation: embed, search, measure, report."""
+
+from pml_center.evaluation.embed import embed
+from pml_center.evaluation.report import Report
+from pml_center.evaluation.retrieval import (
+    RetrievalEvaluator,
+    mean_average_precision_at_r,
+    precision_at_1,
+    r_precision,
+    recall_at_k,
+)
+from pml_center.evaluation.search import nearest_neighbours
+from pml_center.evaluation.spread import intra_inter_distance
+
+__all__ = [
+    "Report",
+    "RetrievalEvaluator",
+    "embed",
+    "intra_inter_distance",
+    "mean_average_precision_at_r",
+    "nearest_neighbours",
+    "precision_at_1",
+    "r_precision",
+    "recall_at_k",
+]

@@ -1,0 +1,98 @@
+"""Embedding a data set: in evaluation mode, in order, and without traces in the model."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pml_center.evaluation import embed
+
+
+def data(rows=10):
+    return TensorDataset(torch.arange(3.0 * rows).view(rows, 3), torch.arange(rows) % 4)
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+
+
+def test_rows_come_in_the_order_of_the_loader():
+    embeddings, labels = embed(nn.Identity(), DataLoader(data(), batch_size=4))
+    np.testing.assert_array_equal(embeddings, np.arange(30, dtype=np.float32).reshape(10, 3))
+    assert labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert (embeddings.dtype, labels.dtype) == (np.float32, np.int64)
+
+
+def test_batch_size_does_not_matter_because_the_model_evaluates():
+    network = model()
+    whole, _ = embed(network, DataLoader(data(), batch_size=10))
+    parts, _ = embed(network, DataLoader(data(), batch_size=3))
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+
+
+def test_each_part_of_the_model_gets_its_mode_back():
+    network = model().train()
+    network[1].eval()  # a frozen batch norm
+    before = [parameter.clone() for parameter in network.state_dict().values()]
+    embed(network, DataLoader(data(), batch_size=4))
+    assert [part.training for part in network.modules()] == [True, True, False, True]
+    assert all(map(torch.equal, network.state_dict().values(), before))
+
+
+def test_the_modes_come_back_after_an_error_too():
+    network = model().train()
+    with pytest.raises(RuntimeError):
+        embed(network, [(torch.zeros(2, 99), torch.tensor([0, 1]))])
+    assert network.training
+
+
+def test_no_gradient_is_kept():
+    network, seen = model(), []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    embed(network, DataLoader(data(), batch_size=10))
+    assert seen == [False]
+
+
+def test_half_precision_models_give_float32():
+    embeddings, _ = embed(nn.Identity(), [(torch.ones(2, 3, dtype=torch.bfloat16), [0, 1])])
+    assert embeddings.dtype == np.float32
+
+
+def test_what_follows_images_and_labels_is_ignored():
+    embeddings, labels = embed(nn.Identity(), [(torch.ones(2, 3), torch.tensor([4, 5]), ["a.png", "b.png"])])
+    assert (embeddings.shape, labels.tolist()) == ((2, 3), [4, 5])
+
+
+def test_the_model_goes_to_the_device():
+    assert embed(model(), DataLoader(data(), batch_size=5), device="cpu")[0].shape == (10, 2)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_follow_the_model_to_its_gpu():
+    network = model()
+    expected, _ = embed(network, DataLoader(data(), batch_size=5))
+    np.testing.assert_allclose(embed(network.cuda(), DataLoader(data(), batch_size=5))[0], expected, rtol=1e-5)
+
+
+def test_no_bar_is_drawn_where_no_one_watches(capsys):
+    embed(nn.Identity(), DataLoader(data(), batch_size=5))
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("network", "batches", "error", "message"),
+    [
+        (nn.Identity(), [], ValueError, "loader must have at least one batch, got none"),
+        (nn.Identity(), [(torch.ones(2, 3, 4, 4), [0, 1])], ValueError, r"got shape \(2, 3, 4, 4\). Pool and flatten"),
+        (nn.LSTM(3, 2), [(torch.ones(2, 3), [0, 1])], ValueError, "model must return embeddings .* got tuple"),
+        (nn.Identity(), [(torch.ones(2, 3), ("cat", "dog"))], TypeError, "labels must be integers, got dtype <U3"),
+        (nn.Identity(), [(torch.ones(2, 3), torch.ones(2))], TypeError, "labels must be integers, got dtype float32"),
+        (nn.Identity(), [(torch.ones(2, 3), [0])], ValueError, r"got shape \(1,\) for 2 embeddings"),
+        (nn.Identity(), [(torch.ones(2, 3), torch.eye(2).long())], ValueError, r"got shape \(2, 2\)"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named(network, batches, error, message):
+    with pytest.raises(error, match=message):
+        embed(network, batches)
