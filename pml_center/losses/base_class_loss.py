@@ -108,9 +108,11 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         loss_dict = {}
         self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())  # before centers take their step
         indices = self._taking_part(labels)
-        losses = self.element_losses(embeddings[indices], labels[indices]) * weights[indices]
+        if self.ignore_index is not None:
+            embeddings, labels, weights = embeddings[indices], labels[indices], weights[indices]
+        losses = self.element_losses(embeddings, labels) * weights
         if self.loss_weights is not None:
-            of_sample = self.loss_weights[labels[indices]].to(losses)
+            of_sample = self.loss_weights[labels].to(losses)
             losses = losses * of_sample / of_sample.mean()
         loss_dict["loss"] = {
             "losses": losses,

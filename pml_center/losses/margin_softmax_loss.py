@@ -16,10 +16,10 @@ from pml_center.losses.class_weights import ClassWeights
 from pml_center.ops.cross_entropy import (
     Elementwise,
     NegativeLogits,
-    gather_rows,
     nearest_row,
     negative_logsumexp,
     negative_sum,
+    own_similarity,
     scaled,
 )
 
@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     """(B,)"""
     negatives: NegativeLogits | None = None
     """The cosines to all other classes, detached and never held: for sums over them."""
+    row_norm: Tensor = torch.ones(())
+    """(B,) length of the weights of each sample's class, for losses that normalise nothing."""
 
 
 class MarginSoftmaxLoss(BaseClassLoss):
@@ -134,9 +136,13 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """ν: a function of (B, K) cosines to other classes, entry by entry; None leaves them alone.
 
         Args:
-            target: (B,) what :meth:`target_cosine` returned, detached.
+            target: (B,) what :meth:`negative_threshold` returned, detached.
         """
         return None
+
+    def negative_threshold(self, batch: Batch, target: Tensor) -> Tensor:
+        """What :meth:`negative_margin` compares with, (B,); ``target``, what :meth:`target_cosine` returned."""
+        return target
 
     def logit_scale(self, batch: Batch) -> float | Tensor:
         """s: one factor for all, or (B,)."""
@@ -170,14 +176,14 @@ class MarginSoftmaxLoss(BaseClassLoss):
         embeddings = embeddings.to(self._working_dtype(embeddings))
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, bias = self.class_weights.everything(embeddings.dtype)
-            similarity = nearest_row(F.linear(self._directions(embeddings), self._directions(rows)), self.sub_centers)
+            directions = self._directions(embeddings)
+            similarity = nearest_row(F.linear(directions, self._directions(rows)), self.sub_centers)
             if labels is None:
                 scale = self._scale(Batch(similarity.amax(1), embeddings.norm(dim=1), similarity.argmax(1)))
             else:
-                own_rows = rows.view(-1, self.sub_centers, self.embedding_size)[labels]
-                batch = self._batch(embeddings, rows, own_rows, labels, labels)
+                batch, _ = self._batch(embeddings, directions, rows, labels, labels)
                 target, scale = self._target(batch), self._scale(batch)
-                margin = self.negative_margin(target.detach())
+                margin = self.negative_margin(self.negative_threshold(batch, target).detach())
                 similarity = similarity if margin is None else margin(similarity)
                 similarity = similarity.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
             logits = scaled(similarity, scale)
@@ -254,10 +260,8 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
         rows, bias, own = self.class_weights.choose(labels, embeddings.dtype)
-        width = self.sub_centers * self.embedding_size
-        own_rows, rows = gather_rows(rows.view(-1, width), own)
-        rows = rows.view(-1, self.embedding_size)
-        batch = self._batch(embeddings, rows, own_rows.view(-1, self.sub_centers, self.embedding_size), own, labels)
+        directions = self._directions(embeddings)
+        batch, rows = self._batch(embeddings, directions, rows, own, labels)
         if self.training:
             self.step = self.step + 1  # replaced, never mutated
             with torch.no_grad():
@@ -265,11 +269,11 @@ class MarginSoftmaxLoss(BaseClassLoss):
         target, scale = self._target(batch), self._scale(batch)
         self._record(batch, scale)
         negatives = NegativeLogits(
-            self._directions(embeddings),
+            directions,
             rows,
             own,
             scale,
-            margin=self.negative_margin(target.detach()),
+            margin=self.negative_margin(self.negative_threshold(batch, target).detach()),
             bias=bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
@@ -292,10 +296,9 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def _directions(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=-1) if self.normalizes else rows
 
-    def _batch(self, embeddings: Tensor, rows: Tensor, own_rows: Tensor, own: Tensor, labels: Tensor) -> Batch:
-        """What the hooks see; ``own_rows`` (B, sub_centers, D), ``own`` is the class of each sample among ``rows``."""
-        directions = self._directions(embeddings)
-        cosine = (directions.unsqueeze(1) * self._directions(own_rows)).sum(2).amax(1)
+    def _batch(self, embeddings, directions, rows, own, labels) -> tuple[Batch, Tensor]:
+        """What the hooks see, and the rows for all else; ``own`` is the class of each sample among ``rows``."""
+        (cosine, row_norm), rows = own_similarity(directions, rows, own, self.normalizes, self.sub_centers)
         negatives = NegativeLogits(
             directions.detach(),
             rows.detach(),
@@ -304,7 +307,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        return Batch(cosine, embeddings.norm(dim=1), labels, negatives)
+        return Batch(cosine, embeddings.norm(dim=1), labels, negatives, row_norm), rows
 
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""

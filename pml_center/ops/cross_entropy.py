@@ -68,13 +68,26 @@ def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tenso
     return _reduce(logits, of)
 
 
-def gather_rows(weight: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """The row of each sample's own class, (B, D), and the weights again, (C, D), for everything else that reads them.
+class Own(NamedTuple):
+    """What each sample has to do with its own class."""
 
-    Equals ``weight[own], weight``, but the gradient of the rows is added into that of the weights, where indexing
-    would make a second (C, D) tensor for it.
+    similarity: Tensor
+    """(B,) to the nearest of its rows."""
+    row_norm: Tensor
+    """(B,) length of that row."""
+
+
+def own_similarity(
+    embeddings: Tensor, weight: Tensor, own: Tensor, normalize: bool = True, sub_centers: int = 1
+) -> tuple[Own, Tensor]:
+    """The similarity of each sample to its own class, and the weights again, for everything else that reads them.
+
+    Equals ``(embeddings * F.normalize(weight[own])).sum(1)`` and ``weight``, but the gradient of the rows is added into
+    that of the weights, where indexing would make a second (C, D) tensor for it. Arguments as in
+    :class:`NegativeLogits`.
     """
-    return _Gather.apply(weight, own)
+    similarity, row_norm, weight = _OwnSimilarity.apply(embeddings, weight, own, normalize, sub_centers)
+    return Own(similarity, row_norm), weight
 
 
 def scaled(similarity: Tensor, scale: float | Tensor) -> Tensor:
@@ -95,19 +108,36 @@ def _reduce(logits: NegativeLogits, of) -> Tensor:
     return _Reduction.apply(logits.embeddings, logits.weight, scale, logits.bias, logits, of)
 
 
-class _Gather(torch.autograd.Function):
-    """Rows by index; the weights pass through, so that both gradients meet in one tensor."""
+class _OwnSimilarity(torch.autograd.Function):
+    """A product of pairs of rows; the weights pass through, so that all their gradients meet in one tensor."""
 
     @staticmethod
-    def forward(ctx, weight, own):
-        ctx.save_for_backward(own)
-        return weight[own], weight.view_as(weight)
+    def forward(ctx, embeddings, weight, own, normalize, sub_centers):
+        rows = weight[own] if sub_centers == 1 else weight.view(-1, sub_centers, weight.shape[1])[own]
+        similarity = torch.linalg.vecdot(embeddings if sub_centers == 1 else embeddings.unsqueeze(1), rows)
+        norm = rows.norm(dim=-1)
+        if normalize:
+            similarity = similarity / norm.clamp_min(SHORTEST)
+        if sub_centers > 1:
+            similarity, nearest = similarity.max(1)
+            own = own * sub_centers + nearest
+            rows, norm = weight[own], norm.gather(1, nearest.unsqueeze(1)).squeeze(1)
+        ctx.save_for_backward(embeddings, rows, norm, similarity, own)
+        ctx.normalize = normalize
+        return similarity, norm, weight.view_as(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_rows, grad_weight):
-        (own,) = ctx.saved_tensors
-        return grad_weight.index_add_(0, own, grad_rows), None
+    def backward(ctx, grad, grad_norm, grad_weight):
+        embeddings, rows, norm, similarity, own = ctx.saved_tensors
+        inverse = norm.clamp_min(SHORTEST).reciprocal_()
+        radial = grad_norm * inverse  # along the row
+        if ctx.normalize:
+            grad = grad * inverse
+            radial = radial - grad * similarity * inverse
+        grad = grad.unsqueeze(1)
+        grad_weight.index_add_(0, own, torch.addcmul(grad * embeddings, radial.unsqueeze(1), rows))
+        return grad * rows, grad_weight, None, None, None
 
 
 class _Block(NamedTuple):
@@ -139,8 +169,9 @@ class _Reduction(torch.autograd.Function):
                 parts.append(values.sum(1))
             room -= sum(tensor.numel() for tensor in block if tensor is not None)
             kept.extend(block if room >= 0 else ())
-        stacked = torch.stack(parts)
-        result = stacked.logsumexp(0) if of is _LOGSUMEXP else stacked.sum(0)
+        result = parts[0]
+        if len(parts) > 1:
+            result = torch.stack(parts).logsumexp(0) if of is _LOGSUMEXP else torch.stack(parts).sum(0)
         ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
         ctx.logits, ctx.of = logits, of
         return result
@@ -188,6 +219,8 @@ def _rows(place: slice, logits: NegativeLogits) -> slice:
 
 def _own_entries(logits: NegativeLogits, place: slice) -> tuple[Tensor, Tensor]:
     """Where in the block of a chunk a sample meets its own class."""
+    if place.stop - place.start == len(logits.weight) // logits.sub_centers:
+        return torch.arange(len(logits.own), device=logits.own.device), logits.own
     samples = ((logits.own >= place.start) & (logits.own < place.stop)).nonzero().squeeze(1)
     return samples, logits.own[samples] - place.start
 

@@ -1,5 +1,6 @@
 """Margins: cosine in, cosine out, angles in radians."""
 
+import math
 from typing import Literal
 
 import torch
@@ -41,13 +42,72 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
         >>> additive_angular(torch.tensor([1.0, 0.0, -1.0]), torch.pi / 6)
         tensor([ 0.8660, -0.5000, -1.2618])
     """
-    margin = torch.as_tensor(margin, dtype=cosine.dtype, device=cosine.device)
-    rotated = cosine * margin.cos() - sine(cosine) * margin.sin()
+    cos, sin = (margin.cos(), margin.sin()) if isinstance(margin, Tensor) else (math.cos(margin), math.sin(margin))
+    rotated = cosine * cos - sine(cosine) * sin
     if beyond_pi == "rotate":
         return rotated
     if beyond_pi == "easy":
         return torch.where(cosine > 0, rotated, cosine)
-    return torch.where(cosine >= -margin.cos(), rotated, cosine - margin * margin.sin())
+    return torch.where(cosine >= -cos, rotated, cosine - margin * sin)
+
+
+def multiplied_angular(cosine: Tensor, margin: float) -> Tensor:
+    """``(−1)^k·cos(mθ) − 2k`` with ``k = ⌊mθ/π⌋``: the margin of L-Softmax and SphereFace, which falls all the way.
+
+    Args:
+        cosine: any shape, in [-1, 1].
+        margin: m ≥ 1, the factor of the angle; need not be whole.
+
+    Example:
+        >>> import torch
+        >>> multiplied_angular(torch.tensor([1.0, 0.0, -1.0]), 2)
+        tensor([ 1., -1., -3.])
+    """
+    multiplied = margin * angle(cosine)
+    # At θ = π a whole m would start a piece of its own, of which rounding makes a wrong slope.
+    piece = (multiplied.detach() / math.pi).floor().clamp_max(math.ceil(margin) - 1)
+    return torch.where(piece % 2 == 0, 1, -1) * multiplied.cos() - 2 * piece
+
+
+def combined_angular(cosine: Tensor, factor: float, margin: float, beyond_pi: BeyondPi = "linear") -> Tensor:
+    """``cos(m₁θ + m₂)``: the angle both multiplied and added to.
+
+    Args:
+        cosine: any shape, in [-1, 1].
+        factor: m₁ ≥ 1.
+        margin: m₂, radians in [0, π].
+        beyond_pi: where ``m₁θ + m₂`` passes π: ``"linear"`` continues by ``cos θ − a·sin a``, a being what the angle
+            has gained there, as :func:`additive_angular` does for m₁ = 1; ``"rotate"`` lets the cosine turn; ``"easy"``
+            applies the margin only where ``cos θ > 0``.
+
+    Example:
+        >>> import torch
+        >>> combined_angular(torch.tensor([1.0, 0.0, -1.0]), 1.0, torch.pi / 6)
+        tensor([ 0.8660, -0.5000, -1.2618])
+    """
+    reached = factor * angle(cosine) + margin
+    margined = reached.cos()
+    if beyond_pi == "rotate":
+        return margined
+    if beyond_pi == "easy":
+        return torch.where(cosine > 0, margined, cosine)
+    gained = math.pi - (math.pi - margin) / factor
+    return torch.where(cosine >= -math.cos(gained), margined, cosine - gained * math.sin(gained))
+
+
+def linear_angular(cosine: Tensor, margin: float) -> Tensor:
+    """``(π − 2(θ + m)) / π``: linear in the angle, the similarity of Li-ArcFace.
+
+    Args:
+        cosine: any shape, in [-1, 1].
+        margin: radians; 0 for the other classes.
+
+    Example:
+        >>> import torch
+        >>> linear_angular(torch.tensor([1.0, 0.0, -1.0]), torch.pi / 4)
+        tensor([ 0.5000, -0.5000, -1.5000])
+    """
+    return 1 - 2 / math.pi * (angle(cosine) + margin)
 
 
 def sine(cosine: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class TrainConfig:
         seed: of everything random.
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
         workers: processes that read images; 0 reads in the main process.
-        out: the run folder, which must not exist; by default runs/<date>_<model>_<loss>.
+        out: the run folder, which must not exist; by default runs/DATE_MODEL_LOSS.
     """
 
     data: str = "digits"

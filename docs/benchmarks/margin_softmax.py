@@ -1,0 +1,164 @@
+"""Time and memory of the margin-softmax losses, beside PML's and beside the matrix products that nothing can avoid.
+
+    python docs/benchmarks/margin_softmax.py --out docs/benchmarks/margin_softmax.json
+
+Each work is one forward and backward. The candidates of a size take turns (A B C A B C …) in one process; times are
+medians, and ratios are those of the medians. "gemm3" is the time of the three matrix products of a dense step: logits,
+gradient of the embeddings, gradient of the weights. Memory is the peak of what torch allocates above the start of a
+step, without the gradient of the weights itself.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from pml_center import losses
+
+SIZES = [(128, 1_000), (512, 10_000), (128, 10_000), (128, 100_000), (16, 10)]
+EMBEDDING_SIZE = 512
+
+
+def step_of(loss, embeddings, labels, autocast=False):
+    """One forward and backward, as a function without arguments."""
+
+    def step():
+        loss.zero_grad(set_to_none=True)
+        embeddings.grad = None
+        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
+            value = loss(embeddings, labels)
+        value.backward()
+
+    return step
+
+
+def gemm3_of(embeddings, classes):
+    """The three matrix products of a dense step."""
+    x = embeddings.detach()
+    weight = torch.randn(classes, x.shape[1], device=x.device)
+    grad = torch.randn(len(x), classes, device=x.device)
+
+    def step():
+        torch.mm(x, weight.t())
+        torch.mm(grad, weight)
+        torch.mm(grad.t(), x)
+
+    return step
+
+
+def synchronize(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(steps, device, budget):
+    """Median seconds of each step; they take turns until the budget is spent, at least five rounds."""
+    times = {name: [] for name in steps}
+    started = time.perf_counter()
+    rounds = 0
+    while rounds < 6 or time.perf_counter() - started < budget:
+        for name, step in steps.items():
+            synchronize(device)
+            before = time.perf_counter()
+            step()
+            synchronize(device)
+            if rounds:  # the first round warms up
+                times[name].append(time.perf_counter() - before)
+        rounds += 1
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_bytes(step, device):
+    """Peak of allocated bytes above the start of a step."""
+    step()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
+
+
+def candidates(batch, classes, device):
+    """What is compared at one size, by name."""
+    embeddings = torch.randn(batch, EMBEDDING_SIZE, device=device, requires_grad=True)
+    labels = torch.randint(classes, (batch,), device=device)
+    sizes = {"num_classes": classes, "embedding_size": EMBEDDING_SIZE}
+    built = {
+        "PML ArcFace": pml_losses.ArcFaceLoss(**sizes),
+        "ArcFace": losses.ArcFaceLoss(**sizes),
+        "ArcFace lean": losses.ArcFaceLoss(**sizes, chunk_size=2048),
+        "Softmax": losses.SoftmaxLoss(**sizes),
+        "ArcFace sampled 0.1": losses.ArcFaceLoss(**sizes, sample_rate=0.1, sparse_gradient=True),
+    }
+    if classes <= 10_000:
+        built["PML SubCenter K=3"] = pml_losses.SubCenterArcFaceLoss(**sizes, sub_centers=3)
+        built["ArcFace K=3"] = losses.ArcFaceLoss(**sizes, sub_centers=3)
+    steps = {"gemm3": gemm3_of(embeddings, classes)}
+    steps |= {name: step_of(loss.to(device), embeddings, labels) for name, loss in built.items()}
+    steps["ArcFace bf16"] = step_of(built["ArcFace"], embeddings, labels, autocast=True)
+    steps["PML ArcFace bf16"] = step_of(pml_losses.ArcFaceLoss(**sizes).to(device), embeddings, labels, autocast=True)
+    return steps
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each size")
+    parser.add_argument("--out", help="JSON file for the results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    rows = []
+    for batch, classes in tqdm(SIZES, unit="size"):
+        steps = candidates(batch, classes, arguments.device)
+        medians = seconds(steps, arguments.device, arguments.budget)
+        for name, step in steps.items():
+            peak = peak_bytes(step, arguments.device)
+            gradient = 0 if "sampled" in name or name == "gemm3" else 4 * classes * EMBEDDING_SIZE
+            gradient *= 3 if "K=3" in name else 1
+            row = {
+                "batch": batch,
+                "classes": classes,
+                "name": name,
+                "milliseconds": round(medians[name] * 1e3, 3),
+                "of gemm3": round(medians[name] / medians["gemm3"], 3),
+                "of PML ArcFace": round(medians[name] / medians["PML ArcFace"], 3),
+                "MiB beyond the gradient": round((peak - gradient) / 2**20, 1),
+            }
+            rows.append(row)
+            tqdm.write(
+                f"{batch:5} {classes:8,}  {name:20} " + "  ".join(f"{value:>9}" for value in list(row.values())[3:])
+            )
+    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
+    result = {
+        "command": " ".join(["python docs/benchmarks/margin_softmax.py", *sys.argv[1:]]),
+        "machine": machine,
+        "threads": arguments.threads,
+        "versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")},
+        "embedding_size": EMBEDDING_SIZE,
+        "rows": rows,
+    }
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""How Sphinx builds these pages: ``python -m sphinx -W docs docs/_build``."""
+
+import re
+
+import matplotlib
+
+from pml_center import __version__
+
+matplotlib.use("Agg")
+
+project = "pml-center"
+author = "the authors of pml-center"
+copyright = "the authors of pml-center"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "cyclopts.ext.sphinx",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = "pml-center"
+html_show_sourcelink = False
+html_show_copyright = False
+html_sidebars = {"**": []}  # the pages are few and all stand in the header
+html_theme_options = {
+    "header_links_before_dropdown": 8,
+    "navbar_persistent": ["search-button"],
+    "show_toc_level": 2,
+    "navbar_end": ["theme-switcher"],
+    "footer_end": [],
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # the signature has them
+autodoc_preserve_defaults = True
+add_module_names = False
+napoleon_use_ivar = True  # attributes of a dataclass are documented once
+napoleon_use_rtype = False
+SECTIONS = ["Shape", "State", "Defaults", "Gradient", "Source", "Differs"]
+napoleon_custom_sections = [(name, "returns_style") for name in SECTIONS]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/plot_",
+    "download_all_examples": False,
+    "capture_repr": (),
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "within_subsection_order": "FileNameSortKey",
+}
+
+
+def rewrite_docstring(app, what, name, obj, options, lines):
+    """Two things that our docstrings write more simply than napoleon reads.
+
+    ``Shape: text`` is a section, whose text napoleon wants on lines of its own. ``num_classes: C.`` is a sentence, and
+    not the third entry of a list.
+    """
+    rewritten = []
+    for line in lines:
+        section = re.fullmatch(rf"({'|'.join(SECTIONS)}): (\S.*)", line)
+        line = re.sub(r"^(\s+\w+: [A-Z])\.$", r"\1", line)
+        rewritten += [f"{section[1]}:", f"    {section[2]}"] if section else [line]
+    lines[:] = rewritten
+
+
+def setup(app):
+    """Sphinx's hook: ours comes before napoleon's."""
+    app.connect("autodoc-process-docstring", rewrite_docstring, priority=100)

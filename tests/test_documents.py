@@ -1,0 +1,169 @@
+"""Every block of code in the documents runs, every example runs, and the site builds without a warning."""
+
+import importlib
+import pkgutil
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+import pml_center.ops
+from pml_center.cli import main
+from pml_center.data import digits
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+INSTALL_AND_RUN = "python -m pip install -e . && pml-center demo"
+INSTALL_AND_TEST = 'python -m pip install -e ".[dev]" && python -m pytest'
+# Known by their form: `.ci/run` installs and tests in an environment of its own, a test below builds the site.
+STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "python -m pytest")
+STATED += ("python -m sphinx -W docs docs/_build",)
+# Fences that Sphinx builds. Any other language than these, python and bash would be code that no test has run.
+DIRECTIVES = {"{eval-rst}", "{image}", "{include}", "{toctree}"}
+PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in ("losses", "evaluation", "data", "training"))]
+PUBLIC += ["pml_center.backbones", "pml_center.plots"]
+PUBLIC += [f"pml_center.ops.{module.name}" for module in pkgutil.iter_modules(pml_center.ops.__path__)]
+
+
+def languages(text):
+    """What stands behind the backticks that open each fence."""
+    lines = re.findall(r"^\s*(?:```+|~~~+)(.*)$", text, re.MULTILINE)
+    assert len(lines) % 2 == 0
+    assert not any(lines[1::2])
+    return lines[::2]
+
+
+def run_commands(example):
+    """Run the commands of ours, in this process; know the others by their form."""
+    for line in example.parsed.replace("\\\n", " ").splitlines():
+        words = shlex.split(line)
+        for is_and, command in groupby(words, key=lambda word: word == "&&"):
+            command = list(command)
+            if is_and:
+                continue
+            if command[0] == "pml-center":
+                main(command[1:])
+            else:
+                assert command in list(map(shlex.split, STATED)), f"{line!r} is in no test"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small gain nothing by a second thread, and lose much where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch):
+    """A working directory with ``photos``, a folder of images, which the documents speak of."""
+    data = digits()
+    for i in range(0, len(data), 9):
+        image, label = data[i]
+        path = tmp_path / "photos" / f"digit {data.classes[label]}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    plt.switch_backend("Agg")
+    yield tmp_path
+    plt.close("all")
+
+
+@pytest.mark.timeout(1200)  # with the demonstration, as a user runs it
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_of_code_runs(page, somewhere):
+    parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]
+    blocks = list(Sybil(parsers=parsers).parse(page).examples())
+    written = languages(page.read_text(encoding="utf-8"))
+    assert len(blocks) == sum(language in ("python", "bash") for language in written)
+    assert {language.split()[0] for language in written} <= {"python", "bash"} | DIRECTIVES
+    for block in blocks:
+        block.evaluate()
+
+
+def test_documents_were_found():
+    fences = [language for page in PAGES for language in languages(page.read_text(encoding="utf-8"))]
+    assert len(PAGES) >= 8
+    assert fences.count("python") >= 6
+    assert fences.count("bash") >= 8
+    assert len(EXAMPLES) >= 2
+
+
+def test_the_two_commands_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = [line for line in re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "pip" in line]
+    assert blocks == [f"{INSTALL_AND_RUN}\n", f"{INSTALL_AND_TEST}\n"]
+    assert len(text.splitlines()) < 200
+
+
+def test_the_check_reads_its_command_from_the_readme():
+    shown = subprocess.run([ROOT / ".ci" / "run", "--show"], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"{INSTALL_AND_TEST}\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_within_the_repository_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert all((page.parent / target).is_file() for target in targets), targets
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_every_example_runs(example, somewhere, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    assert re.search(r"\d\.\d", capsys.readouterr().out), "an example prints the numbers that it speaks of"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site, from a copy: a build writes the gallery beside its sources. The examples run elsewhere."""
+    folder = tmp_path_factory.mktemp("site")
+    for name in ("docs", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "gallery"))
+    shutil.copy(ROOT / "README.md", folder)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "plot_gallery=0", "docs", "html"]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder / "html"
+
+
+def public_names():
+    """Each public object with all the names that it has."""
+    names = {}
+    for module in map(importlib.import_module, PUBLIC):
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
+            names.setdefault(id(getattr(module, name)), set()).add(f"{module.__name__}.{name}")
+    return list(names.values())
+
+
+def test_every_public_name_is_in_the_reference(site):
+    pages = "".join((site / name).read_text(encoding="utf-8") for name in ("reference.html", "losses.html"))
+    documented = set(re.findall(r'id="(?:module-)?(pml_center[\w.]*)"', pages))
+    names = public_names()
+    missing = [sorted(same) for same in names if not same & documented]
+    assert not missing
+    assert len(names) >= 40
+
+
+def test_every_page_is_in_the_site(site):
+    for page in PAGES[1:]:
+        assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").is_file()
+    assert len(list((site / "gallery").glob("plot_*.html"))) == len(EXAMPLES)
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert "MultiSimilarityMiner" in home  # included from the README
+    assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?://', home), "the site needs no network"
