@@ -1,0 +1,219 @@
+"""Options that every loss of the softmax family shares."""
+
+import copy
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import reducers
+
+from pml_center import losses
+from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
+
+each_softmax = pytest.mark.parametrize("case", [case for case in CASES if case.is_softmax], ids=str)
+B = 12
+
+
+@pytest.fixture
+def batch(generator):
+    embeddings = torch.randn(B, EMBEDDING_SIZE, generator=generator, dtype=torch.double)
+    return embeddings.requires_grad_(), torch.randint(NUM_CLASSES - 1, (B,), generator=generator)
+
+
+def gradients(value, loss, embeddings):
+    return torch.autograd.grad(value, [embeddings, loss.class_weights.weight])
+
+
+@each_softmax
+def test_sampling_enough_for_all_classes_equals_the_dense_loss(case, batch):
+    dense, sampled = case.build(), case.build(sample_rate=0.999)  # rounds to all
+    value, other = dense(*batch), sampled(*batch)
+    torch.testing.assert_close(other, value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients(other, sampled, batch[0]), gradients(value, dense, batch[0]))
+
+
+@each_softmax
+def test_a_sampled_step_is_the_dense_one_over_the_classes_that_took_part(case, generator):
+    classes = 40
+    loss = case.build(classes, sample_rate=0.5)
+    embeddings = torch.randn(B, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(10, (B,), generator=generator)
+    (gradient,) = torch.autograd.grad(loss(embeddings, labels), loss.class_weights.weight)
+    touched = gradient.unflatten(0, (classes, -1)).flatten(1).any(1).nonzero().squeeze(1)
+    assert set(labels.tolist()) <= set(touched.tolist())
+    assert len(touched) == 20
+    again = loss.train()(embeddings, labels)  # another draw
+    (other,) = torch.autograd.grad(again, loss.class_weights.weight)
+    assert (
+        other.unflatten(0, (classes, -1)).flatten(1).any(1) != gradient.unflatten(0, (classes, -1)).flatten(1).any(1)
+    ).any()
+
+
+def test_a_sampled_loss_sees_all_classes_in_evaluation(batch):
+    dense, sampled = losses.CosFaceLoss(50, EMBEDDING_SIZE), losses.CosFaceLoss(50, EMBEDDING_SIZE, sample_rate=0.2)
+    sampled.load_state_dict(dense.state_dict(), strict=False)
+    assert torch.equal(sampled.eval()(*batch), dense.eval()(*batch))
+    assert sampled.get_logits(batch[0]).shape == (B, 50)
+
+
+def test_the_draws_are_part_of_the_state(batch):
+    def run(loss, steps):
+        return [loss(*batch).item() for _ in range(steps)]
+
+    straight = losses.CosFaceLoss(60, EMBEDDING_SIZE, sample_rate=0.3)
+    first = copy.deepcopy(straight)
+    expected = run(straight, 6)
+    assert len(set(expected)) > 1
+    begun = run(first, 3)
+    resumed = losses.CosFaceLoss(60, EMBEDDING_SIZE, sample_rate=0.3)
+    resumed.load_state_dict(first.state_dict())
+    assert begun + run(resumed, 3) == expected
+
+
+@pytest.mark.parametrize("sub_centers", [1, 3])
+def test_a_sparse_gradient_holds_the_same_numbers(sub_centers, generator):
+    arguments = {"sample_rate": 0.25, "sub_centers": sub_centers}
+    dense = losses.CosFaceLoss(40, EMBEDDING_SIZE, **arguments)
+    sparse = losses.CosFaceLoss(40, EMBEDDING_SIZE, sparse_gradient=True, **arguments)
+    sparse.load_state_dict(dense.state_dict())
+    embeddings, labels = torch.randn(B, EMBEDDING_SIZE, generator=generator), torch.arange(B) % 5
+    dense(embeddings, labels).backward()
+    sparse(embeddings, labels).backward()
+    gradient = sparse.class_weights.weight.grad
+    assert gradient.is_sparse
+    torch.testing.assert_close(gradient.to_dense(), dense.class_weights.weight.grad)
+    torch.optim.SGD(sparse.parameters(), lr=0.1).step()
+    torch.optim.SparseAdam(sparse.parameters(), lr=0.1).step()
+
+
+@each_softmax
+def test_an_ignored_label_takes_no_part(case, batch):
+    embeddings, labels = batch
+    keep = torch.arange(B) % 3 != 1
+    marked = labels.masked_fill(~keep, -100)
+    loss, alone = case.build(ignore_index=-100), case.build()
+    value, expected = loss(embeddings, marked), alone(embeddings[keep], labels[keep])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(value, loss, embeddings), gradients(expected, alone, embeddings))
+    assert loss(embeddings, torch.full_like(labels, -100)) == 0
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 7\) because num_classes=7, got -1"):
+        loss(embeddings, labels.masked_fill(~keep, -1))
+
+
+@each_softmax
+def test_loss_weights_make_a_weighted_mean(case, batch):
+    weights = torch.arange(1.0, NUM_CLASSES + 1, dtype=torch.double)
+    plain = case.build()
+    plain.set_reducer(reducers.DoNothingReducer())
+    losses_of_samples = plain(*batch)["loss"]["losses"]
+    of_sample = weights[batch[1]]
+    expected = (losses_of_samples * of_sample).sum() / of_sample.sum()
+    weighted = case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments, loss_weights=weights).double()
+    weighted.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(weighted(*batch), expected)
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 6, [1.0] * 6 + [-1.0], [0.0] * 7])
+def test_loss_weights_must_be_one_positive_number_a_class(weights):
+    with pytest.raises(ValueError, match=r"loss_weights must be 7 positive numbers, one per class, got shape"):
+        losses.CosFaceLoss(NUM_CLASSES, EMBEDDING_SIZE, loss_weights=weights)
+
+
+def half_of_the_margin(step):
+    return 0.5
+
+
+def test_a_margin_schedule_applies_a_share_of_the_margin(batch):
+    half, scheduled = (
+        losses.CosFaceLoss(7, 5, margin=0.2),
+        losses.CosFaceLoss(7, 5, margin_schedule=half_of_the_margin, margin=0.4),
+    )
+    scheduled.load_state_dict(half.state_dict(), strict=False)
+    torch.testing.assert_close(scheduled(*batch), half(*batch))
+
+
+def test_a_schedule_goes_on_where_it_stopped(batch):
+    def ramp(step):
+        return step / 10
+
+    straight = losses.CosFaceLoss(7, 5, margin_schedule=ramp, scale_schedule=ramp)
+    first = copy.deepcopy(straight)
+    expected = [straight(*batch).item() for _ in range(6)]
+    begun = [first(*batch).item() for _ in range(3)]
+    resumed = losses.CosFaceLoss(7, 5, margin_schedule=ramp, scale_schedule=ramp)
+    resumed.load_state_dict(first.state_dict())
+    assert begun + [resumed(*batch).item() for _ in range(3)] == expected
+    rest = resumed.eval()(*batch)
+    assert resumed(*batch) == rest  # evaluation does not count
+
+
+@each_softmax
+def test_classes_can_be_added_and_dropped(case, batch):
+    loss = case.build()
+    before = loss.get_logits(batch[0])
+    loss.resize_classes(NUM_CLASSES + 3)
+    assert loss.get_logits(batch[0]).shape == (B, NUM_CLASSES + 3)
+    torch.testing.assert_close(loss.get_logits(batch[0])[:, :NUM_CLASSES], before)
+    loss(batch[0], batch[1] + 3).backward()
+    assert loss.class_weights.weight.grad is not None
+    loss.resize_classes(NUM_CLASSES)
+    torch.testing.assert_close(loss.get_logits(batch[0]), before)
+
+
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "CosFaceLoss"])
+def test_from_pml_takes_arguments_and_weights(name, batch):
+    theirs = getattr(pml_losses, name)(
+        num_classes=7, embedding_size=5, scale=20, margin=0.3 if name == "CosFaceLoss" else 17
+    )
+    ours = getattr(losses, name).from_pml(theirs)
+    assert ours.scale == 20
+    assert ours.margin == pytest.approx(0.3 if name == "CosFaceLoss" else 17)
+    value = ours(batch[0].float(), batch[1])
+    torch.testing.assert_close(value, theirs(batch[0].float(), batch[1]), rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match=r"loss must be PML's \w+, got TripletMarginLoss"):
+        getattr(losses, name).from_pml(pml_losses.TripletMarginLoss())
+
+
+def test_the_state_of_pml_can_be_loaded():
+    theirs, ours = pml_losses.CosFaceLoss(7, 5), losses.CosFaceLoss(7, 5)
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours.W, theirs.W)
+
+
+def test_outliers_are_far_from_the_dominant_sub_center():
+    loss = losses.CosFaceLoss(2, 2, sub_centers=2)
+    with torch.no_grad():
+        loss.class_weights.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
+    angles = torch.tensor([2.0, 5, 80, 10, 181, 271, 272]).deg2rad()
+    embeddings, labels = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    outliers, dominant = loss.get_outliers(embeddings, labels)
+    assert outliers.tolist() == [2, 4]
+    assert dominant.tolist() == [0, 1]
+    loss.drop_nondominant(embeddings, labels)
+    assert torch.equal(loss.class_weights.weight, torch.tensor([[1.0, 0], [0, -1]]))
+    assert loss.get_logits(embeddings).shape == (7, 2)
+    loss(embeddings, labels).backward()
+
+
+def test_what_is_recorded_is_true(batch):
+    loss = losses.CosFaceLoss(7, 5, collect_stats=True).double()
+    loss(*batch)
+    rows = loss.class_weights.weight[batch[1]]
+    angles = torch.cosine_similarity(batch[0], rows).acos() * 180 / math.pi
+    assert loss.avg_angle == pytest.approx(angles.mean().item())
+    assert loss.avg_norm == pytest.approx(batch[0].norm(dim=1).mean().item())
+    assert loss.avg_scale == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sub_centers": 0}, r"sub_centers must be at least 1, got 0"),
+        ({"sample_rate": 0}, r"sample_rate must be in \(0, 1\], got 0"),
+        ({"sample_rate": 1.1}, r"sample_rate must be in \(0, 1\], got 1.1"),
+    ],
+)
+def test_an_option_outside_its_range_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        losses.CosFaceLoss(3, 2, **arguments)
