@@ -1,0 +1,26 @@
+"""Every loss runs under torch.compile, with the same numbers."""
+
+import pytest
+import torch
+
+from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler about itself
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_compiled_equals_plain(case, generator):
+    embeddings = torch.randn(12, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(NUM_CLASSES, (12,), generator=generator)
+    plain, compiled = case.build(), torch.compile(case.build(), backend="aot_eager")
+    for _ in range(2):  # a second batch meets moved centers and statistics
+        value, expected = compiled(embeddings, labels), plain(embeddings, labels)
+        torch.testing.assert_close(value, expected)
+        (gradient,), (other,) = torch.autograd.grad(value, embeddings), torch.autograd.grad(expected, embeddings)
+        torch.testing.assert_close(gradient, other)
