@@ -68,7 +68,7 @@ plt.show()
 
 # %%
 # How far a curve falls from 30° to 60° is how hard it pulls there. SFace is no exception though it rises: it multiplies
-# the cosine by a weight that has no gradient, so that its pull is that of the cosine, and fades where the angle is small.
+# the cosine by a weight that has no gradient, so that its pull is that of the cosine, and fades at small angles.
 
 for name, slope in sorted(slopes.items(), key=lambda item: item[1]):
     print(f"{name:24} {slope:6.2f}")

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from pytorch_metric_learning import losses as pml_losses
@@ -116,6 +117,16 @@ def candidates(batch, classes, device):
     return steps
 
 
+def processor():
+    """The name of the CPU, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -146,7 +157,7 @@ def main():
             tqdm.write(
                 f"{batch:5} {classes:8,}  {name:20} " + "  ".join(f"{value:>9}" for value in list(row.values())[3:])
             )
-    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
+    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
     result = {
         "command": " ".join(["python docs/benchmarks/margin_softmax.py", *sys.argv[1:]]),
         "machine": machine,
@@ -156,8 +167,29 @@ def main():
         "rows": rows,
     }
     if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+        path = Path(arguments.out)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+
+
+def page(result):
+    """The results as a page of the documentation."""
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    lines = [
+        "# Margin softmax: time and memory",
+        "",
+        __doc__.split("\n\n", 2)[2].strip(),
+        "",
+        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, fp32 but "
+        f"where it says bf16, D = {result['embedding_size']}. The numbers are in `{Path(__file__).with_suffix('.json').name}`.",
+    ]
+    columns = [name for name in result["rows"][0] if name not in ("batch", "classes")]
+    for batch, classes in dict.fromkeys((row["batch"], row["classes"]) for row in result["rows"]):
+        lines += ["", f"## B = {batch}, C = {classes:,}", "", "| " + " | ".join(columns) + " |"]
+        lines.append("|---" + "|---:" * (len(columns) - 1) + "|")
+        own = [row for row in result["rows"] if (row["batch"], row["classes"]) == (batch, classes)]
+        lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in own]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
