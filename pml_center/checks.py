@@ -108,6 +108,38 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
     return labels
 
 
+def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
+    """How many samples each class has: positive integers, one per class or one for all.
+
+    Args:
+        class_counts: (C,), or one number.
+        num_classes: C.
+
+    Returns:
+        The counts, (C,) of int64.
+
+    Raises:
+        ValueError: another shape, or counts that are not positive integers.
+
+    Example:
+        >>> import torch
+        >>> check_class_counts([5, 0], num_classes=2)
+        Traceback (most recent call last):
+        ...
+        ValueError: class_counts must be positive integers, one for each of the 2 classes, got [5, 0]. Count them with
+            torch.bincount(labels, minlength=num_classes).
+    """
+    counts = torch.as_tensor(class_counts)
+    fits = counts.shape in ((), (num_classes,)) and not counts.is_floating_point() and bool((counts > 0).all())
+    if not fits:
+        raise ValueError(
+            f"class_counts must be positive integers, one for each of the {num_classes} classes, "
+            f"got {counts.tolist() if counts.numel() < 10 else f'shape {tuple(counts.shape)}'}. "
+            "Count them with torch.bincount(labels, minlength=num_classes)."
+        )
+    return counts.long().expand(num_classes).clone()
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
     """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
 

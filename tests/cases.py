@@ -19,6 +19,7 @@ class Case:
     loss: type
     formula: Callable[..., Tensor]
     arguments: dict = field(default_factory=dict)
+    differentiable: bool = True  # False where the gradient takes something for a constant that it is not
 
     def __str__(self):
         return "-".join([self.loss.__name__, *map(str, self.arguments.values())])
@@ -27,6 +28,12 @@ class Case:
     def is_softmax(self) -> bool:
         """Whether it is of the softmax family, which has logits and chunks."""
         return issubclass(self.loss, losses.MarginSoftmaxLoss)
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether it is one of logits, not a sum over classes, and nothing beside."""
+        engine = losses.MarginSoftmaxLoss
+        return self.is_softmax and self.loss.combine is engine.combine and self.loss.penalty is engine.penalty
 
     def build(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):
         """The loss in fp64 with rows of length about 1, so that every class matters."""
@@ -91,6 +98,295 @@ def wide_arcface(loss, embeddings, labels):
     return arcface(loss, embeddings, labels, degrees=100)
 
 
+def falling_cosine(angle: Tensor, factor: float) -> Tensor:
+    """``(−1)^k·cos(mθ) − 2k`` of L-Softmax, piece by piece."""
+    piece = sum((angle >= k * math.pi / factor).long() for k in range(1, math.ceil(factor)))
+    return (-1.0) ** piece * (factor * angle).cos() - 2 * piece
+
+
+def large_margin_softmax(loss, embeddings, labels):
+    product = embeddings @ loss.class_weights.weight.t()
+    lengths = product / cosines(loss, embeddings)
+    target = lengths * falling_cosine(cosines(loss, embeddings).acos(), 4)
+    return cross_entropy(torch.where(is_own(loss, labels), target, product), labels)
+
+
+def sphereface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    length = embeddings.square().sum(1).sqrt().unsqueeze(1)
+    target = falling_cosine(cosine.acos(), 4)
+    return cross_entropy(length * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def sphereface_r(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    shift = (falling_cosine(cosine.acos(), 1.7) - cosine).detach()
+    return cross_entropy(30 * torch.where(is_own(loss, labels), cosine + shift, cosine), labels)
+
+
+def arcface_in_radians(loss, embeddings, labels):
+    return arcface(loss, embeddings, labels, degrees=math.degrees(0.5))
+
+
+def circle_softmax(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    target = (1.25 - cosine).clamp_min(0).detach() * (cosine - 0.75)
+    others = (cosine + 0.25).clamp_min(0).detach() * (cosine - 0.25)
+    return cross_entropy(32 * torch.where(is_own(loss, labels), target, others), labels)
+
+
+def binary_cross_entropies(target, others, own):
+    """(B, C) logits of a positive and of a negative to their losses, the one or the other."""
+    return torch.where(own, (1 + (-target).exp()).log(), (1 + others.exp()).log())
+
+
+def uniface(loss, embeddings, labels):
+    logits, threshold = 16 * cosines(loss, embeddings), loss.threshold
+    if threshold is None:
+        threshold = -loss.class_weights.bias
+    own = is_own(loss, labels)
+    elements = binary_cross_entropies(logits - 16 * 0.4 - threshold, logits - threshold, own)
+    return (elements * torch.where(own, 1.0, 0.5)).sum(1)
+
+
+def spread(cosine):
+    return 2 * ((cosine + 1) / 2) ** 3 - 1
+
+
+def sphereface2(loss, embeddings, labels, angular=False, is_detached=True):
+    cosine = cosines(loss, embeddings)
+    target, others = spread(cosine) - 0.4, spread(cosine) + 0.4
+    if angular:
+        target, others = spread((cosine.acos() + 0.4).clamp_max(math.pi).cos()), spread(cosine)
+    if is_detached:
+        target, others = (cosine + (of - cosine).detach() for of in (target, others))
+    own = is_own(loss, labels)
+    elements = binary_cross_entropies(40 * target + loss.threshold, 40 * others + loss.threshold, own)
+    return 50 / 40 * torch.where(own, 0.7 * elements, (1 - 0.7) * elements).sum(1)
+
+
+def differentiated_sphereface2(loss, embeddings, labels):
+    return sphereface2(loss, embeddings, labels, is_detached=False)
+
+
+def angular_sphereface2(loss, embeddings, labels):
+    return sphereface2(loss, embeddings, labels, angular=True, is_detached=False)
+
+
+def sface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    angle = cosine.acos().detach()
+    pull = 64 / (1 + (-80 * (angle - 0.8)).exp())
+    push = 64 / (1 + (80 * (angle - 1.23)).exp())
+    return torch.where(is_own(loss, labels), -pull * cosine, push * cosine).sum(1)
+
+
+def arcnegface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    angle = cosine.acos()
+    target = torch.where(angle + 0.5 > math.pi, cosine - 0.5 * math.sin(0.5), (angle + 0.5).cos())
+    own = target.gather(1, labels.unsqueeze(1))
+    weight = (1.2 * (-((cosine - own) ** 2) / 2).exp()).detach()
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, weight * cosine + weight - 1), labels)
+
+
+def npcface(loss, embeddings, labels):
+    cosine, own = cosines(loss, embeddings), is_own(loss, labels)
+    angle = cosine.acos().gather(1, labels.unsqueeze(1))
+    hard = (cosine > (angle + 0.5).cos()) & ~own
+    mean = (cosine * hard).sum(1, keepdim=True) / hard.sum(1, keepdim=True).clamp_min(1)
+    target = (angle + (0.4 + 0.2 * mean).detach()).cos()
+    target = torch.where(angle < math.pi / 2, target, angle.cos())
+    return cross_entropy(64 * torch.where(own, target, torch.where(hard, 1.1 * cosine + 0.2, cosine)), labels)
+
+
+def p2sgrad(loss, embeddings, labels):
+    return (cosines(loss, embeddings) - is_own(loss, labels).double()).square().sum(1) / 2
+
+
+def combined_margin(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    reached = 0.9 * cosine.acos() + 0.4
+    gained = math.pi - (math.pi - 0.4) / 0.9
+    target = torch.where(reached > math.pi, cosine - gained * math.sin(gained), reached.cos()) - 0.15
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def filtered_margin(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    others = torch.where(cosine > 0.3, 0, cosine)
+    return cross_entropy(10 * torch.where(is_own(loss, labels), (1.2 * cosine.acos()).cos() - 0.1, others), labels)
+
+
+def subcenter_arcface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings).unflatten(1, (loss.num_classes, 3)).max(2).values
+    angle = cosine.acos()
+    margin = 28.6 / 180 * math.pi
+    target = torch.where(angle + margin > math.pi, cosine - margin * math.sin(margin), (angle + margin).cos())
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def li_arcface(loss, embeddings, labels):
+    angle = cosines(loss, embeddings).acos()
+    reached = torch.where(is_own(loss, labels), angle + 0.45, angle)
+    return cross_entropy(64 * (math.pi - 2 * reached) / math.pi, labels)
+
+
+def adacos(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    own = is_own(loss, labels)
+    with torch.no_grad():
+        average = (loss.running_scale * cosine).exp().masked_fill(own, 0).sum() / len(labels)
+        median = cosine[own].acos().sort().values[(len(labels) - 1) // 2]
+        scale = (average.log() / median.clamp(max=math.pi / 4).cos()).clamp(1, 256)
+    return cross_entropy(scale * cosine, labels)
+
+
+def fixed_adacos(loss, embeddings, labels):
+    return cross_entropy(loss.running_scale * cosines(loss, embeddings), labels)
+
+
+def coco(loss, embeddings, labels):
+    return cross_entropy((math.log(6) / 2 + 3) * cosines(loss, embeddings), labels)
+
+
+def automatic_scale(loss, embeddings, labels):
+    return cross_entropy(6 / 7 * math.log(0.9 * 6 / 0.1) * cosines(loss, embeddings), labels)
+
+
+def learned_scale(loss, embeddings, labels):
+    return cross_entropy(loss.log_scale.exp() * cosines(loss, embeddings), labels)
+
+
+def curricularface(loss, embeddings, labels, wide=False):
+    margin = 1.5 if wide else 0.5
+    cosine, own = cosines(loss, embeddings), is_own(loss, labels)
+    angle = cosine.acos()
+    difficulty = (loss.difficulty + 0.01 * (cosine[own].mean() - loss.difficulty)).detach()
+    target = torch.where(angle + margin > math.pi, cosine - margin * math.sin(margin), (angle + margin).cos())
+    hard = cosine > (angle[own] + margin).cos().unsqueeze(1)
+    others = torch.where(hard, cosine * (difficulty + cosine), cosine)
+    return cross_entropy(64 * torch.where(own, target, others), labels)
+
+
+def wide_curricularface(loss, embeddings, labels):
+    return curricularface(loss, embeddings, labels, wide=True)
+
+
+def mv_am_softmax(loss, embeddings, labels, easy=False):
+    cosine, own = cosines(loss, embeddings), is_own(loss, labels)
+    threshold = cosine[own].unsqueeze(1) - 0.35
+    target = torch.where(cosine > 0, cosine - 0.35, cosine) if easy else cosine - 0.35
+    others = torch.where(cosine > threshold, 1.2 * cosine + 0.2, cosine)
+    return cross_entropy(32 * torch.where(own, target, others), labels)
+
+
+def easy_mv_am_softmax(loss, embeddings, labels):
+    return mv_am_softmax(loss, embeddings, labels, easy=True)
+
+
+def mv_arc_softmax(loss, embeddings, labels):
+    cosine, own = cosines(loss, embeddings), is_own(loss, labels)
+    moved = cosine.acos() + 0.5
+    target = torch.where(moved > math.pi, cosine - 0.5 * math.sin(0.5), moved.cos())
+    others = torch.where(cosine > moved[own].cos().unsqueeze(1), 1.3 * cosine + 0.3, cosine)
+    return cross_entropy(32 * torch.where(own, target, others), labels)
+
+
+def adaface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    length = embeddings.detach().square().sum(1).sqrt()
+    mean = 0.9 * loss.batch_mean + 0.1 * length.mean()
+    std = 0.9 * loss.batch_std + 0.1 * ((length - length.mean()).square().sum() / (len(length) - 1)).sqrt()
+    quality = (0.333 * (length - mean) / (std + 1e-3)).clamp(-1, 1).unsqueeze(1)
+    moved = cosine.acos() - 0.4 * quality
+    moved = torch.where(moved > math.pi, cosine - (0.4 * quality * (0.4 * quality).sin()), moved.cos())
+    target = moved - 0.4 - 0.4 * quality
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def magface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    length = embeddings.square().sum(1).sqrt().clamp(1, 3).unsqueeze(1)
+    margin = 0.45 + (0.8 - 0.45) / (3 - 1) * (length - 1)
+    angle = cosine.acos()
+    target = torch.where(angle + margin > math.pi, cosine - margin * margin.sin(), (angle + margin).cos())
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels) + 35 * (
+        length / 3**2 + 1 / length
+    ).squeeze(1)
+
+
+def elastic_margins(loss, embeddings, mean, std):
+    """What the first batch draws."""
+    drawn = torch.randn(len(embeddings), generator=torch.Generator().manual_seed(int(loss.draws) + 1))
+    return mean + std * drawn.double()
+
+
+def elastic_arcface(loss, embeddings, labels):
+    cosine = cosines(loss, embeddings)
+    margin = elastic_margins(loss, embeddings, 0.5, 0.05).unsqueeze(1)
+    angle = cosine.acos()
+    target = torch.where(angle + margin > math.pi, cosine - margin * margin.sin(), (angle + margin).cos())
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def elastic_cosface_plus(loss, embeddings, labels):
+    cosine, own = cosines(loss, embeddings), is_own(loss, labels)
+    margins = sorted(elastic_margins(loss, embeddings, 0.35, 0.2).tolist())
+    nearest_first = sorted(range(len(labels)), key=lambda i: -cosine[i, labels[i]].item())
+    of_sample = dict(zip(nearest_first, margins, strict=True))
+    margin = torch.tensor([of_sample[i] for i in range(len(labels))], dtype=torch.double).unsqueeze(1)
+    return cross_entropy(64 * torch.where(own, cosine - margin, cosine), labels)
+
+
+def adaptiveface(loss, embeddings, labels):
+    cosine, margins = cosines(loss, embeddings), loss.margins
+    inside, moves = margins.detach().clamp(0, 1), margins - margins.detach()
+    # Cross entropy pulls a margin down, the other term up; neither pulls one out of [0, 1].
+    target = cosine - inside - moves * (margins >= 0)
+    penalty = 70 * (1 - (inside + moves * (margins <= 1)).sum() / loss.num_classes)
+    return cross_entropy(30 * torch.where(is_own(loss, labels), target, cosine), labels) + penalty
+
+
+def arcface_of_margins(loss, embeddings, labels, margins):
+    """ArcFace with (C,) margins in radians."""
+    cosine = cosines(loss, embeddings)
+    moved = cosine.acos() + margins
+    target = torch.where(moved > math.pi, cosine - margins * margins.sin(), moved.cos())
+    return cross_entropy(64 * torch.where(is_own(loss, labels), target, cosine), labels)
+
+
+def dynamic_arcface(loss, embeddings, labels):
+    margins = [0.5 / count**0.25 + 0.05 for count in loss.class_counts.tolist()]
+    return arcface_of_margins(loss, embeddings, labels, torch.tensor(margins, dtype=torch.double))
+
+
+def kappaface(loss, embeddings, labels):
+    return arcface_of_margins(loss, embeddings, labels, 0.8 * loss.margin_shares)
+
+
+def kappaface_after_an_epoch(loss, embeddings, labels):
+    size = embeddings.shape[1]
+    sums = loss.class_sums.clone()
+    for embedding, label in zip(embeddings.detach(), labels, strict=True):
+        sums[label] += embedding / embedding.norm()
+    kappas = {}
+    for label in range(loss.num_classes):
+        seen = int((labels == label).sum())
+        if seen > 1:
+            r = float(sums[label].norm()) / seen
+            square = min(r * r, 1 - torch.finfo(torch.double).eps)
+            kappas[label] = r * (size - r * r) / (1 - square)
+    mean = sum(kappas.values()) / len(kappas)
+    std = math.sqrt(sum((kappa - mean) ** 2 for kappa in kappas.values()) / (len(kappas) - 1))
+    margins = []
+    for label, count in enumerate(loss.class_counts.tolist()):
+        scattered = 1 / (1 + math.exp(0.4 * (kappas.get(label, mean) - mean) / std))
+        rare = (math.cos(math.pi * count / (1.05 * max(loss.class_counts.tolist()))) + 1) / 2
+        margins.append(0.8 * (0.7 * scattered + 0.3 * rare))
+    return arcface_of_margins(loss, embeddings, labels, torch.tensor(margins, dtype=torch.double))
+
+
 def center(loss, embeddings, labels):
     return (embeddings - loss.centers.clone()[labels]).pow(2).sum(1) / 2
 
@@ -100,9 +396,55 @@ CASES = [
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
     Case(losses.SoftmaxLoss, smoothed_softmax, {"label_smoothing": 0.1}),
     Case(losses.NormalizedSoftmaxLoss, normalized_softmax),
+    Case(losses.NormalizedSoftmaxLoss, automatic_scale, {"scale": "auto"}),
+    Case(losses.NormalizedSoftmaxLoss, learned_scale, {"learn_scale": True}),
     Case(losses.CosFaceLoss, cosface),
     Case(losses.ArcFaceLoss, arcface),
     Case(losses.ArcFaceLoss, wide_arcface, {"margin": 100}),
+    Case(losses.LargeMarginSoftmaxLoss, large_margin_softmax),
+    Case(losses.SphereFaceLoss, sphereface),
+    Case(
+        losses.SphereFaceLoss,
+        sphereface_r,
+        {"margin": 1.7, "scale": 30, "gradient": "detached", "scale_by_norm": False},
+        differentiable=False,
+    ),
+    Case(losses.CircleSoftmaxLoss, circle_softmax, {"scale": 32}, differentiable=False),
+    Case(losses.UniFaceLoss, uniface, {"scale": 16, "negative_weight": 0.5}),
+    Case(losses.UniFaceLoss, uniface, {"scale": 16, "negative_weight": 0.5, "thresholds": "separate"}),
+    Case(losses.SphereFace2Loss, sphereface2, differentiable=False),
+    Case(losses.SphereFace2Loss, differentiated_sphereface2, {"gradient": "full"}),
+    Case(losses.SphereFace2Loss, angular_sphereface2, {"variant": "angular", "gradient": "full"}),
+    Case(losses.SFaceLoss, sface, differentiable=False),
+    Case(losses.ArcNegFaceLoss, arcnegface, differentiable=False),
+    Case(losses.NPCFaceLoss, npcface, differentiable=False),
+    Case(losses.P2SGradLoss, p2sgrad),
+    Case(losses.VPLLoss, arcface_in_radians, {"start_step": 0}),
+    Case(losses.BroadFaceLoss, arcface_in_radians, {"queue_size": 20}),
+    Case(losses.CombinedMarginLoss, combined_margin, {"m1": 0.9, "m2": 0.4, "m3": 0.15}),
+    Case(
+        losses.CombinedMarginLoss,
+        filtered_margin,
+        {"m1": 1.2, "m2": 0, "m3": 0.1, "scale": 10, "beyond_pi": "rotate", "filter_threshold": 0.3},
+    ),
+    Case(losses.SubCenterArcFaceLoss, subcenter_arcface),
+    Case(losses.LiArcFaceLoss, li_arcface),
+    Case(losses.AdaCosLoss, adacos),
+    Case(losses.AdaCosLoss, fixed_adacos, {"dynamic": False}),
+    Case(losses.COCOLoss, coco),
+    Case(losses.CurricularFaceLoss, curricularface),
+    Case(losses.CurricularFaceLoss, wide_curricularface, {"margin": 1.5}),
+    Case(losses.MVSoftmaxLoss, mv_am_softmax),
+    Case(losses.MVSoftmaxLoss, easy_mv_am_softmax, {"easy_margin": True}),
+    Case(losses.MVSoftmaxLoss, mv_arc_softmax, {"variant": "angular", "hardness": 0.3}),
+    Case(losses.AdaFaceLoss, adaface, {"momentum": 0.1}, differentiable=False),
+    Case(losses.MagFaceLoss, magface, {"lower_norm": 1, "upper_norm": 3}),
+    Case(losses.ElasticFaceLoss, elastic_arcface),
+    Case(losses.ElasticFaceLoss, elastic_cosface_plus, {"variant": "cosine", "std": 0.2, "plus": True}),
+    Case(losses.AdaptiveFaceLoss, adaptiveface),
+    Case(losses.DynamicArcFaceLoss, dynamic_arcface, {"class_counts": 20}),
+    Case(losses.KappaFaceLoss, kappaface, {"class_counts": 20}),
+    Case(losses.KappaFaceLoss, kappaface_after_an_epoch, {"class_counts": 1}),
     Case(losses.CenterLoss, center),
     Case(losses.CenterLoss, center, {"update": "gradient"}),
 ]

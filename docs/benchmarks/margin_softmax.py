@@ -180,8 +180,8 @@ def page(result):
         "",
         __doc__.split("\n\n", 2)[2].strip(),
         "",
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, fp32 but "
-        f"where it says bf16, D = {result['embedding_size']}. The numbers are in `{Path(__file__).with_suffix('.json').name}`.",
+        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, in fp32 "
+        f"but where it says bf16, D = {result['embedding_size']}. The numbers are in `margin_softmax.json`.",
     ]
     columns = [name for name in result["rows"][0] if name not in ("batch", "classes")]
     for batch, classes in dict.fromkeys((row["batch"], row["classes"]) for row in result["rows"]):

@@ -1,19 +1,67 @@
 """Losses, one file a paper, each a first-class loss of pytorch-metric-learning."""
 
+from pml_center.losses.adacos_loss import AdaCosLoss
+from pml_center.losses.adaface_loss import AdaFaceLoss
+from pml_center.losses.adaptiveface_loss import AdaptiveFaceLoss
 from pml_center.losses.arcface_loss import ArcFaceLoss
+from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
+from pml_center.losses.broadface_loss import BroadFaceLoss
 from pml_center.losses.center_loss import CenterLoss
+from pml_center.losses.circle_softmax_loss import CircleSoftmaxLoss
+from pml_center.losses.coco_loss import COCOLoss
+from pml_center.losses.combined_margin_loss import CombinedMarginLoss
 from pml_center.losses.cosface_loss import CosFaceLoss
+from pml_center.losses.curricularface_loss import CurricularFaceLoss
+from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
+from pml_center.losses.elasticface_loss import ElasticFaceLoss
+from pml_center.losses.kappaface_loss import KappaFaceLoss
+from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.li_arcface_loss import LiArcFaceLoss
+from pml_center.losses.magface_loss import MagFaceLoss
 from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
+from pml_center.losses.mv_softmax_loss import MVSoftmaxLoss
 from pml_center.losses.normalized_softmax_loss import NormalizedSoftmaxLoss
+from pml_center.losses.npcface_loss import NPCFaceLoss
+from pml_center.losses.p2sgrad_loss import P2SGradLoss
+from pml_center.losses.sface_loss import SFaceLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
+from pml_center.losses.sphereface2_loss import SphereFace2Loss
+from pml_center.losses.sphereface_loss import SphereFaceLoss
+from pml_center.losses.subcenter_arcface_loss import SubCenterArcFaceLoss
+from pml_center.losses.uniface_loss import UniFaceLoss
+from pml_center.losses.vpl_loss import VPLLoss
 
 __all__ = [
+    "AdaCosLoss",
+    "AdaFaceLoss",
+    "AdaptiveFaceLoss",
     "ArcFaceLoss",
+    "ArcNegFaceLoss",
     "BaseCenterLoss",
+    "BroadFaceLoss",
+    "COCOLoss",
     "CenterLoss",
+    "CircleSoftmaxLoss",
+    "CombinedMarginLoss",
     "CosFaceLoss",
+    "CurricularFaceLoss",
+    "DynamicArcFaceLoss",
+    "ElasticFaceLoss",
+    "KappaFaceLoss",
+    "LargeMarginSoftmaxLoss",
+    "LiArcFaceLoss",
+    "MVSoftmaxLoss",
+    "MagFaceLoss",
     "MarginSoftmaxLoss",
+    "NPCFaceLoss",
     "NormalizedSoftmaxLoss",
+    "P2SGradLoss",
+    "SFaceLoss",
     "SoftmaxLoss",
+    "SphereFace2Loss",
+    "SphereFaceLoss",
+    "SubCenterArcFaceLoss",
+    "UniFaceLoss",
+    "VPLLoss",
 ]

@@ -65,14 +65,13 @@ class BaseCenterLoss(BaseClassLoss):
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Pull, then step the centers: the loss is that of the centers before the step."""
-        losses = self.pull(embeddings, self._own_centers(labels).to(embeddings.dtype))
+        own = self.centers[labels].to(embeddings.dtype)
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
+        losses = self.pull(embeddings, own)
         if self.training and self.update == "paper":
             center_step(self.centers, self.distance.maybe_normalize(embeddings.detach()), labels, self.alpha)
         return losses
-
-    @torch.compiler.disable  # a compiled graph would keep all centers for backward, and they step before that
-    def _own_centers(self, labels: Tensor) -> Tensor:
-        return self.centers[labels]
 
     def class_rows(self) -> Tensor:
         """The centers, (C, D)."""

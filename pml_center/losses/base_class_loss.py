@@ -148,7 +148,9 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
 
         Values are compared, not version counters: fused optimizers do not raise those.
         """
-        if torch.compiler.is_compiling():  # a count that changes with every batch would be compiled anew with every batch
+        if (
+            torch.compiler.is_compiling()
+        ):  # for a count that changes with every batch, it would compile every batch anew
             return
         rows = self.class_rows()
         if self._batches_at_rest < 0 or not (self.training and torch.is_grad_enabled() and rows.requires_grad):

@@ -17,6 +17,8 @@ class Chosen(NamedTuple):
     """(R,)"""
     own: Tensor
     """(B,) which of the R classes is each sample's own."""
+    classes: Tensor | None = None
+    """(R,) their numbers; None where they are all."""
 
 
 class ClassWeights(nn.Module):
@@ -75,7 +77,7 @@ class ClassWeights(nn.Module):
         of_class = torch.arange(self.sub_centers, device=labels.device)
         index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
         rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
-        return Chosen(rows, None if bias is None else bias[classes], torch.searchsorted(classes, labels))
+        return Chosen(rows, None if bias is None else bias[classes], torch.searchsorted(classes, labels), classes)
 
     def resize(self, num_classes: int, init: Callable[[Tensor], object]) -> None:
         """Keep the first classes, and add new ones as at the start."""

@@ -12,7 +12,7 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.class_weights import ClassWeights
+from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
     Elementwise,
     NegativeLogits,
@@ -144,6 +144,10 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """What :meth:`negative_margin` compares with, (B,); ``target``, what :meth:`target_cosine` returned."""
         return target
 
+    def prototypes(self, chosen: Chosen) -> Tensor:
+        """What stands for the classes in training, (R · sub_centers, D); their weights."""
+        return chosen.rows
+
     def logit_scale(self, batch: Batch) -> float | Tensor:
         """s: one factor for all, or (B,)."""
         return self.scale
@@ -161,6 +165,10 @@ class MarginSoftmaxLoss(BaseClassLoss):
         classes = len(negatives.weight) // self.sub_centers
         return losses + self.label_smoothing * (target - (target + negative_sum(negatives)) / classes)
 
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
+        return None
+
     @property
     def W(self) -> Tensor:
         """The class weights in PML's layout, (D, C · sub_centers); a view."""
@@ -176,6 +184,8 @@ class MarginSoftmaxLoss(BaseClassLoss):
         embeddings = embeddings.to(self._working_dtype(embeddings))
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, bias = self.class_weights.everything(embeddings.dtype)
+            if labels is not None and self.training:
+                rows = self.prototypes(Chosen(rows, bias, labels))
             directions = self._directions(embeddings)
             similarity = nearest_row(F.linear(directions, self._directions(rows)), self.sub_centers)
             if labels is None:
@@ -253,33 +263,27 @@ class MarginSoftmaxLoss(BaseClassLoss):
             )
         shared = {name for base in cls.__mro__ for name in inspect.signature(base).parameters if hasattr(loss, name)}
         arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
-        ours = cls(**{**arguments, "num_classes": loss.num_classes, "embedding_size": loss.W.shape[0]}).to(loss.W)
+        width, rows = loss.W.shape  # PML's NormalizedSoftmaxLoss has a num_classes of 0
+        classes = rows // getattr(loss, "sub_centers", 1)
+        ours = cls(**{**arguments, "num_classes": classes, "embedding_size": width}).to(loss.W)
         ours.load_state_dict(loss.state_dict(), strict=False)
         return ours
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
-        rows, bias, own = self.class_weights.choose(labels, embeddings.dtype)
+        chosen = self.class_weights.choose(labels, embeddings.dtype)
+        bias, own = chosen.bias, chosen.own
+        rows = self.prototypes(chosen) if self.training else chosen.rows
         directions = self._directions(embeddings)
         batch, rows = self._batch(embeddings, directions, rows, own, labels)
         if self.training:
             self.step = self.step + 1  # replaced, never mutated
             with torch.no_grad():
                 self.observe(batch)
-        target, scale = self._target(batch), self._scale(batch)
-        self._record(batch, scale)
-        negatives = NegativeLogits(
-            directions,
-            rows,
-            own,
-            scale,
-            margin=self.negative_margin(self.negative_threshold(batch, target).detach()),
-            bias=bias,
-            normalize=self.normalizes,
-            sub_centers=self.sub_centers,
-            chunk_size=self.chunk_size,
-        )
-        return self.combine(scale * target if bias is None else scale * target + bias[own], negatives)
+        self._record(batch)
+        losses = self._losses(batch, directions, rows, own, bias)
+        penalty = self.penalty(batch)
+        return losses if penalty is None else losses + penalty
 
     def class_rows(self) -> Tensor:
         """The class weights, (C · sub_centers, D)."""
@@ -309,6 +313,22 @@ class MarginSoftmaxLoss(BaseClassLoss):
         )
         return Batch(cosine, embeddings.norm(dim=1), labels, negatives, row_norm), rows
 
+    def _losses(self, batch: Batch, directions: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
+        """The loss of each embedding, (B,), from what :meth:`_batch` makes of it."""
+        target, scale = self._target(batch), self._scale(batch)
+        negatives = NegativeLogits(
+            directions,
+            rows,
+            own,
+            scale,
+            margin=self.negative_margin(self.negative_threshold(batch, target).detach()),
+            bias=bias,
+            normalize=self.normalizes,
+            sub_centers=self.sub_centers,
+            chunk_size=self.chunk_size,
+        )
+        return self.combine(scale * target if bias is None else scale * target + bias[own], negatives)
+
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""
         target = self.target_cosine(batch)
@@ -320,11 +340,12 @@ class MarginSoftmaxLoss(BaseClassLoss):
         scale = self.logit_scale(batch)
         return scale if self.scale_schedule is None else scale * self.scale_schedule(int(self.step))
 
-    def _record(self, batch: Batch, scale: float | Tensor) -> None:
+    def _record(self, batch: Batch) -> None:
         """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
         if not self.collect_stats:
             return
         with torch.no_grad():
+            scale = self._scale(batch)
             self.avg_norm = batch.norm.mean().item()
             self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
             if self.normalizes:

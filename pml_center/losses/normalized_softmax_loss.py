@@ -1,6 +1,10 @@
 """NormalizedSoftmaxLoss."""
 
-from torch import Tensor
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
 
 from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
 
@@ -15,12 +19,16 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         temperature: T > 0; the scale of the cosines is 1 / T. Smaller is sharper.
+        scale: s > 0, in place of 1 / T. ``"auto"`` takes the least at which separated classes can reach a
+            probability of 0.9, ``(C − 1)/C · log(9(C − 1))``; None keeps the temperature.
+        learn_scale: whether s is learned from there: its logarithm is then the parameter ``log_scale``. Give it no
+            weight decay.
         kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
     Raises:
-        ValueError: labels outside [0, num_classes); temperature not positive.
+        ValueError: labels outside [0, num_classes); temperature or scale not positive.
 
     Example:
         >>> import torch
@@ -31,15 +39,40 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
     Source: Wang et al., NormFace: L2 hypersphere embedding for face verification, ACM MM 2017,
         arXiv:1704.06369; Zhai and Wu, Classification is a strong baseline for deep metric learning, BMVC
         2019, arXiv:1811.12649.
+
+    Differs: NormFace learns s itself, which may then become negative; here its logarithm.
     """
 
-    def __init__(self, num_classes: int, embedding_size: int, temperature: float = 0.05, **kwargs):
+    log_scale: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        temperature: float = 0.05,
+        scale: float | Literal["auto"] | None = None,
+        learn_scale: bool = False,
+        **kwargs,
+    ):
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}. Common values are 0.02 to 0.1.")
-        super().__init__(num_classes, embedding_size, 1 / temperature, **kwargs)
-        self.temperature = temperature
+        if isinstance(scale, str) and scale != "auto":
+            raise ValueError(
+                f"scale must be a number, 'auto' or None, got {scale!r}. Leave it out for 1 / temperature."
+            )
+        number = 1 / temperature if scale is None or isinstance(scale, str) else scale
+        super().__init__(num_classes, embedding_size, number, **kwargs)
+        if scale == "auto":
+            others = max(num_classes - 1, 1)
+            self.scale = others / (others + 1) * math.log(9 * others)
+        self.temperature = 1 / self.scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale))) if learn_scale else None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""
         return batch.cosine
+
+    def logit_scale(self, batch: Batch) -> float | Tensor:
+        """s, fixed or learned."""
+        return self.scale if self.log_scale is None else self.log_scale.exp().to(batch.cosine)

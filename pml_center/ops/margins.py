@@ -33,7 +33,7 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
 
     Args:
         cosine: any shape, in [-1, 1].
-        margin: radians in [0, π], or one per entry.
+        margin: radians in [-π, π], or one per entry.
         beyond_pi: where ``θ + m`` passes π, at which the cosine would turn: ``"linear"`` continues by
             ``cos θ − m·sin m``; ``"rotate"`` lets it turn; ``"easy"`` applies the margin only where ``cos θ > 0``.
 
@@ -48,7 +48,8 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
         return rotated
     if beyond_pi == "easy":
         return torch.where(cosine > 0, rotated, cosine)
-    return torch.where(cosine >= -cos, rotated, cosine - margin * sin)
+    # A negative margin never leads beyond π.
+    return torch.where((cosine >= -cos) | (margin < 0), rotated, cosine - margin * sin)
 
 
 def multiplied_angular(cosine: Tensor, margin: float) -> Tensor:
@@ -91,8 +92,40 @@ def combined_angular(cosine: Tensor, factor: float, margin: float, beyond_pi: Be
         return margined
     if beyond_pi == "easy":
         return torch.where(cosine > 0, margined, cosine)
-    gained = math.pi - (math.pi - margin) / factor
+    gained = max(0.0, math.pi - (math.pi - margin) / factor)  # 0: π is never passed
     return torch.where(cosine >= -math.cos(gained), margined, cosine - gained * math.sin(gained))
+
+
+def hard_shifted(cosine: Tensor, threshold: Tensor, hardness: float) -> Tensor:
+    """``(t + 1)·cos θ + t`` where ``cos θ`` is above a threshold: the hard negatives of MV-Softmax.
+
+    Args:
+        cosine: (B, K) to other classes.
+        threshold: (B,)
+        hardness: t ≥ 0.
+
+    Example:
+        >>> import torch
+        >>> hard_shifted(torch.tensor([[0.5, 0.0]]), torch.tensor([0.25]), 1.0)
+        tensor([[2., 0.]])
+    """
+    return torch.where(cosine > threshold.unsqueeze(1), (hardness + 1) * cosine + hardness, cosine)
+
+
+def hard_curricular(cosine: Tensor, threshold: Tensor, difficulty: Tensor) -> Tensor:
+    """``cos θ·(t + cos θ)`` where ``cos θ`` is above a threshold: the hard negatives of CurricularFace.
+
+    Args:
+        cosine: (B, K) to other classes.
+        threshold: (B,)
+        difficulty: t, one for all.
+
+    Example:
+        >>> import torch
+        >>> hard_curricular(torch.tensor([[0.5, 0.0]]), torch.tensor([0.25]), torch.tensor(1.0))
+        tensor([[0.7500, 0.0000]])
+    """
+    return torch.where(cosine > threshold.unsqueeze(1), cosine * (difficulty + cosine), cosine)
 
 
 def linear_angular(cosine: Tensor, margin: float) -> Tensor:

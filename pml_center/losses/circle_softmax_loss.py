@@ -1,0 +1,54 @@
+"""CircleSoftmaxLoss."""
+
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.cross_entropy import Elementwise
+
+
+class CircleSoftmaxLoss(MarginSoftmaxLoss):
+    """Circle loss in its classification form: each cosine weighs as much as it is short of its optimum.
+
+    ``ℓ = −log( e^{γ·α_y(s_y − 1 + m)} / (e^{γ·α_y(s_y − 1 + m)} + Σ_{j≠y} e^{γ·α_j(s_j − m)}) )`` with
+    ``s_j = cos θ_j``, ``α_y = max(0, 1 + m − s_y)`` and ``α_j = max(0, s_j + m)``, which are taken for constants: a
+    cosine near its optimum is hardly pulled any further. PML's ``CircleLoss`` is the form for pairs; this one has a
+    row of weights per class.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m, a cosine in [0, 1): one's own class is to be above 1 − m, others below m. Smaller is stricter.
+        scale: γ > 0.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); margin outside [0, 1); scale not positive.
+
+    Example:
+        >>> import torch
+        >>> loss = CircleSoftmaxLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Sun et al., Circle loss, CVPR 2020, arXiv:2002.10857 (one positive; m and γ of face
+        recognition).
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.25, scale: float = 256, **kwargs):
+        if not 0 <= margin < 1:
+            raise ValueError(f"margin must be in [0, 1), got {margin}. The paper's margin is 0.25.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        self.margin = margin
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``α_y(s_y − 1 + m)``."""
+        weight = (1 + self.margin - batch.cosine.detach()).clamp_min(0)
+        return weight * (batch.cosine - 1 + self.margin)
+
+    def negative_margin(self, target: Tensor) -> Elementwise:
+        """``α_j(s_j − m)``."""
+        margin = self.margin
+        return lambda cosine: (cosine.detach() + margin).clamp_min(0) * (cosine - margin)

@@ -1,0 +1,49 @@
+"""COCOLoss."""
+
+import math
+
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+
+
+class COCOLoss(MarginSoftmaxLoss):
+    """COCO (congenerous cosine): cross entropy over cosines, with the scale that the number of classes asks for.
+
+    ``ℓ = −log( e^{α·cos θ_y} / Σ_j e^{α·cos θ_j} )``, where ``α = ½·log(C − 1) + 3`` lets the loss of good
+    embeddings come near 0. :class:`NormalizedSoftmaxLoss` with another scale, much softer than that of margin losses.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        scale: α > 0, the length that embeddings are given; None takes the formula.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); scale not positive.
+
+    Example:
+        >>> import torch
+        >>> loss = COCOLoss(num_classes=10, embedding_size=64)
+        >>> round(loss.scale, 2)
+        4.1
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Liu et al., Rethinking feature discrimination and polymerization for large-scale recognition, 2017,
+        arXiv:1710.00870.
+
+    Differs: opensphere overwrites its weights by their directions at every step, and leaves a radial part in their
+        gradient.
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, scale: float | None = None, **kwargs):
+        super().__init__(num_classes, embedding_size, 1 if scale is None else scale, **kwargs)
+        if scale is None:
+            self.scale = math.log(max(num_classes - 1, 1)) / 2 + 3
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """The cosine itself: no margin."""
+        return batch.cosine

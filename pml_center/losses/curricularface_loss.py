@@ -1,0 +1,89 @@
+"""CurricularFaceLoss."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pml_center.checks import check_choices
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.cross_entropy import Elementwise
+from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached, hard_curricular
+
+
+class CurricularFaceLoss(MarginSoftmaxLoss):
+    """CurricularFace: ArcFace whose hard negatives count little at first and more as training settles.
+
+    ``ℓ = −log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + Σ_{j≠y} e^{s·N(t, cos θ_j)}) )``, where
+    ``N = cos θ_j·(t + cos θ_j)`` for hard negatives, those with ``cos θ_j > cos(θ_y + m)``, and ``cos θ_j`` for the
+    others. t is a running mean of ``cos θ_y``. For large, clean data; on labels with errors the late stress on hard
+    negatives can hurt.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m, radians in [0, π]. Larger is stricter.
+        scale: s > 0, the factor of all cosines.
+        momentum: in [0, 1], the weight of the newest batch in t.
+        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
+        beyond_pi: the target where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    State: ``difficulty``, t; moves before use, and only in training mode.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = CurricularFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Huang et al., CurricularFace, CVPR 2020, arXiv:2004.00288 (equations 5 to 9).
+
+    Differs: the authors' code moves t in evaluation too.
+    """
+
+    difficulty: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.5,
+        scale: float = 64,
+        momentum: float = 0.01,
+        gradient: Gradient = "full",
+        beyond_pi: BeyondPi = "linear",
+        **kwargs,
+    ):
+        if not 0 <= margin <= math.pi:
+            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], got {momentum}. The paper's is 0.01.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
+        self.margin, self.momentum = margin, momentum
+        self.gradient, self.beyond_pi = gradient, beyond_pi
+        self.register_buffer("difficulty", torch.zeros(()))
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def observe(self, batch: Batch) -> None:
+        """The difficulty t moves towards the mean of ``cos θ``."""
+        self.difficulty = self.difficulty.lerp(batch.cosine.mean().to(self.difficulty), self.momentum)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``cos(θ + m)``, continued."""
+        return detached(batch.cosine, additive_angular(batch.cosine, self.margin, self.beyond_pi), self.gradient)
+
+    def negative_threshold(self, batch: Batch, target: Tensor) -> Tensor:
+        """``cos(θ + m)``, which is not continued."""
+        return additive_angular(batch.cosine, self.margin, "rotate")
+
+    def negative_margin(self, target: Tensor) -> Elementwise:
+        """N."""
+        return partial(hard_curricular, threshold=target, difficulty=self.difficulty.to(target))

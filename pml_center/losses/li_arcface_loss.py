@@ -1,0 +1,57 @@
+"""LiArcFaceLoss."""
+
+import math
+from functools import partial
+
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.cross_entropy import Elementwise
+from pml_center.ops.margins import linear_angular
+
+
+class LiArcFaceLoss(MarginSoftmaxLoss):
+    """Li-ArcFace (AirFace): ArcFace whose similarity is linear in the angle.
+
+    ``ℓ = −log( e^{s(π − 2(θ_y + m))/π} / (e^{s(π − 2(θ_y + m))/π} + Σ_{j≠y} e^{s(π − 2θ_j)/π}) )``. The similarity
+    never turns, and its pull on the angle is the same everywhere; made for small embeddings and small networks.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m, radians in [0, π].
+        scale: s > 0, the factor of all similarities.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); margin outside [0, π]; scale not positive.
+
+    Example:
+        >>> import torch
+        >>> loss = LiArcFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Li et al., AirFace: lightweight and efficient model for face recognition, ICCV workshops 2019,
+        arXiv:1907.12256.
+
+    Differs: public codes have an infinite gradient at a cosine of ±1, ours a finite one. :meth:`get_logits` without
+        labels gives scaled cosines, which come in the same order.
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.45, scale: float = 64, **kwargs):
+        if not 0 <= margin <= math.pi:
+            raise ValueError(f"margin must be in [0, π] radians, got {margin}. Common values are 0.42 to 0.45.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        self.margin = margin
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``(π − 2(θ + m)) / π``."""
+        return linear_angular(batch.cosine, self.margin)
+
+    def negative_margin(self, target: Tensor) -> Elementwise:
+        """``(π − 2θ) / π``."""
+        return partial(linear_angular, margin=0.0)

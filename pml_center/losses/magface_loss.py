@@ -1,0 +1,94 @@
+"""MagFaceLoss."""
+
+import math
+
+from torch import Tensor
+
+from pml_center.checks import check_choices
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.margins import BeyondPi, additive_angular
+
+
+class MagFaceLoss(MarginSoftmaxLoss):
+    """MagFace: ArcFace whose margin grows with the length of the embedding, so that the length becomes a quality.
+
+    ``ℓ = −log( e^{s·cos(θ_y + m(a))} / (e^{s·cos(θ_y + m(a))} + Σ_{j≠y} e^{s·cos θ_j}) ) + λ_g·g(a)`` with
+    ``a = clip(‖x‖, l_a, u_a)``, ``m(a)`` linear from l_m at l_a to u_m at u_a, and ``g(a) = a/u_a² + 1/a``, which draws
+    lengths towards u_a. Easy samples afford long embeddings, hard ones do not. The gradient goes through a; beyond its
+    ends there is none: watch ``clipped_share``.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        scale: s > 0, the factor of all cosines.
+        lower_norm: l_a > 0.
+        upper_norm: u_a > l_a.
+        lower_margin: l_m, radians in [0, π].
+        upper_margin: u_m, radians in [l_m, π].
+        regularizer_weight: λ_g ≥ 0.
+        beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), not normalised; labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = MagFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Meng et al., MagFace, CVPR 2021, arXiv:2103.06627 (section 3.2).
+
+    Differs: the authors' code is ``beyond_pi="easy"`` by default, and has λ_g = 20 in the program, 35 in the
+        instructions. FaceX-Zoo's target jumps where ``θ_y + m > π``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        scale: float = 64,
+        lower_norm: float = 10,
+        upper_norm: float = 110,
+        lower_margin: float = 0.45,
+        upper_margin: float = 0.8,
+        regularizer_weight: float = 35,
+        beyond_pi: BeyondPi = "linear",
+        **kwargs,
+    ):
+        if not 0 < lower_norm < upper_norm:
+            raise ValueError(
+                f"lower_norm must be positive and below upper_norm={upper_norm}, got {lower_norm}. "
+                "The paper's are 10 and 110."
+            )
+        if not 0 <= lower_margin <= upper_margin <= math.pi:
+            raise ValueError(
+                f"lower_margin must be in [0, upper_margin={upper_margin}] and that at most π radians, "
+                f"got {lower_margin}. The paper's are 0.45 and 0.8."
+            )
+        if not regularizer_weight >= 0:
+            raise ValueError(f"regularizer_weight must be at least 0, got {regularizer_weight}. The paper's is 35.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        check_choices(beyond_pi=(beyond_pi, BeyondPi))
+        self.lower_norm, self.upper_norm = lower_norm, upper_norm
+        self.lower_margin, self.upper_margin = lower_margin, upper_margin
+        self.regularizer_weight, self.beyond_pi = regularizer_weight, beyond_pi
+        self.clipped_share = 0.0
+        self.add_to_recordable_attributes(list_of_names=["clipped_share"], is_stat=True)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``cos(θ + m(a))``, continued."""
+        norm = batch.norm.clamp(self.lower_norm, self.upper_norm)
+        slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)
+        margin = self.lower_margin + slope * (norm - self.lower_norm)
+        return additive_angular(batch.cosine, margin, self.beyond_pi)
+
+    def penalty(self, batch: Batch) -> Tensor:
+        """``λ_g·g(a)``."""
+        norm = batch.norm.clamp(self.lower_norm, self.upper_norm)
+        if self.collect_stats:
+            self.clipped_share = (norm != batch.norm).double().mean().item()
+        return self.regularizer_weight * (norm / self.upper_norm**2 + 1 / norm)

@@ -1,0 +1,73 @@
+"""SFaceLoss."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
+from pml_center.ops.margins import angle
+
+
+class SFaceLoss(MarginSoftmaxLoss):
+    """SFace: cosines moved with a strength that fades where they are good enough.
+
+    ``ℓ = −[r_y]·cos θ_y + Σ_{j≠y} [r_j]·cos θ_j`` with ``r_y = s / (1 + e^{−k(θ_y − a)})`` and
+    ``r_j = s / (1 + e^{k(θ_j − b)})``, which are taken for constants. Pulling stops near the angle a and pushing beyond
+    b, so that noisy samples are not fitted at any price. It is no cross entropy: a loss may be negative.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        scale: s > 0.
+        slope: k > 0, how fast the strength changes with the angle.
+        pull_until: a, radians in [0, π].
+        push_until: b, radians in [0, π]; the paper has 1.2 with ``pull_until=0.87`` on CASIA-WebFace.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = SFaceLoss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Zhong et al., SFace, IEEE TIP 2021, arXiv:2205.12010.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        scale: float = 64,
+        slope: float = 80,
+        pull_until: float = 0.8,
+        push_until: float = 1.23,
+        **kwargs,
+    ):
+        if not slope > 0:
+            raise ValueError(f"slope must be positive, got {slope}. The paper's is 80.")
+        for name, value, usual in (("pull_until", pull_until, 0.8), ("push_until", push_until, 1.23)):
+            if not 0 <= value <= math.pi:
+                raise ValueError(f"{name} must be in [0, π] radians, got {value}. The paper's is {usual}.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        self.slope, self.pull_until, self.push_until = slope, pull_until, push_until
+        self.add_to_recordable_attributes(list_of_names=["slope", "pull_until", "push_until"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``[r_y/s]·cos θ``."""
+        return torch.sigmoid(self.slope * (angle(batch.cosine.detach()) - self.pull_until)) * batch.cosine
+
+    def negative_margin(self, target: Tensor) -> Elementwise:
+        """``[r_j/s]·cos θ``."""
+        slope, until = self.slope, self.push_until
+        return lambda cosine: torch.sigmoid(slope * (until - angle(cosine.detach()))) * cosine
+
+    def combine(self, target: Tensor, negatives: NegativeLogits) -> Tensor:
+        """The others less one's own."""
+        return negative_sum(negatives) - target

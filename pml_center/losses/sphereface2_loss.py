@@ -1,0 +1,136 @@
+"""SphereFace2Loss."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pml_center.checks import check_choices
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
+from pml_center.ops.margins import Gradient, additive_angular, detached
+
+Variant = Literal["cosine", "angular"]
+
+
+class SphereFace2Loss(MarginSoftmaxLoss):
+    """SphereFace2: a binary classifier per class in place of the softmax.
+
+    ``ℓ = w·( λ/r·log(1 + e^{−r(g(cos θ_y) − m) − b}) + (1 − λ)/r·Σ_{j≠y} log(1 + e^{r(g(cos θ_j) + m) + b}) )`` with
+    ``g(z) = 2((z + 1)/2)^t − 1``, which spreads the cosines out, and b learned. Classes do not compete, which makes
+    it steady under noisy labels.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m in [0, 1]; radians where ``variant="angular"``. Larger is stricter.
+        scale: r > 0.
+        positive_weight: λ in (0, 1), how much one's own class counts.
+        exponent: t, at least 1; 1 leaves the cosines alone.
+        factor: w > 0; the authors' code has 50, 1 is the formula of the paper.
+        variant: ``"cosine"`` is above, SphereFace2-C; ``"angular"``, SphereFace2-A, has ``g(cos(min(π, θ_y + m)))`` and
+            leaves the other classes alone.
+        gradient: ``"detached"`` takes g and margin for a constant that is added to the cosine, as the authors do;
+            ``"full"`` differentiates them.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    State: ``threshold``, b, a parameter that starts where the two terms pull equally at right angles. Logits do not
+        have it.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = SphereFace2Loss(num_classes=10, embedding_size=64)
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Wen et al., SphereFace2, ICLR 2022, arXiv:2108.01513.
+
+    Differs: wespeaker is ``gradient="full", factor=scale`` with b from 0; its angular margin moves the other
+        classes as well, which the authors' does not.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.4,
+        scale: float = 40,
+        positive_weight: float = 0.7,
+        exponent: float = 3,
+        factor: float = 50,
+        variant: Variant = "cosine",
+        gradient: Gradient = "detached",
+        **kwargs,
+    ):
+        if not 0 <= margin <= 1:
+            raise ValueError(f"margin must be in [0, 1], got {margin}. The paper's margin is 0.4.")
+        if not 0 < positive_weight < 1:
+            raise ValueError(f"positive_weight must be in (0, 1), got {positive_weight}. The paper's is 0.7.")
+        if not exponent >= 1:
+            raise ValueError(f"exponent must be at least 1, got {exponent}. The paper's is 3.")
+        if not factor > 0:
+            raise ValueError(f"factor must be positive, got {factor}. Common values are 1 and 50.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        check_choices(variant=(variant, Variant), gradient=(gradient, Gradient))
+        self.margin, self.exponent, self.variant, self.gradient = margin, exponent, variant, gradient
+        self.positive_weight, self.factor = positive_weight, factor
+        right = torch.zeros((), dtype=torch.double)  # cosine
+        own = scale * float(_margined(right, margin, exponent, variant))
+        other = scale * float(self.negative_margin(right)(right))
+        others = max(1.0, num_classes * self.class_weights.sample_rate - 1)
+        ratio = positive_weight / (1 - positive_weight) / others
+        self.threshold = nn.Parameter(torch.tensor(_balanced_threshold(own, other, ratio)))
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """``g(cos θ) − m``, or ``g(cos(min(π, θ + m)))``."""
+        margined = _margined(batch.cosine, self.margin, self.exponent, self.variant)
+        return detached(batch.cosine, margined, self.gradient)
+
+    def negative_margin(self, target: Tensor) -> Elementwise:
+        """``g(cos θ) + m``, or ``g(cos θ)``."""
+        margin = self.margin if self.variant == "cosine" else 0.0
+        exponent, gradient = self.exponent, self.gradient
+        return lambda cosine: detached(cosine, _spread(cosine, exponent) + margin, gradient)
+
+    def combine(self, target: Tensor, negatives: NegativeLogits) -> Tensor:
+        """One weighted binary cross entropy per class."""
+        threshold = self.threshold.to(target)
+        classes = len(negatives.weight) // negatives.sub_centers
+        others = negative_sum(dataclasses.replace(negatives, bias=threshold.expand(classes)), of=_softplus)
+        own = _softplus(-target - threshold)
+        share = self.positive_weight
+        return self.factor / self.scale * (share * own + (1 - share) * others)
+
+
+def _margined(cosine: Tensor, margin: float, exponent: float, variant: Variant) -> Tensor:
+    """``g(cos θ) − m``, or ``g(cos(min(π, θ + m)))``."""
+    if variant == "cosine":
+        return _spread(cosine, exponent) - margin
+    rotated = additive_angular(cosine, margin, "rotate")
+    return _spread(torch.where(cosine >= -math.cos(margin), rotated, -1.0), exponent)
+
+
+def _balanced_threshold(own: float, other: float, ratio: float) -> float:
+    """The b at which ``ratio·σ(−own − b) = σ(other + b)``."""
+    root = math.sqrt((1 - ratio) ** 2 + 4 * ratio * math.exp(own - other))
+    if ratio > 1:  # the other form of the same root would cancel
+        return math.log(ratio - 1 + root) - math.log(2) - own
+    return math.log(2 * ratio) - other - math.log(1 - ratio + root)
+
+
+def _spread(cosine: Tensor, exponent: float) -> Tensor:
+    """``g(z) = 2((z + 1)/2)^t − 1``."""
+    return 2 * ((cosine + 1) / 2).clamp_min(0).pow(exponent) - 1  # a cosine may round below −1
+
+
+def _softplus(logits: Tensor) -> Tensor:
+    return F.softplus(logits, threshold=40)

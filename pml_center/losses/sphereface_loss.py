@@ -1,0 +1,73 @@
+"""SphereFaceLoss."""
+
+from torch import Tensor
+
+from pml_center.checks import check_choices
+from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.margins import Gradient, detached, multiplied_angular
+
+
+class SphereFaceLoss(MarginSoftmaxLoss):
+    """SphereFace (A-Softmax): the angle to one's own class multiplied, class weights normalised.
+
+    ``ℓ = −log( e^{s·r·ψ(θ_y)} / (e^{s·r·ψ(θ_y)} + Σ_{j≠y} e^{s·r·cos θ_j}) )`` with r = ‖x‖ and
+    ``ψ(θ) = (−1)^k·cos(mθ) − 2k`` for θ in [kπ/m, (k+1)π/m]. The paper anneals the margin, for which
+    ``margin_schedule=schedules.Annealing()`` is there.
+
+    SphereFace-R, its steadier successor, has r = 1, a margin that need not be whole, and takes the margin for a
+    constant in the gradient, which makes annealing needless:
+    ``SphereFaceLoss(C, D, margin=1.7, scale=30, gradient="detached", scale_by_norm=False)``.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m ≥ 1, the factor of the angle. 1 is no margin.
+        scale: s > 0, a factor of all logits.
+        gradient: ``"full"`` differentiates ψ; ``"detached"`` takes ``ψ − cos θ`` for a constant.
+        scale_by_norm: whether r is the length of the embedding, or 1.
+        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    Raises:
+        ValueError: labels outside [0, num_classes); margin below 1; scale not positive.
+
+    Example:
+        >>> import torch
+        >>> from pml_center.losses.schedules import Annealing
+        >>> loss = SphereFaceLoss(num_classes=10, embedding_size=64, margin_schedule=Annealing())
+        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
+        torch.Size([])
+
+    Source: Liu et al., SphereFace, CVPR 2017, arXiv:1704.08063 (equations 6 and 7); Liu et al., SphereFace revived,
+        TPAMI 2022, arXiv:2109.05565.
+
+    Differs: PML has no annealing and truncates a broken margin. The backward pass of the authors' Caffe layer is no
+        derivative of its forward pass: its weights do not see the margin. Their later code clamps the cosine to
+        ±(1 − 1e-5), and its weight gradient is not tangent to the sphere.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 4,
+        scale: float = 1,
+        gradient: Gradient = "full",
+        scale_by_norm: bool = True,
+        **kwargs,
+    ):
+        if not margin >= 1:
+            raise ValueError(f"margin must be at least 1, got {margin}. The papers' margins are 4 and 1.7.")
+        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        check_choices(gradient=(gradient, Gradient))
+        self.margin, self.gradient, self.scale_by_norm = margin, gradient, scale_by_norm
+        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """ψ(θ)."""
+        return detached(batch.cosine, multiplied_angular(batch.cosine, self.margin), self.gradient)
+
+    def logit_scale(self, batch: Batch) -> float | Tensor:
+        """``s·‖x‖``, or s."""
+        return self.scale * batch.norm if self.scale_by_norm else self.scale
