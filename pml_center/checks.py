@@ -1,5 +1,6 @@
 """The checks that every public boundary shares. Each says the rule, the value received, the place and the remedy."""
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -43,7 +44,7 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
             f"or the model with create_embedder(..., embedding_size={embedding_size})."
         )
     # The sum of finite numbers is finite, but for an overflow, which the second look finds to be none.
-    if embeddings.is_cuda or embeddings.detach().sum().isfinite() or embeddings.detach().isfinite().all():
+    if embeddings.is_cuda or math.isfinite(embeddings.detach().sum()) or embeddings.detach().isfinite().all():
         return
     rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
     value = embeddings[rows[0]][~embeddings[rows[0]].isfinite()][0].item()
@@ -94,6 +95,9 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
         )
     labels = labels.long()
     if labels.is_cuda or not len(labels):
+        return labels
+    low, high = labels.aminmax()
+    if low >= 0 and high < num_classes:
         return labels
     outside = (labels < 0) | (labels >= num_classes)
     if ignore_index is not None:

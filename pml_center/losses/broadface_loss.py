@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.checks import check_choices
@@ -110,9 +109,9 @@ class BroadFaceLoss(MarginSoftmaxLoss):
             return losses
         rows, bias = self.class_weights.everything(embeddings.dtype)
         moved = _moved(past.to(rows), old_rows.to(rows), rows.detach()[past_labels])
-        directions = F.normalize(moved, dim=1)
-        batch, rows = self._batch(moved, directions, rows, past_labels, past_labels)
-        of_queue = self._losses(batch, directions, rows, past_labels, bias).sum() / (len(labels) + len(past))
+        unit, norm = self._directions(moved)
+        batch, rows = self._batch(unit, norm, rows, past_labels, past_labels)
+        of_queue = self._losses(batch, unit, rows, past_labels, bias).sum() / (len(labels) + len(past))
         return losses + (of_queue - of_queue.detach())  # its gradient without its value
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
     Elementwise,
     NegativeLogits,
+    directions,
     nearest_row,
     negative_logsumexp,
     negative_sum,
@@ -186,12 +187,12 @@ class MarginSoftmaxLoss(BaseClassLoss):
             rows, bias = self.class_weights.everything(embeddings.dtype)
             if labels is not None and self.training:
                 rows = self.prototypes(Chosen(rows, bias, labels))
-            directions = self._directions(embeddings)
-            similarity = nearest_row(F.linear(directions, self._directions(rows)), self.sub_centers)
+            unit, norm = self._directions(embeddings)
+            similarity = nearest_row(F.linear(unit, self._directions(rows)[0]), self.sub_centers)
             if labels is None:
-                scale = self._scale(Batch(similarity.amax(1), embeddings.norm(dim=1), similarity.argmax(1)))
+                scale = self._scale(Batch(similarity.amax(1), norm, similarity.argmax(1)))
             else:
-                batch, _ = self._batch(embeddings, directions, rows, labels, labels)
+                batch, _ = self._batch(unit, norm, rows, labels, labels)
                 target, scale = self._target(batch), self._scale(batch)
                 margin = self.negative_margin(self.negative_threshold(batch, target).detach())
                 similarity = similarity if margin is None else margin(similarity)
@@ -229,8 +230,8 @@ class MarginSoftmaxLoss(BaseClassLoss):
         Returns:
             Rows of the outliers, and which sub-center of each class is dominant, (C,); 0 for a class without samples.
         """
-        rows = self._directions(self.class_weights.weight).view(-1, self.sub_centers, self.embedding_size)
-        cosine = (rows[labels] * self._directions(embeddings.to(rows)).unsqueeze(1)).sum(2)  # (N, K)
+        rows = self._directions(self.class_weights.weight)[0].view(-1, self.sub_centers, self.embedding_size)
+        cosine = (rows[labels] * self._directions(embeddings.to(rows))[0].unsqueeze(1)).sum(2)  # (N, K)
         votes = F.one_hot(cosine.argmax(1), self.sub_centers)
         dominant = votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
         own = cosine.gather(1, dominant[labels].unsqueeze(1)).squeeze(1)
@@ -274,14 +275,14 @@ class MarginSoftmaxLoss(BaseClassLoss):
         chosen = self.class_weights.choose(labels, embeddings.dtype)
         bias, own = chosen.bias, chosen.own
         rows = self.prototypes(chosen) if self.training else chosen.rows
-        directions = self._directions(embeddings)
-        batch, rows = self._batch(embeddings, directions, rows, own, labels)
+        unit, norm = self._directions(embeddings)
+        batch, rows = self._batch(unit, norm, rows, own, labels)
         if self.training:
             self.step = self.step + 1  # replaced, never mutated
             with torch.no_grad():
                 self.observe(batch)
         self._record(batch)
-        losses = self._losses(batch, directions, rows, own, bias)
+        losses = self._losses(batch, unit, rows, own, bias)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
 
@@ -297,27 +298,28 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """PML's hook: N(0, 0.01)."""
         return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
 
-    def _directions(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=-1) if self.normalizes else rows
+    def _directions(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows as they are compared, and their lengths."""
+        return directions(rows) if self.normalizes else (rows, rows.norm(dim=1))
 
-    def _batch(self, embeddings, directions, rows, own, labels) -> tuple[Batch, Tensor]:
+    def _batch(self, unit, norm, rows, own, labels) -> tuple[Batch, Tensor]:
         """What the hooks see, and the rows for all else; ``own`` is the class of each sample among ``rows``."""
-        (cosine, row_norm), rows = own_similarity(directions, rows, own, self.normalizes, self.sub_centers)
+        (cosine, row_norm), rows = own_similarity(unit, rows, own, self.normalizes, self.sub_centers)
         negatives = NegativeLogits(
-            directions.detach(),
+            unit.detach(),
             rows.detach(),
             own,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        return Batch(cosine, embeddings.norm(dim=1), labels, negatives, row_norm), rows
+        return Batch(cosine, norm, labels, negatives, row_norm), rows
 
-    def _losses(self, batch: Batch, directions: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
+    def _losses(self, batch: Batch, unit: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_batch` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
         negatives = NegativeLogits(
-            directions,
+            unit,
             rows,
             own,
             scale,

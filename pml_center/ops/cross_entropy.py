@@ -68,6 +68,14 @@ def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tenso
     return _reduce(logits, of)
 
 
+def directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row divided by its length, (B, D), and that length, (B,).
+
+    Equals ``F.normalize(embeddings)`` and ``embeddings.norm(dim=1)``.
+    """
+    return _Directions.apply(embeddings)
+
+
 class Own(NamedTuple):
     """What each sample has to do with its own class."""
 
@@ -106,6 +114,25 @@ _LOGSUMEXP = object()  # instead of a function to sum
 def _reduce(logits: NegativeLogits, of) -> Tensor:
     scale = torch.as_tensor(logits.scale, dtype=logits.embeddings.dtype, device=logits.embeddings.device)
     return _Reduction.apply(logits.embeddings, logits.weight, scale, logits.bias, logits, of)
+
+
+class _Directions(torch.autograd.Function):
+    """Two results of one norm, with half of the operations that autograd would make of them."""
+
+    @staticmethod
+    def forward(ctx, embeddings):
+        norm = torch.linalg.vector_norm(embeddings, dim=1)
+        inverse = norm.clamp_min(SHORTEST).reciprocal_().unsqueeze(1)
+        result = embeddings * inverse
+        ctx.save_for_backward(result, inverse)
+        return result, norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, grad_norm):
+        result, inverse = ctx.saved_tensors
+        radial = grad_norm.unsqueeze(1) - torch.linalg.vecdot(grad, result).unsqueeze(1) * inverse
+        return torch.addcmul(grad * inverse, radial, result)
 
 
 class _OwnSimilarity(torch.autograd.Function):
@@ -162,7 +189,7 @@ class _Reduction(torch.autograd.Function):
             own = _own_entries(logits, place)
             if of is _LOGSUMEXP:
                 block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
-                parts.append(block.logits.logsumexp(1))
+                parts.append(_logsumexp(block.logits))
             else:
                 values = block.logits.clone() if of is None else of(block.logits)
                 values[own] = 0
@@ -171,7 +198,8 @@ class _Reduction(torch.autograd.Function):
             kept.extend(block if room >= 0 else ())
         result = parts[0]
         if len(parts) > 1:
-            result = torch.stack(parts).logsumexp(0) if of is _LOGSUMEXP else torch.stack(parts).sum(0)
+            stacked = torch.stack(parts, dim=1)
+            result = _logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
         ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
         ctx.logits, ctx.of = logits, of
         return result
@@ -203,6 +231,12 @@ class _Reduction(torch.autograd.Function):
         if grad_scale is not None and not scale.ndim:
             grad_scale = grad_scale.sum()
         return *grads, grad_scale, grad_bias, None, None
+
+
+def _logsumexp(block: Tensor) -> Tensor:
+    """``block.logsumexp(1)`` of finite entries, with fewer passes."""
+    largest = block.amax(1, keepdim=True)
+    return (block - largest).exp_().sum(1).log_().add_(largest.squeeze(1))
 
 
 def _places(logits: NegativeLogits) -> Iterator[slice]:
