@@ -1,6 +1,8 @@
 """The checks that every public boundary shares. Each says the rule, the value received, the place and the remedy."""
 
+import inspect
 import math
+import operator
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -30,6 +32,10 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
         ValueError: embeddings must have 16 columns because embedding_size=16, got shape (4, 8). Build the
             loss ...
     """
+    if not isinstance(embeddings, Tensor):
+        raise TypeError(
+            f"embeddings must be a tensor, got {type(embeddings).__name__}. Convert them with torch.as_tensor."
+        )
     if not embeddings.is_floating_point():
         raise TypeError(f"embeddings must be floating point, got dtype {embeddings.dtype}. Convert them with .float().")
     if embeddings.ndim != 2:
@@ -57,7 +63,7 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
 def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index: int | None = None) -> Tensor:
     """Labels must be integers that index the classes, one for each embedding.
 
-    Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
+    On CUDA values are looked at without a synchronisation: the process stops a little later, with the rule alone.
 
     Args:
         labels: (B,) integers in [0, num_classes).
@@ -94,7 +100,11 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
             "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
     labels = labels.long()
-    if labels.is_cuda or not len(labels):
+    if not len(labels):
+        return labels
+    if labels.is_cuda:  # looked at by the device itself, which stops with this message
+        inside = (labels >= 0) & (labels < num_classes) | (labels == (0 if ignore_index is None else ignore_index))
+        torch._assert_async(inside.all(), f"labels must be in [0, {num_classes}) because num_classes={num_classes}")
         return labels
     low, high = labels.aminmax()
     if low >= 0 and high < num_classes:
@@ -142,6 +152,50 @@ def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
             "Count them with torch.bincount(labels, minlength=num_classes)."
         )
     return counts.long().expand(num_classes).clone()
+
+
+def check_size(name: str, value: Any) -> int:
+    """A size must be an integer of at least 1, of Python or of numpy.
+
+    Returns:
+        The size as Python's int.
+
+    Raises:
+        ValueError: another value.
+    """
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
+    return size
+
+
+def constructor_arguments(kind: type, stop: type = object) -> list[str]:
+    """What a class can be built with, along its bases as long as they pass arguments on.
+
+    Args:
+        kind: the class.
+        stop: a base whose own arguments are not meant.
+
+    Example:
+        >>> class Base:
+        ...     def __init__(self, reducer=None): ...
+        >>> class Loss(Base):
+        ...     def __init__(self, margin=0.5, **kwargs): ...
+        >>> constructor_arguments(Loss)
+        ['margin', 'reducer']
+    """
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base) or base is stop:
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:

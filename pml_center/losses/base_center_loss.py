@@ -82,5 +82,5 @@ class BaseCenterLoss(BaseClassLoss):
         return LpDistance(normalize_embeddings=False, p=2, power=2)
 
     def get_default_weight_init_func(self):
-        """PML's hook: 0."""
-        return c_f.TorchInitWrapper(nn.init.zeros_)
+        """PML's hook: 0; N(0, 1) for a distance of directions, which 0 has none of."""
+        return c_f.TorchInitWrapper(nn.init.normal_ if self.distance.normalize_embeddings else nn.init.zeros_)

@@ -7,9 +7,9 @@ import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
-from torch import Tensor
+from torch import Tensor, nn
 
-from pml_center.checks import check_embeddings, check_labels
+from pml_center.checks import check_embeddings, check_labels, check_size, constructor_arguments, unknown_name
 
 BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
 
@@ -41,12 +41,14 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         loss_weights: Tensor | Sequence[float] | None = None,
         **kwargs,
     ):
+        accepted = constructor_arguments(type(self), stop=nn.Module)
+        for name in kwargs:
+            if name not in accepted:
+                takes = f"It takes {', '.join(accepted)}."
+                raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
         super().__init__(**kwargs)
-        for name, value in (("num_classes", num_classes), ("embedding_size", embedding_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
-        self.num_classes = num_classes
-        self.embedding_size = embedding_size
+        self.num_classes = check_size("num_classes", num_classes)
+        self.embedding_size = check_size("embedding_size", embedding_size)
         self.ignore_index = ignore_index
         self.register_buffer("loss_weights", None if loss_weights is None else self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
@@ -163,8 +165,9 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             self._batches_at_rest = -1
             warnings.warn(
                 f"{type(self).__name__} has parameters that no optimizer has moved in {BATCHES_AT_REST} training "
-                "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)).",
-                stacklevel=5,
+                "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)). If you "
+                "accumulate gradients over more batches than that, all is well.",
+                stacklevel=2,
             )
         label = int(labels[0])
         self._watched = None if self._batches_at_rest < 0 else (label, rows.detach()[label].clone())

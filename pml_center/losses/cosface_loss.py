@@ -15,14 +15,14 @@ class CosFaceLoss(MarginSoftmaxLoss):
     Args:
         num_classes: C.
         embedding_size: D.
-        margin: a cosine. Larger is stricter; 0 is :class:`NormalizedSoftmaxLoss`.
+        margin: a cosine in [0, 2]. Larger is stricter; 0 is :class:`NormalizedSoftmaxLoss`.
         scale: s > 0, the factor of all cosines.
         kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
     Raises:
-        ValueError: labels outside [0, num_classes); scale not positive.
+        ValueError: labels outside [0, num_classes); margin outside [0, 2]; scale not positive.
 
     Example:
         >>> import torch
@@ -35,6 +35,8 @@ class CosFaceLoss(MarginSoftmaxLoss):
     """
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64, **kwargs):
+        if not 0 <= margin <= 2:
+            raise ValueError(f"margin must be in [0, 2], a difference of cosines, got {margin}. The paper's is 0.35.")
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

@@ -11,6 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
+from pml_center.checks import check_embeddings, check_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
@@ -182,6 +183,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
             embeddings: (B, D).
             labels: (B,), or None for inference.
         """
+        check_embeddings(embeddings, self.embedding_size)
         embeddings = embeddings.to(self._working_dtype(embeddings))
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, bias = self.class_weights.everything(embeddings.dtype)
@@ -206,15 +208,18 @@ class MarginSoftmaxLoss(BaseClassLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """Add classes, or drop the last ones; those that stay keep their weights.
+        """Add classes, or drop the last ones; those that stay keep their weights, new ones have a loss weight of 1.
 
         The weights become a new parameter: give it to the optimizer again.
 
         Args:
             num_classes: C from now on, at least 1.
         """
+        self.num_classes = check_size("num_classes", num_classes)
         self.class_weights.resize(num_classes, self.weight_init_func)
-        self.num_classes = num_classes
+        if self.loss_weights is not None:
+            new = self.loss_weights.new_ones(max(0, num_classes - len(self.loss_weights)))
+            self.loss_weights = torch.cat([self.loss_weights[:num_classes], new])
 
     @torch.no_grad()
     def get_outliers(self, embeddings: Tensor, labels: Tensor, threshold: float = 75.0) -> tuple[Tensor, Tensor]:
@@ -370,5 +375,7 @@ def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
         raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}. Leave it out to have it chosen.")
+    if chunk_size is not None and (chunk_size < 1 or chunk_size != int(chunk_size)):
+        raise ValueError(
+            f"chunk_size must be an integer of at least 1, got {chunk_size}. Leave it out to have it chosen."
+        )

@@ -25,6 +25,9 @@ def center_step(centers: Tensor, embeddings: Tensor, labels: Tensor, alpha: floa
                 [1., 2.],
                 [0., 0.]])
     """
+    if embeddings.is_cuda:  # where nobody has looked: one overflow of half precision must not spoil a center for good
+        finite = embeddings.isfinite().all(1)
+        embeddings, labels = embeddings[finite], labels[finite]
     classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
     difference = embeddings.to(centers.dtype) - centers[labels]  # (B, D)
     step = centers.new_zeros(len(classes), centers.shape[1]).index_add_(0, index, difference)

@@ -17,7 +17,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
 from pml_center import losses
-from pml_center.checks import unknown_name
+from pml_center.checks import constructor_arguments, unknown_name
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -116,7 +116,7 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
         raise ValueError(f"{kind} must be a name, got {name!r}. {GRAMMAR}")
     if name not in known:
         raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
-    accepted = _arguments(known[name])
+    accepted = [argument for argument in constructor_arguments(known[name], stop=nn.Module) if argument not in supplied]
     if call.args:
         takes = f"It takes {', '.join(accepted)}."
         raise ValueError(f"arguments of {name} must be named, got {ast.unparse(call)!r}. {takes}")
@@ -126,23 +126,14 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
             raise ValueError(
                 unknown_name(f"argument of {name}", argument, accepted, f"It takes {', '.join(accepted)}.")
             )
+    asked = constructor_arguments(known[name], stop=nn.Module)
     try:
-        return known[name](**{key: value for key, value in supplied.items() if key in accepted}, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{ast.unparse(call)!r} must be buildable, got: {error}. {GRAMMAR}") from error
-
-
-def _arguments(kind: type) -> list[str]:
-    """What a class can be built with, along its bases as long as they pass arguments on."""
-    names: dict[str, None] = {}
-    for base in kind.__mro__:
-        if "__init__" not in vars(base) or base is nn.Module:
-            continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names)
+        return known[name](**{key: value for key, value in supplied.items() if key in asked}, **arguments)
+    except Exception as error:  # PML's constructors raise whatever their parts do
+        if isinstance(error, ValueError) and known[name].__module__.startswith("pml_center"):
+            raise
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ValueError(f"{ast.unparse(call)!r} must be buildable, got {reason}. {GRAMMAR}") from error
 
 
 def _value(node: ast.expr) -> Any:

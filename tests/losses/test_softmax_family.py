@@ -145,7 +145,7 @@ def test_a_margin_in_radians_is_questioned():
         (lambda: losses.BroadFaceLoss(3, 2, sub_centers=2), r"sub_centers must be 1 because BroadFaceLoss .* got 2"),
         (lambda: losses.P2SGradLoss(3, 2, label_smoothing=0.1), r"label_smoothing must be 0 because P2SGradLoss is no"),
         (lambda: losses.SoftmaxLoss(3, 2, label_smoothing=1), r"label_smoothing must be in \[0, 1\), got 1"),
-        (lambda: losses.SoftmaxLoss(3, 2, chunk_size=0), r"chunk_size must be at least 1, got 0"),
+        (lambda: losses.SoftmaxLoss(3, 2, chunk_size=0), r"chunk_size must be an integer of at least 1, got 0"),
     ],
 )
 def test_an_argument_outside_its_range_is_refused(build, message):
