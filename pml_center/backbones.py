@@ -233,8 +233,13 @@ def _feature_width(trunk: nn.Module, input_size: tuple[int, int, int]) -> int:
     """F by trying one image: what models say of themselves (``num_features``) is wrong for some."""
     like = next(trunk.parameters(), torch.empty(0))
     was_training = trunk.training
-    with torch.no_grad():
-        features = trunk.eval()(like.new_zeros(1, *input_size))
+    try:
+        with torch.no_grad():
+            features = trunk.eval()(like.new_zeros(1, *input_size))
+    except AssertionError as error:  # timm's word for an image size that does not fit
+        raise ValueError(
+            f"image_size must fit the model, got {input_size[1]} × {input_size[2]} ({error}). Use another image_size."
+        ) from error
     trunk.train(was_training)
     if features.ndim != 2:
         raise ValueError(

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from pml_center import __version__
 
@@ -12,27 +12,36 @@ app = App(
     help="Train with center loss and the softmax family of pytorch-metric-learning, and measure retrieval.",
     version=__version__,
     result_action="return_value",
+    help_epilogue="Add --debug to any command to see where an error comes from.",
 )
 # By path, so that --help does not wait for torch.
 app.command("pml_center.cli.demo:demo", help="See what center loss does, on embedded handwritten digits.")
 app.command("pml_center.cli.train:train", help="Fit an embedding on one data set and measure it on what was held out.")
 app.command("pml_center.cli.eval:evaluate", name="eval", help="Measure retrieval with a trained model.")
 
-USER_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Mistakes of the user end in one sentence on stderr and exit code 2.
+    """Run a command. Mistakes of the user end in one sentence on stderr and exit code 2; ``--debug`` shows where.
 
     Args:
         arguments: of the command line; those of the process by default.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("pml_center").setLevel(logging.INFO)
     try:
-        app(arguments)
+        app([argument for argument in arguments if argument != "--debug"], exit_on_error=False)
+    except CycloptsError:  # printed already
+        sys.exit(2)
     except USER_ERRORS as error:
-        print(f"pml-center: {error}", file=sys.stderr)
+        if "--debug" in arguments:
+            raise
+        message = str(error)
+        if "DataLoader worker process" in message:  # there, the message is a whole traceback
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        print(f"pml-center: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

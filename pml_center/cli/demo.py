@@ -14,6 +14,8 @@ def demo(*, out: Path = Path("pml-center-demo"), epochs: int = 30, seed: int = 0
         epochs: passes over the training digits, for each λ.
         seed: of everything random.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}. 30 take about a minute.")
     from pml_center.cli.tables import show
     from pml_center.training.demonstration import draw, train_with_each_weight
 

@@ -19,17 +19,18 @@ def evaluate(run: Path, data: str | None = None, /) -> None:
     """
     from pml_center.data import open_images
     from pml_center.training import Run
-    from pml_center.training.loop import choose_device, split
+    from pml_center.training.loop import choose_device
     from pml_center.training.measurement import measure
 
     opened = Run.open(run)
     config = opened.config
-    images = open_images(data) if data else split(open_images(config.data), config)[1]
-    if images is None:
-        raise ValueError(f"data must be given because {run} was trained with held_out=0, got none. Name a folder.")
+    images = open_images(data) if data else opened.held_out(open_images(config.data))
+    known = len(set(images.classes) & set(opened.classes))
     measurement = measure(opened.load_model().to(choose_device(config.device)), images, config)
-    path = opened.write_measurement(Path(data).resolve().name if data else "held-out", measurement)
+    path = opened.write_measurement(measurement, data)
     show_measurement(measurement)
+    if data and known:
+        print(f"{known} of the {images.num_classes} classes have names that the model was trained on")
     print(f"report  {path}")
 
 

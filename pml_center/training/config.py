@@ -3,6 +3,17 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+# The least value of a number.
+LEAST = {
+    "embedding_size": 0,
+    "image_size": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "per_class": 0,
+    "weight_decay": 0,
+    "workers": 0,
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -61,3 +72,16 @@ class TrainConfig:
     device: str = "auto"
     workers: int = 2
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}. See pml-center train --help.")
+        for name in ("lr", "loss_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}. Common values are 1e-4 to 1e-2.")
+        for name in ("held_out", "hflip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")

@@ -3,6 +3,8 @@
 import logging
 import random
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
         ValueError: a configuration that cannot be run.
         FloatingPointError: a loss that is not finite.
     """
+    config = with_full_paths(config)
     seed_everything(config.seed)
     device = choose_device(config.device)
     train, held_out = split(open_images(config.data), config)
@@ -45,7 +48,7 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], total_steps=config.epochs * len(loader) + 1
     )
-    run = Run.create(config, train.classes)
+    run = Run.create(config, train, held_out)
     LOG.info("%s", describe(train, model, config, device, run))
 
     bar = tqdm(total=config.epochs * len(loader), unit="batch", disable=None)
@@ -80,7 +83,7 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
     if held_out is None:
         return run, None
     measurement = measure(model, held_out, config)
-    run.write_measurement("held-out", measurement)
+    run.write_measurement(measurement)
     return run, measurement
 
 
@@ -90,7 +93,19 @@ def split(images: LabeledImages, config: TrainConfig) -> tuple[LabeledImages, La
         return images, None
     by_class = config.split == "classes"
     train, held_out = (split_classes if by_class else split_images)(images.labels, config.held_out, config.seed)
-    return images.subset(train, renumber=by_class), images.subset(held_out, renumber=by_class)
+    test = images.subset(held_out, renumber=by_class)
+    if test.counts.max() < 2:
+        raise ValueError(
+            f"held_out must leave two images of a class to find one by the other, got {config.held_out} of "
+            f"{images.counts.max()} images in the largest class. Use a larger --held-out, or --split classes."
+        )
+    return images.subset(train, renumber=by_class), test
+
+
+def with_full_paths(config: TrainConfig) -> TrainConfig:
+    """The same, to be read from any folder."""
+    data = config.data if config.data == "digits" else str(Path(config.data).resolve())
+    return replace(config, data=data, weights=config.weights and str(Path(config.weights).resolve()))
 
 
 def training_loader(images: LabeledImages, model, config: TrainConfig) -> DataLoader:
@@ -134,9 +149,13 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:1' or 'auto', got {name!r}. Use --device cpu.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must exist on this machine, got {name!r}, but torch sees no CUDA. Use --device cpu.")
-    return torch.device(name)
+    return device
 
 
 def describe(images: LabeledImages, model, config: TrainConfig, device: torch.device, run: Run) -> str:
@@ -150,6 +169,7 @@ def describe(images: LabeledImages, model, config: TrainConfig, device: torch.de
         f"model   {config.model}, {weights / 1e6:.2f} M weights, input {model.in_chans}×{model.image_size}, "
         f"embedding {model.embedding_size}\n"
         f"loss    {config.loss}\n"
-        f"steps   {config.epochs} epochs, batches of {batch_size}, {device}, seed {config.seed}\n"
+        f"steps   {config.epochs} epochs of {len(images) // batch_size} batches of {batch_size}, {device}, "
+        f"seed {config.seed}\n"
         f"run     {run.folder}"
     )

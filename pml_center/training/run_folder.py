@@ -5,7 +5,8 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, fields
-from datetime import date
+from datetime import datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pml_center.backbones import Embedder, create_embedder
+from pml_center.data import LabeledImages
 from pml_center.training.config import TrainConfig
 from pml_center.training.measurement import Measurement
 
@@ -25,28 +27,32 @@ PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm
 class Run:
     """A training run on disk.
 
-    ``config.yaml`` what was asked for, ``env.json`` versions and machine, ``labels.json`` the classes trained on,
-    ``metrics.jsonl`` an object per event, ``checkpoints/last/`` the weights of model and losses, ``eval/`` reports.
+    ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
+    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
+    the weights of model and losses, ``eval/`` reports.
     """
 
     folder: Path
 
     @classmethod
-    def create(cls, config: TrainConfig, classes: list[str]) -> "Run":
+    def create(cls, config: TrainConfig, train: LabeledImages, held_out: LabeledImages | None) -> "Run":
         """Make the folder and write down what is known before training.
 
         Raises:
-            FileExistsError: the folder exists: a run is never overwritten.
+            FileExistsError: the folder holds anything but a run that ended before it had weights.
         """
-        losses = "+".join(part for part in config.loss.replace("@", "*").split("+"))
-        words = "-".join("".join(c if c.isalnum() else " " for c in losses).split())
-        folder = Path(config.out or f"runs/{date.today()}_{config.model.replace('/', '-')}_{words}"[:100])
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"out must be a new folder, got {folder}, which exists. Choose another with --out.")
-        (folder / "checkpoints" / "last").mkdir(parents=True, exist_ok=True)
-        run = cls(folder)
-        run._write("config.yaml", yaml.safe_dump(asdict(config) | {"out": str(folder)}, sort_keys=False))
-        run._write("labels.json", json.dumps(classes, ensure_ascii=False, indent=0))
+        run = cls(Path(config.out or default_folder(config)))
+        unfinished = (run.folder / "config.yaml").is_file() and not any(run._weights.glob("*.safetensors"))
+        if run.folder.exists() and any(run.folder.iterdir()) and not unfinished:
+            raise FileExistsError(
+                f"out must be a new folder, got {run.folder}, which exists. Choose another with --out."
+            )
+        run._weights.mkdir(parents=True, exist_ok=True)
+        (run.folder / "metrics.jsonl").unlink(missing_ok=True)  # of the run that ended early
+        names = [] if held_out is None else [image_name(held_out, i, config.data) for i in range(len(held_out))]
+        run._write("config.yaml", yaml.safe_dump(asdict(config) | {"out": str(run.folder)}, sort_keys=False))
+        run._write("labels.json", json.dumps(train.classes, ensure_ascii=False, indent=0))
+        run._write("held_out.json", json.dumps(names, ensure_ascii=False, indent=0))
         run._write("env.json", json.dumps(environment(), indent=2))
         return run
 
@@ -68,8 +74,37 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """What was asked for."""
-        values = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        path = self.folder / "config.yaml"
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} must be YAML, got: {error}. Train again, or restore the file.") from error
         return TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig) if field.name in values})
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes trained on."""
+        return json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
+
+    def held_out(self, images: LabeledImages) -> LabeledImages:
+        """Those of the images that the run kept for measuring.
+
+        Raises:
+            ValueError: none were kept, or some are no longer there.
+        """
+        names = json.loads((self.folder / "held_out.json").read_text(encoding="utf-8"))
+        if not names:
+            raise ValueError(
+                f"data must be given because {self.folder} was trained with held_out=0, got none. Name a folder."
+            )
+        index = {image_name(images, i, self.config.data): i for i in range(len(images))}
+        missing = [name for name in names if name not in index]
+        if missing:
+            raise ValueError(
+                f"{self.config.data} must still hold the {len(names)} images that {self.folder} held out, "
+                f"got {len(missing)} fewer, e.g. {missing[0]}. Restore them, or give data to measure on."
+            )
+        return images.subset([index[name] for name in names], renumber=self.config.split == "classes")
 
     def log(self, **event: object) -> None:
         """Append one event to ``metrics.jsonl``."""
@@ -79,27 +114,50 @@ class Run:
     def save(self, model: nn.Module, loss: nn.Module) -> None:
         """Write the weights of the model and the state of the losses."""
         for name, module in (("model", model), ("loss", loss)):
-            path = self.folder / "checkpoints" / "last" / f"{name}.safetensors"
+            path = self._weights / f"{name}.safetensors"
             save_file({key: value.contiguous() for key, value in module.state_dict().items()}, f"{path}.tmp")
             os.replace(f"{path}.tmp", path)
 
     def load_model(self) -> Embedder:
         """The trained model, in evaluation mode, on the CPU."""
         model = embedder(self.config, from_scratch=True)
-        model.load_state_dict(load_file(self.folder / "checkpoints" / "last" / "model.safetensors"))
+        model.load_state_dict(load_file(self._weights / "model.safetensors"))
         return model.eval()
 
-    def write_measurement(self, name: str, measurement: Measurement) -> Path:
-        """Write ``eval/<name>/report.json``, and the report of raw pixels beside it; log the metrics."""
+    def write_measurement(self, measurement: Measurement, data: str | None = None) -> Path:
+        """Write the reports of the model and of raw pixels, and log the metrics.
+
+        Args:
+            measurement: what to write.
+            data: what was measured, which names the folder below ``eval``; None is what was held out.
+        """
+        where = str(Path(data).resolve()) if data and data != "digits" else data
+        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
         folder = self.folder / "eval" / name
         folder.mkdir(parents=True, exist_ok=True)
-        measurement.model.to_json(folder / "report.json")
-        measurement.pixels.to_json(folder / "pixels.json")
+        for kind, report in (("report", measurement.model), ("pixels", measurement.pixels)):
+            content = json.loads(report.to_json()) | {"data": where or "held out"}
+            (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         self.log(event="eval", name=name, **measurement.model.metrics)
         return folder / "report.json"
 
+    @property
+    def _weights(self) -> Path:
+        return self.folder / "checkpoints" / "last"
+
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """``runs/DATE_TIME_MODEL_LOSS``."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in config.loss).split())[:60]
+    return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.replace('/', '-')}_{words}"
+
+
+def image_name(images: LabeledImages, i: int, data: str) -> str:
+    """The name of an image that does not depend on where the data lie."""
+    return images.name(i).removeprefix(f"{data}{os.sep}")
 
 
 def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:

@@ -1,5 +1,7 @@
 """The commands, as a user types them."""
 
+import json
+
 import pytest
 
 from pml_center.cli import main
@@ -29,7 +31,11 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     everything, _, code = run(capsys, "eval", "first", "digits")
     assert code == 0
     assert "1,797 queries" in everything
-    assert (tmp_path / "first" / "eval" / "digits" / "report.json").is_file()
+    assert "8 of the 10 classes have names that the model was trained on" in everything
+    reports = sorted((tmp_path / "first" / "eval").glob("*/report.json"))
+    assert [json.loads(report.read_text())["data"] for report in reports] == ["digits", "held out"]
+    monkeypatch.chdir("/")
+    assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "eval"])
@@ -50,13 +56,26 @@ def test_help_says_what_a_command_does(capsys, command):
         (["train", "digits", "--model", "resnt50"], "Did you mean 'resnet50'"),
         (["train", "nowhere"], "nowhere"),
         (["train", "digits", "--held-out", "2"], "held_out must be"),
+        (["train", "digits", "--lr=-1"], "lr must be a positive number, got -1"),
+        (["train", "digits", "--device", "foo"], "device must be 'cpu', 'cuda', 'cuda:1' or 'auto', got 'foo'"),
+        (["train", "digits", "--model", "test_vit", "--image-size", "50"], "image_size must fit the model, got 50"),
+        (["train", "digits", "--loss", "AngularLoss(distance=CosineSimilarity())"], "must be buildable, got Assertion"),
+        (["train", "empty"], "empty"),
+        (["train", "hollow"], "class_b"),
+        (["train", "broken", "--held-out", "0", "--workers", "2", "--image-size", "8"], "readable image file, got"),
+        (["demo", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["eval", "nowhere"], "run must be a folder written by `pml-center train`, got nowhere"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    for image in ("hollow/class_a/0.png", "broken/class_a/0.png", "broken/class_b/0.png"):
+        path = tmp_path / image
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no image")
+    (tmp_path / "hollow" / "class_b").mkdir()
+    (tmp_path / "empty").mkdir()
     out, err, code = run(capsys, *arguments)
-    assert code not in (0, None)
+    assert code == 2
     assert message in " ".join((out + err).split())
     assert "Traceback" not in out + err
-    assert not (tmp_path / "runs").exists()

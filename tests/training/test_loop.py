@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pml_center.data import image_folder
 from pml_center.training import Run, TrainConfig, fit
 from pml_center.training.loop import choose_device
 
@@ -52,10 +53,9 @@ def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     opened = Run.open(run.folder)
     assert opened.config == small(tmp_path)
     from pml_center.data import digits
-    from pml_center.training.loop import split
     from pml_center.training.measurement import measure
 
-    again = measure(opened.load_model(), split(digits(), opened.config)[1], opened.config)
+    again = measure(opened.load_model(), opened.held_out(digits()), opened.config)
     assert again.model.metrics == measurement.model.metrics
 
 
@@ -79,6 +79,45 @@ def test_a_timm_model_trains_on_a_folder(tmp_path, folder):
     run, measurement = fit(config)
     assert measurement.model.queries == 12
     assert (run.folder / "checkpoints" / "last" / "model.safetensors").is_file()
+
+
+def test_what_was_held_out_stays_so_when_the_data_grow(tmp_path, folder):
+    config = small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0.5)
+    run, measurement = fit(config)
+    (folder / "class9").mkdir()
+    for name in ("0.png", "1.png"):
+        (folder / "class9" / name).write_bytes((folder / "class0" / name).read_bytes())
+    held_out = run.held_out(image_folder(folder))
+    assert not set(held_out.classes) & set(run.classes)
+    assert len(held_out) == measurement.model.queries
+    (folder / held_out.classes[0] / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"must still hold the 12 images that .*run held out, got 1 fewer, e.g. class"):
+        run.held_out(image_folder(folder))
+
+
+def test_a_run_that_ended_before_it_had_weights_can_be_repeated(tmp_path):
+    with pytest.raises((FloatingPointError, ValueError), match="must be finite, got"):
+        fit(small(tmp_path, lr=1e12, epochs=5))
+    fit(small(tmp_path, epochs=1))
+
+
+def test_images_held_out_must_have_a_mate(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"held_out must leave two images of a class.* got 0.2 of 6 images"):
+        fit(small(tmp_path, data=str(folder), split="images", held_out=0.2))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named(tmp_path, folder, workers):
+    (folder / "class1" / "2.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"image must be a readable image file, got .*class1/2.png"):
+        fit(small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0, workers=workers))
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", -1), ("lr", 0), ("epochs", 0), ("weight_decay", -1), ("hflip", 2)])
+def test_a_number_outside_its_range_is_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got {value}"):
+        small(tmp_path, **{name: value})
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path):
