@@ -50,15 +50,13 @@ def degrees(golden: Golden, key: str = "m") -> float:
     return math.degrees(golden.meta["hyperparameters"][key])
 
 
-def arcface(**fixed) -> Callable[[Golden], nn.Module]:
-    """ArcFace from ``s`` and ``m`` in radians."""
+def arcface(margin: str = "m", scale: str = "s", **fixed) -> Callable[[Golden], nn.Module]:
+    """ArcFace from a scale and a margin in radians, by their official names."""
 
     def build(golden: Golden) -> nn.Module:
-        scale = golden.meta["hyperparameters"]["s"]
-        loss = losses.ArcFaceLoss(
-            golden.meta["num_classes"], golden.meta["embedding_size"], degrees(golden), scale, **fixed
-        )
-        return loss.double()
+        sizes = golden.meta["num_classes"], golden.meta["embedding_size"]
+        official = golden.meta["hyperparameters"][scale]
+        return losses.ArcFaceLoss(*sizes, degrees(golden, margin), official, **fixed).double()
 
     return build
 
@@ -176,6 +174,17 @@ def shares_as_given(loss, step) -> None:
     loss.margin_shares = torch.from_numpy(step["in/class_weights"]).flatten()
 
 
+def drawn_classes(loss: nn.Module, step: dict) -> None:
+    """The classes that the official code drew."""
+    loss.class_weights._sample = lambda labels: torch.from_numpy(step["out/weight_index"])
+
+
+S_AND_M = {"s": "scale", "m": "margin"}
+PARTIAL_FC = {**S_AND_M, "sample_rate": "sample_rate"}
+CLAMPED = "the official code clamps the cosine, or the angle with its margin, and so has another value at the ends"
+PROJECTED = "the official gradient is with respect to the normalised weights: it lacks the projection"
+SATURATED = "the official value stops at −log 1e-30 for each sample, its gradient does not"
+
 ADAPTERS: dict[tuple[str, str], Adapter] = {
     ("arcface", "pml"): Adapter(named(losses.ArcFaceLoss)),
     ("arcface", "huangyg"): Adapter(arcface()),
@@ -184,6 +193,28 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
     ),
     ("arcface", "insightface_ArcFace"): Adapter(arcface(gradient="detached", beyond_pi="rotate")),
     ("arcface", "elasticface_repo"): Adapter(arcface(beyond_pi="rotate")),
+    ("arcface", "fast_reid"): Adapter(arcface("margin", "scale", beyond_pi="rotate")),
+    ("arcface", "4uiiurz1"): Adapter(without("edge", "exact")(arcface(beyond_pi="rotate")), why=CLAMPED),
+    ("arcface", "adaface_repo"): Adapter(without("edge", "exact")(arcface(beyond_pi="rotate")), why=CLAMPED),
+    ("arcface", "opensphere"): Adapter(
+        without("edge", "exact")(arcface(gradient="detached", beyond_pi="rotate")),
+        leave_out=("grad/weight",),
+        why=f"{CLAMPED}; {PROJECTED}",
+    ),
+    ("partial_fc", "insightface_v2_arc"): Adapter(
+        arcface(gradient="detached", beyond_pi="rotate"), leave_out=("loss",), why=SATURATED
+    ),
+    ("partial_fc", "insightface_v2_cos"): Adapter(
+        named(losses.CosFaceLoss, PARTIAL_FC), leave_out=("loss",), why=SATURATED
+    ),
+    ("partial_fc", "insightface_v2_cos_sampled"): Adapter(
+        named(losses.CosFaceLoss, PARTIAL_FC), inputs=drawn_classes, leave_out=("loss",), why=SATURATED
+    ),
+    ("cosface", "mugglewang"): Adapter(named(losses.CosFaceLoss, S_AND_M)),
+    ("cosface", "yirongmao_lmcl"): Adapter(named(losses.CosFaceLoss, S_AND_M)),
+    ("cosface", "adaface_repo"): Adapter(without("edge", "exact")(named(losses.CosFaceLoss, S_AND_M)), why=CLAMPED),
+    ("cosface", "opensphere"): Adapter(named(losses.CosFaceLoss, S_AND_M), leave_out=("grad/weight",), why=PROJECTED),
+    ("cosface", "uniface_normalized_softmax"): Adapter(named(losses.CosFaceLoss, {**S_AND_M, "r": None})),
     ("cosface", "pml"): Adapter(named(losses.CosFaceLoss)),
     ("cosface", "insightface_CosFace"): Adapter(named(losses.CosFaceLoss, {"s": "scale", "m": "margin"})),
     ("cosface", "facex_zoo"): Adapter(named(losses.CosFaceLoss)),

@@ -108,13 +108,14 @@ def test_steps_as_another_implementation_of_equation_four(name):
         centers = step["state_after/centers"]
 
 
-@pytest.mark.parametrize("name", golden_io.names("center__kaiyangzhou__*"))
+KAIYANGZHOU = [name for name in golden_io.names("center__kaiyangzhou__*") if not name.endswith("norms")]
+
+
+@pytest.mark.parametrize("name", KAIYANGZHOU)  # of large norms its expansion of the square cancels all digits
 def test_twice_the_loss_with_gradient_update_equals_the_most_copied_code(name):
     """Where that code does not clamp or cancel: it adds 1e-12 for each other class, and loses large norms."""
     golden = golden_io.load(name)
     centers = golden.arrays["init/param/centers"]
-    if golden.meta["case"] == "norms":
-        pytest.skip("its expansion of the square cancels: there is nothing right to compare with")
     for number in range(golden.meta["steps"]):
         step = golden.step(number)
         loss = losses.CenterLoss(*centers.shape, update="gradient").double()
