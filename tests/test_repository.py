@@ -33,7 +33,10 @@ HOOKS = {
     "element_losses",
 }
 OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) here and nowhere else
-DECLARED = {"from_pml_units"}  # constants and read-only properties that a paper may state beside the hooks
+DECLARED = {
+    "from_pml_units",
+    "takes_lengths",
+}  # constants and read-only properties that a paper may state beside the hooks
 
 each_final_loss = pytest.mark.parametrize("name", FINAL)
 

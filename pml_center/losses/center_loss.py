@@ -11,10 +11,10 @@ from pml_center.losses.base_center_loss import BaseCenterLoss
 class CenterLoss(BaseCenterLoss):
     """Center loss: half the squared distance between an embedding and the center of its class.
 
-    ``ℓ = ½‖x − c_y‖²``, and after each training batch ``c_j += α · Σ_{y=j}(x − c_j) / (1 + n_j)`` for the n_j
-    > 0 embeddings of each class present. Add it to a loss that separates classes, with a small weight λ:
-    alone it is smallest when every embedding is the same point. The step of the centers does not depend on λ,
-    on the reducer or on the size of the batch, and needs no optimizer; nor on a miner: a sample that it leaves out moves its center
+    ``ℓ = ½‖x − c_y‖²``, and after each training batch ``c_j += α · Σ_{y=j}(x − c_j) / (1 + n_j)`` for the
+    n_j > 0 embeddings of each class present. Add it to a loss that separates classes, with a small weight λ: alone it
+    is smallest when every embedding is the same point. The step of the centers needs no optimizer. It depends neither
+    on λ, nor on the reducer, nor on the size of the batch, nor on a miner: a sample that is left out moves its center
     like any other.
 
     Args:

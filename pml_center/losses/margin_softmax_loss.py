@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_embeddings, check_size
+from pml_center.checks import check_embeddings, check_labels, check_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
@@ -82,6 +82,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
     """
 
     normalizes: ClassVar[bool] = True  # embeddings and weights are compared by cosine, else by the plain product
+    takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
 
     step: Tensor
@@ -109,9 +110,8 @@ class MarginSoftmaxLoss(BaseClassLoss):
                 f"label_smoothing must be 0 because {type(self).__name__} is no cross entropy, got {label_smoothing}. "
                 "Leave it out."
             )
-        if not isinstance(self.distance, DotProductSimilarity) or (
-            self.distance.normalize_embeddings is not self.normalizes
-        ):
+        lengths_fit = self.takes_lengths or self.distance.normalize_embeddings is self.normalizes
+        if not (isinstance(self.distance, DotProductSimilarity) and lengths_fit):
             default = type(self.get_default_distance()).__name__
             raise TypeError(
                 f"distance must be {default} because {type(self).__name__} is defined on it, "
@@ -190,7 +190,9 @@ class MarginSoftmaxLoss(BaseClassLoss):
             if labels is not None and self.training:
                 rows = self.prototypes(Chosen(rows, bias, labels))
             unit, norm = self._directions(embeddings)
-            similarity = nearest_row(F.linear(unit, self._directions(rows)[0]), self.sub_centers)
+            similarity = nearest_row(
+                F.linear(unit, F.normalize(rows, dim=1) if self.normalizes else rows), self.sub_centers
+            )
             if labels is None:
                 scale = self._scale(Batch(similarity.amax(1), norm, similarity.argmax(1)))
             else:
@@ -222,7 +224,9 @@ class MarginSoftmaxLoss(BaseClassLoss):
             self.loss_weights = torch.cat([self.loss_weights[:num_classes], new])
 
     @torch.no_grad()
-    def get_outliers(self, embeddings: Tensor, labels: Tensor, threshold: float = 75.0) -> tuple[Tensor, Tensor]:
+    def get_outliers(
+        self, embeddings: Tensor, labels: Tensor, threshold: float = 75.0, return_dominant_centers: bool = True
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Samples far from the dominant sub-center of their class: likely label errors.
 
         A class's dominant sub-center is the one that is nearest to most of its samples.
@@ -231,16 +235,18 @@ class MarginSoftmaxLoss(BaseClassLoss):
             embeddings: (N, D).
             labels: (N,) in [0, C).
             threshold: degrees.
+            return_dominant_centers: whether they come too.
 
         Returns:
-            Rows of the outliers, and which sub-center of each class is dominant, (C,); 0 for a class without samples.
+            Rows of the outliers, and the dominant sub-centers in PML's layout, (D, C).
         """
-        rows = self._directions(self.class_weights.weight)[0].view(-1, self.sub_centers, self.embedding_size)
-        cosine = (rows[labels] * self._directions(embeddings.to(rows))[0].unsqueeze(1)).sum(2)  # (N, K)
-        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
-        dominant = votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
+        cosine, dominant = self._dominant(embeddings, labels)
         own = cosine.gather(1, dominant[labels].unsqueeze(1)).squeeze(1)
-        return (own < math.cos(math.radians(threshold))).nonzero().squeeze(1), dominant
+        outliers = (own < math.cos(math.radians(threshold))).nonzero().squeeze(1)
+        if not return_dominant_centers:
+            return outliers
+        rows = self.class_weights.weight.view(-1, self.sub_centers, self.embedding_size)
+        return outliers, rows[torch.arange(len(rows)), dominant].t()
 
     @torch.no_grad()
     def drop_nondominant(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -252,9 +258,18 @@ class MarginSoftmaxLoss(BaseClassLoss):
             embeddings: (N, D) of the training set.
             labels: (N,) in [0, C).
         """
-        _, dominant = self.get_outliers(embeddings, labels)
+        _, dominant = self._dominant(embeddings, labels)
         self.class_weights.keep_sub_centers(dominant)
         self.sub_centers = 1
+
+    def _dominant(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines to the sub-centers of one's class, (N, K), and which of them dominates each class, (C,)."""
+        check_embeddings(embeddings, self.embedding_size)
+        labels = check_labels(labels, self.num_classes, len(embeddings))
+        rows = F.normalize(self.class_weights.weight, dim=1).view(-1, self.sub_centers, self.embedding_size)
+        cosine = (rows[labels] * F.normalize(embeddings.to(rows), dim=1).unsqueeze(1)).sum(2)
+        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
+        return cosine, votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
 
     @classmethod
     def from_pml(cls, loss: Any) -> "MarginSoftmaxLoss":
@@ -303,9 +318,9 @@ class MarginSoftmaxLoss(BaseClassLoss):
         """PML's hook: N(0, 0.01)."""
         return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
 
-    def _directions(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows as they are compared, and their lengths."""
-        return directions(rows) if self.normalizes else (rows, rows.norm(dim=1))
+    def _directions(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings as they are compared, and their lengths."""
+        return directions(embeddings) if self.distance.normalize_embeddings else (embeddings, embeddings.norm(dim=1))
 
     def _batch(self, unit, norm, rows, own, labels) -> tuple[Batch, Tensor]:
         """What the hooks see, and the rows for all else; ``own`` is the class of each sample among ``rows``."""

@@ -1,7 +1,7 @@
 """NormalizedSoftmaxLoss."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
             probability of 0.9, ``(C − 1)/C · log(9(C − 1))``; None keeps the temperature.
         learn_scale: whether s is learned from there: its logarithm is then the parameter ``log_scale``. Give it no
             weight decay.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``distance=DotProductSimilarity(normalize_embeddings=False)`` leaves the embeddings their length;
+            ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -44,6 +45,8 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
     """
 
     log_scale: nn.Parameter | None
+
+    takes_lengths: ClassVar[bool] = True
 
     def __init__(
         self,

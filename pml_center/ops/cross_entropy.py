@@ -122,17 +122,17 @@ class _Directions(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeddings):
         norm = torch.linalg.vector_norm(embeddings, dim=1)
-        inverse = norm.clamp_min(SHORTEST).reciprocal_().unsqueeze(1)
-        result = embeddings * inverse
-        ctx.save_for_backward(result, inverse)
+        length = norm.clamp_min(SHORTEST).unsqueeze(1)
+        result = embeddings / length
+        ctx.save_for_backward(result, length)
         return result, norm
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, grad_norm):
-        result, inverse = ctx.saved_tensors
-        radial = grad_norm.unsqueeze(1) - torch.linalg.vecdot(grad, result).unsqueeze(1) * inverse
-        return torch.addcmul(grad * inverse, radial, result)
+        result, length = ctx.saved_tensors
+        radial = grad_norm.unsqueeze(1) - torch.linalg.vecdot(grad, result).unsqueeze(1) / length
+        return torch.addcmul(grad / length, radial, result)
 
 
 class _OwnSimilarity(torch.autograd.Function):

@@ -191,7 +191,8 @@ def test_outliers_are_far_from_the_dominant_sub_center():
     embeddings, labels = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([0, 0, 0, 0, 1, 1, 1])
     outliers, dominant = loss.get_outliers(embeddings, labels)
     assert outliers.tolist() == [2, 4]
-    assert dominant.tolist() == [0, 1]
+    assert torch.equal(dominant, torch.tensor([[1.0, 0], [0, -1]]))  # a column a class
+    assert torch.equal(loss.get_outliers(embeddings, labels, return_dominant_centers=False), outliers)
     loss.drop_nondominant(embeddings, labels)
     assert torch.equal(loss.class_weights.weight, torch.tensor([[1.0, 0], [0, -1]]))
     assert loss.get_logits(embeddings).shape == (7, 2)
