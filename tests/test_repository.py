@@ -53,6 +53,12 @@ def test_losses_were_found():
 
 
 @each_final_loss
+def test_a_loss_has_a_paper_to_cite(name):
+    entries = (ROOT / "docs" / "references.bib").read_text(encoding="utf-8")
+    assert re.search(rf"keywords = {{.*\b{name}\b.*}}", entries), f"docs/references.bib has no entry of {name}"
+
+
+@each_final_loss
 def test_a_loss_has_a_case(name):
     assert getattr(losses, name) in {case.loss for case in CASES}, f"tests/cases.py has no case of {name}"
 

@@ -25,19 +25,24 @@ from tqdm import tqdm
 from pml_center import losses
 
 SIZES = [(128, 1_000), (512, 10_000), (128, 10_000), (128, 100_000), (16, 10)]
+FAMILY_SIZE = (256, 10_000)
 EMBEDDING_SIZE = 512
 
 
 def step_of(loss, embeddings, labels, autocast=False):
     """One forward and backward, as a function without arguments."""
 
-    def step():
+    def clear():
         loss.zero_grad(set_to_none=True)
         embeddings.grad = None
+
+    def step():
+        clear()
         with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
             value = loss(embeddings, labels)
         value.backward()
 
+    step.clear = clear
     return step
 
 
@@ -52,7 +57,22 @@ def gemm3_of(embeddings, classes):
         torch.mm(grad, weight)
         torch.mm(grad.t(), x)
 
+    step.clear = lambda: None
     return step
+
+
+def family(batch, classes, device):
+    """Every final loss of the softmax family at its defaults, by name."""
+    embeddings = torch.randn(batch, EMBEDDING_SIZE, device=device, requires_grad=True)
+    labels = torch.randint(classes, (batch,), device=device)
+    steps = {}
+    for name in losses.__all__:
+        kind = getattr(losses, name)
+        if issubclass(kind, losses.MarginSoftmaxLoss) and kind is not losses.MarginSoftmaxLoss:
+            known = {"class_counts": 20} if name in ("DynamicArcFaceLoss", "KappaFaceLoss") else {}
+            loss = kind(num_classes=classes, embedding_size=EMBEDDING_SIZE, **known)
+            steps[name] = step_of(loss.to(device), embeddings, labels)
+    return steps
 
 
 def synchronize(device):
@@ -80,6 +100,7 @@ def seconds(steps, device, budget):
 def peak_bytes(step, device):
     """Peak of allocated bytes above the start of a step."""
     step()
+    step.clear()  # what the last step left must not be freed in this one
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -102,6 +123,7 @@ def candidates(batch, classes, device):
     sizes = {"num_classes": classes, "embedding_size": EMBEDDING_SIZE}
     built = {
         "PML ArcFace": pml_losses.ArcFaceLoss(**sizes),
+        "PML NormalizedSoftmax": pml_losses.NormalizedSoftmaxLoss(**sizes),
         "ArcFace": losses.ArcFaceLoss(**sizes),
         "ArcFace lean": losses.ArcFaceLoss(**sizes, chunk_size=2048),
         "Softmax": losses.SoftmaxLoss(**sizes),
@@ -157,6 +179,11 @@ def main():
             tqdm.write(
                 f"{batch:5} {classes:8,}  {name:20} " + "  ".join(f"{value:>9}" for value in list(row.values())[3:])
             )
+    medians = seconds(family(*FAMILY_SIZE, arguments.device), arguments.device, 4 * arguments.budget)
+    compared = {
+        name: {"milliseconds": round(time * 1e3, 3), "of SoftmaxLoss": round(time / medians["SoftmaxLoss"], 3)}
+        for name, time in medians.items()
+    }
     machine = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
     result = {
         "command": " ".join(["python docs/benchmarks/margin_softmax.py", *sys.argv[1:]]),
@@ -165,6 +192,7 @@ def main():
         "versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")},
         "embedding_size": EMBEDDING_SIZE,
         "rows": rows,
+        "family": {"batch": FAMILY_SIZE[0], "classes": FAMILY_SIZE[1], "losses": compared},
     }
     if arguments.out:
         path = Path(arguments.out)
@@ -189,6 +217,11 @@ def page(result):
         lines.append("|---" + "|---:" * (len(columns) - 1) + "|")
         own = [row for row in result["rows"] if (row["batch"], row["classes"]) == (batch, classes)]
         lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in own]
+    size = result["family"]
+    lines += ["", f"## Every loss at its defaults, B = {size['batch']}, C = {size['classes']:,}", ""]
+    lines += ["| loss | milliseconds | of SoftmaxLoss |", "|---|---:|---:|"]
+    ordered = sorted(size["losses"].items(), key=lambda item: item[1]["of SoftmaxLoss"])
+    lines += [f"| {name} | {row['milliseconds']} | {row['of SoftmaxLoss']} |" for name, row in ordered]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,88 @@
+"""How far the gradient of sampled classes is from the gradient of all classes.
+
+    python docs/benchmarks/sampled_gradient.py --out docs/benchmarks/sampled_gradient.json
+
+A step over a sample of the classes (Partial FC) lacks most negatives, so its softmax is over fewer classes: not even in
+the mean is its gradient that of the dense loss. This measures by how much: the cosine between the dense gradient of the
+embeddings and the mean of many sampled ones, the ratio of their lengths, and the cosine of a single draw.
+"""
+
+import argparse
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from pml_center import losses
+
+BATCH, CLASSES, EMBEDDING_SIZE, DRAWS = 128, 10_000, 128, 200
+RATES = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def gradient(loss, embeddings, labels):
+    return torch.autograd.grad(loss(embeddings, labels), embeddings)[0].flatten()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", help="JSON file for the results")
+    arguments = parser.parse_args()
+    rows = []
+    for seed in tqdm(range(arguments.seeds), unit="seed"):
+        torch.manual_seed(seed)
+        dense = losses.CosFaceLoss(CLASSES, EMBEDDING_SIZE, margin=0.2, scale=32)
+        labels = torch.randint(CLASSES, (BATCH,))
+        own = torch.nn.functional.normalize(dense.class_weights.weight[labels].detach(), dim=1)
+        embeddings = (own + 0.1 * torch.randn(BATCH, EMBEDDING_SIZE)).requires_grad_()  # half trained: 49 degrees away
+        expected = gradient(dense, embeddings, labels)
+        for rate in RATES:
+            sampled = losses.CosFaceLoss(CLASSES, EMBEDDING_SIZE, margin=0.2, scale=32, sample_rate=rate)
+            sampled.load_state_dict(dense.state_dict(), strict=False)
+            draws = torch.stack([gradient(sampled, embeddings, labels) for _ in range(DRAWS if rate < 1 else 1)])
+            mean, single = draws.mean(0), torch.cosine_similarity(draws, expected.unsqueeze(0))
+            rows.append(
+                {
+                    "seed": seed,
+                    "rate": rate,
+                    "cosine of the mean": round(torch.cosine_similarity(mean, expected, dim=0).item(), 4),
+                    "length of the mean": round((mean.norm() / expected.norm()).item(), 4),
+                    "cosine of a draw": round(single.mean().item(), 4),
+                }
+            )
+    result = {
+        "command": " ".join(["python docs/benchmarks/sampled_gradient.py", *sys.argv[1:]]),
+        "versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")},
+        "batch": BATCH,
+        "classes": CLASSES,
+        "embedding_size": EMBEDDING_SIZE,
+        "draws": DRAWS,
+        "rows": rows,
+    }
+    if arguments.out:
+        path = Path(arguments.out)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+
+
+def page(result):
+    """The results as a page of the documentation: least and largest over the seeds."""
+    lines = ["# Sampled classes: the gradient", "", __doc__.split("\n\n", 2)[2].strip(), ""]
+    lines += [
+        f"CosFace, B = {BATCH}, C = {CLASSES:,}, D = {EMBEDDING_SIZE}, {DRAWS} draws; least to largest over the seeds."
+    ]
+    names = ("cosine of the mean", "length of the mean", "cosine of a draw")
+    lines += ["", "| sample_rate | " + " | ".join(names) + " |", "|---:" * 4 + "|"]
+    for rate in RATES:
+        own = [row for row in result["rows"] if row["rate"] == rate]
+        cells = [f"{min(row[name] for row in own):.3f} to {max(row[name] for row in own):.3f}" for name in names]
+        lines.append(f"| {rate} | " + " | ".join(cells) + " |")
+    lines += ["", f"Made by `{result['command']}`; the numbers are in `sampled_gradient.json`."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
