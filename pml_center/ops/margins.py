@@ -33,9 +33,10 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
 
     Args:
         cosine: any shape, in [-1, 1].
-        margin: radians in [-π, π], or one per entry.
+        margin: radians in [0, π], or one per entry in [-π, π].
         beyond_pi: where ``θ + m`` passes π, at which the cosine would turn: ``"linear"`` continues by
-            ``cos θ − m·sin m``; ``"rotate"`` lets it turn; ``"easy"`` applies the margin only where ``cos θ > 0``.
+            ``cos θ − m·sin m``, and takes 1 where a negative margin passes 0; ``"rotate"`` lets it turn; ``"easy"``
+            applies the margin only where ``cos θ > 0``.
 
     Example:
         >>> import torch
@@ -48,8 +49,10 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
         return rotated
     if beyond_pi == "easy":
         return torch.where(cosine > 0, rotated, cosine)
-    # A negative margin never leads beyond π.
-    return torch.where((cosine >= -cos) | (margin < 0), rotated, cosine - margin * sin)
+    if isinstance(margin, Tensor):  # a negative one never leads beyond π, and stops at 0, where the cosine would turn
+        rotated = torch.where((margin < 0) & (cosine > cos), 1.0, rotated)
+        return torch.where((cosine >= -cos) | (margin < 0), rotated, cosine - margin * sin)
+    return torch.where(cosine >= -cos, rotated, cosine - margin * sin)
 
 
 def multiplied_angular(cosine: Tensor, margin: float) -> Tensor:

@@ -72,6 +72,19 @@ def test_a_margin_only_makes_the_target_harder(loss):
     assert (target.diff() <= 0).all()
 
 
+@pytest.mark.parametrize("norm", [1.0, 20.0, 90.0])
+@pytest.mark.parametrize(
+    "name", ["AdaFaceLoss", "MagFaceLoss", "ElasticFaceLoss", "DynamicArcFaceLoss", "LiArcFaceLoss"]
+)
+def test_a_larger_angle_is_never_rewarded(name, norm):
+    loss = getattr(losses, name)(3, 2, **({"class_counts": 20} if name == "DynamicArcFaceLoss" else {})).double().eval()
+    if name == "AdaFaceLoss":
+        loss.batch_std.fill_(10.0)  # so that a long embedding has a negative angular margin
+    cosine = torch.linspace(1, -1, 2001, dtype=torch.double)  # θ from 0 to π
+    target = loss.target_cosine(Batch(cosine, torch.full_like(cosine, norm), torch.zeros(2001, dtype=torch.long)))
+    assert (target.diff() <= 0).all()
+
+
 def test_tiny_losses_keep_their_relative_precision():
     loss = losses.SoftmaxLoss(2, 1, bias=False)
     with torch.no_grad():
