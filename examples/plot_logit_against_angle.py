@@ -8,7 +8,6 @@ is cos θ, which is what remains without a margin.
 """
 
 import math
-import warnings
 
 import matplotlib.pyplot as plt
 import torch
@@ -50,7 +49,7 @@ figure, axes = plt.subplots(rows, columns, figsize=(13, 2.4 * rows), sharex=True
 slopes = {}
 for ax, name in zip(axes.flat, names, strict=False):
     loss = build(name)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad():
         logit = loss.get_logits(embeddings, labels)[:, 0]
         size = (loss.get_logits(embeddings)[:1, 0]).abs()  # without margin at θ = 0
     curve = (logit / size).numpy()
