@@ -81,6 +81,11 @@ def normalized_softmax(loss, embeddings, labels):
     return cross_entropy(cosines(loss, embeddings) / 0.05, labels)
 
 
+def l2_softmax(loss, embeddings, labels):
+    unit = embeddings / embeddings.square().sum(1).sqrt().unsqueeze(1)
+    return cross_entropy(12 * unit @ loss.class_weights.weight.t() + loss.class_weights.bias, labels)
+
+
 def cosface(loss, embeddings, labels):
     cosine = cosines(loss, embeddings)
     return cross_entropy(64 * torch.where(is_own(loss, labels), cosine - 0.35, cosine), labels)
@@ -396,6 +401,7 @@ CASES = [
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
     Case(losses.SoftmaxLoss, smoothed_softmax, {"label_smoothing": 0.1}),
     Case(losses.NormalizedSoftmaxLoss, normalized_softmax),
+    Case(losses.NormalizedSoftmaxLoss, l2_softmax, {"scale": 12, "normalize_weights": False, "bias": True}),
     Case(losses.NormalizedSoftmaxLoss, automatic_scale, {"scale": "auto"}),
     Case(losses.NormalizedSoftmaxLoss, learned_scale, {"learn_scale": True}),
     Case(losses.CosFaceLoss, cosface),
@@ -403,12 +409,7 @@ CASES = [
     Case(losses.ArcFaceLoss, wide_arcface, {"margin": 100}),
     Case(losses.LargeMarginSoftmaxLoss, large_margin_softmax),
     Case(losses.SphereFaceLoss, sphereface),
-    Case(
-        losses.SphereFaceLoss,
-        sphereface_r,
-        {"margin": 1.7, "scale": 30, "gradient": "detached", "scale_by_norm": False},
-        differentiable=False,
-    ),
+    Case(losses.SphereFaceLoss, sphereface_r, {"version": "r"}, differentiable=False),
     Case(losses.CircleSoftmaxLoss, circle_softmax, {"scale": 32}, differentiable=False),
     Case(losses.UniFaceLoss, uniface, {"scale": 16, "negative_weight": 0.5}),
     Case(losses.UniFaceLoss, uniface, {"scale": 16, "negative_weight": 0.5, "thresholds": "separate"}),

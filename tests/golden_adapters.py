@@ -95,9 +95,7 @@ def sphereface_r(golden: Golden) -> nn.Module:
     """SphereFace-R, version 2."""
     official = golden.meta["hyperparameters"]
     sizes = golden.meta["num_classes"], golden.meta["embedding_size"]
-    return losses.SphereFaceLoss(
-        *sizes, official["m"], official["s"], gradient="detached", scale_by_norm=False
-    ).double()
+    return losses.SphereFaceLoss(*sizes, official["m"], official["s"], version="r").double()
 
 
 def uniface(**fixed) -> Callable[[Golden], nn.Module | None]:

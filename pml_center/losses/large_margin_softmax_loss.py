@@ -44,7 +44,7 @@ class LargeMarginSoftmaxLoss(MarginSoftmaxLoss):
         is defined on plain products, which is what is taken here.
     """
 
-    normalizes: ClassVar[bool] = False
+    normalizes = False
     from_pml_units: ClassVar[dict[str, Callable]] = {"distance": lambda _: None}
 
     def __init__(self, num_classes: int, embedding_size: int, margin: int = 4, scale: float = 1, **kwargs):

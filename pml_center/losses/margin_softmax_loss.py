@@ -81,7 +81,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
         TypeError: a distance other than the one that the margin is defined on.
     """
 
-    normalizes: ClassVar[bool] = True  # embeddings and weights are compared by cosine, else by the plain product
+    normalizes: bool = True  # embeddings and weights are compared by cosine, else by the plain product
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
 
@@ -312,7 +312,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
 
     def get_default_distance(self):
         """PML's hook: cosine similarity, or the plain product."""
-        return CosineSimilarity() if self.normalizes else DotProductSimilarity(normalize_embeddings=False)
+        return CosineSimilarity() if type(self).normalizes else DotProductSimilarity(normalize_embeddings=False)
 
     def get_default_weight_init_func(self):
         """PML's hook: N(0, 0.01)."""

@@ -23,6 +23,8 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
             probability of 0.9, ``(C − 1)/C · log(9(C − 1))``; None keeps the temperature.
         learn_scale: whether s is learned from there: its logarithm is then the parameter ``log_scale``. Give it no
             weight decay.
+        normalize_weights: False is L2-softmax (Ranjan et al.): only the embeddings are normalised, their length is s,
+            and the class weights keep theirs; add ``bias=True`` for the paper's linear layer.
         kwargs: ``distance=DotProductSimilarity(normalize_embeddings=False)`` leaves the embeddings their length;
             ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
 
@@ -39,7 +41,7 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
 
     Source: Wang et al., NormFace: L2 hypersphere embedding for face verification, ACM MM 2017,
         arXiv:1704.06369; Zhai and Wu, Classification is a strong baseline for deep metric learning, BMVC
-        2019, arXiv:1811.12649.
+        2019, arXiv:1811.12649; Ranjan et al., L2-constrained softmax loss, 2017, arXiv:1703.09507.
 
     Differs: NormFace learns s itself, which may then become negative; here its logarithm.
     """
@@ -55,6 +57,7 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
         temperature: float = 0.05,
         scale: float | Literal["auto"] | None = None,
         learn_scale: bool = False,
+        normalize_weights: bool = True,
         **kwargs,
     ):
         if not temperature > 0:
@@ -65,6 +68,7 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
             )
         number = 1 / temperature if scale is None or isinstance(scale, str) else scale
         super().__init__(num_classes, embedding_size, number, **kwargs)
+        self.normalizes = normalize_weights
         if scale == "auto":
             others = max(num_classes - 1, 1)
             self.scale = others / (others + 1) * math.log(9 * others)

@@ -1,7 +1,5 @@
 """SoftmaxLoss."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
@@ -37,7 +35,7 @@ class SoftmaxLoss(MarginSoftmaxLoss):
         arXiv:1512.00567.
     """
 
-    normalizes: ClassVar[bool] = False
+    normalizes = False
 
     def __init__(
         self, num_classes: int, embedding_size: int, bias: bool = True, label_smoothing: float = 0.0, **kwargs

@@ -1,10 +1,14 @@
 """SphereFaceLoss."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from pml_center.checks import check_choices
 from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
 from pml_center.ops.margins import Gradient, detached, multiplied_angular
+
+Version = Literal["sphereface", "r"]
 
 
 class SphereFaceLoss(MarginSoftmaxLoss):
@@ -15,8 +19,7 @@ class SphereFaceLoss(MarginSoftmaxLoss):
     ``margin_schedule=schedules.Annealing()`` is there.
 
     SphereFace-R, its steadier successor, has r = 1, a margin that need not be whole, and takes the margin for a
-    constant in the gradient, which makes annealing needless:
-    ``SphereFaceLoss(C, D, margin=1.7, scale=30, gradient="detached", scale_by_norm=False)``.
+    constant in the gradient, which makes annealing needless: ``version="r"``.
 
     Args:
         num_classes: C.
@@ -25,6 +28,8 @@ class SphereFaceLoss(MarginSoftmaxLoss):
         scale: s > 0, a factor of all logits.
         gradient: ``"full"`` differentiates ψ; ``"detached"`` takes ``ψ − cos θ`` for a constant.
         scale_by_norm: whether r is the length of the embedding, or 1.
+        version: ``"r"`` is SphereFace-R: ``gradient="detached"``, ``scale_by_norm=False``, and a margin of 1.7 and a
+            scale of 30 where both are left at 4 and 1.
         kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
@@ -55,12 +60,16 @@ class SphereFaceLoss(MarginSoftmaxLoss):
         scale: float = 1,
         gradient: Gradient = "full",
         scale_by_norm: bool = True,
+        version: Version = "sphereface",
         **kwargs,
     ):
+        check_choices(gradient=(gradient, Gradient), version=(version, Version))
+        if version == "r":
+            margin, scale = (1.7, 30) if (margin, scale) == (4, 1) else (margin, scale)
+            gradient, scale_by_norm = "detached", False
         if not margin >= 1:
             raise ValueError(f"margin must be at least 1, got {margin}. The papers' margins are 4 and 1.7.")
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient))
         self.margin, self.gradient, self.scale_by_norm = margin, gradient, scale_by_norm
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 

@@ -85,6 +85,22 @@ def test_a_larger_angle_is_never_rewarded(name, norm):
     assert (target.diff() <= 0).all()
 
 
+def test_embeddings_keep_their_length_where_pml_lets_them(generator):
+    distance = distances.DotProductSimilarity(normalize_embeddings=False)
+    theirs = pml_losses.NormalizedSoftmaxLoss(9, 6, temperature=0.5, distance=distance)
+    ours = losses.NormalizedSoftmaxLoss(9, 6, temperature=0.5, distance=distance)
+    ours.load_state_dict(theirs.state_dict())
+    embeddings, labels = torch.randn(20, 6, generator=generator), torch.randint(9, (20,), generator=generator)
+    torch.testing.assert_close(ours(embeddings, labels), theirs(embeddings, labels))
+    torch.testing.assert_close(ours.get_logits(embeddings), theirs.get_logits(embeddings))
+
+
+def test_sphereface_r_is_a_version_with_defaults_of_its_own():
+    loss, other = losses.SphereFaceLoss(3, 2, version="r"), losses.SphereFaceLoss(3, 2, margin=2, scale=9, version="r")
+    assert (loss.margin, loss.scale, loss.gradient, loss.scale_by_norm) == (1.7, 30, "detached", False)
+    assert (other.margin, other.scale) == (2, 9)
+
+
 def test_tiny_losses_keep_their_relative_precision():
     loss = losses.SoftmaxLoss(2, 1, bias=False)
     with torch.no_grad():
