@@ -101,11 +101,13 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
             embeddings = embeddings.to(self._working_dtype(embeddings))
             if not len(self._taking_part(labels)):
                 return self.reducer(self.zero_losses(), embeddings, labels)
-            self._warn_of_a_forgotten_optimizer(labels)
+            self._warn_of_a_forgotten_optimizer(labels[self._taking_part(labels)])
             return super().forward(embeddings, labels, indices_tuple)
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
+        if indices_tuple is not None and self.ignore_index is not None:
+            indices_tuple = _among(labels != self.ignore_index, indices_tuple)
         weights = lmu.convert_to_weights(indices_tuple, labels, dtype=embeddings.dtype)
         loss_dict = {}
         self.add_weight_regularization_to_loss_dict(loss_dict, self.class_rows())  # before centers take their step
@@ -157,9 +159,10 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
         rows = self.class_rows()
         if self._batches_at_rest < 0 or not (self.training and torch.is_grad_enabled() and rows.requires_grad):
             return
-        if self._watched is not None:
+        of_class = rows.detach().view(self.num_classes, -1)
+        if self._watched is not None and self._watched[0] < self.num_classes:
             label, row = self._watched
-            moved = not torch.equal(rows.detach()[label].to(row), row)
+            moved = not torch.equal(of_class[label].to(row), row)
             self._batches_at_rest = -1 if moved else self._batches_at_rest + (rows.grad is not None)
         if self._batches_at_rest == BATCHES_AT_REST:
             self._batches_at_rest = -1
@@ -170,4 +173,14 @@ class BaseClassLoss(WeightRegularizerMixin, BaseMetricLossFunction):
                 stacklevel=2,
             )
         label = int(labels[0])
-        self._watched = None if self._batches_at_rest < 0 else (label, rows.detach()[label].clone())
+        self._watched = None if self._batches_at_rest < 0 else (label, of_class[label].clone())
+
+
+def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The triplets, or the pairs, all of whose samples take part."""
+    groups = [indices_tuple] if len(indices_tuple) == 3 else [indices_tuple[:2], indices_tuple[2:]]
+    kept = []
+    for group in groups:
+        keep = torch.stack([part[index] for index in group]).all(0)
+        kept += [index[keep] for index in group]
+    return tuple(kept)

@@ -68,6 +68,10 @@ class BroadFaceLoss(MarginSoftmaxLoss):
             raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, got {queue_size}. Common are 8000 to 32000.")
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "loss_weights must be None because past samples have no weights, got some. Leave them out."
+            )
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         if self.sub_centers != 1:
             raise ValueError(

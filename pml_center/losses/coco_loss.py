@@ -41,9 +41,21 @@ class COCOLoss(MarginSoftmaxLoss):
 
     def __init__(self, num_classes: int, embedding_size: int, scale: float | None = None, **kwargs):
         super().__init__(num_classes, embedding_size, 1 if scale is None else scale, **kwargs)
-        if scale is None:
-            self.scale = math.log(max(num_classes - 1, 1)) / 2 + 3
+        self.is_automatic = scale is None
+        if self.is_automatic:
+            self.scale = automatic_scale(num_classes)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""
         return batch.cosine
+
+    def resize_classes(self, num_classes: int) -> None:
+        """See :meth:`MarginSoftmaxLoss.resize_classes`; a scale that follows the number of classes follows it."""
+        super().resize_classes(num_classes)
+        if self.is_automatic:
+            self.scale = automatic_scale(num_classes)
+
+
+def automatic_scale(num_classes: int) -> float:
+    """``½·log(C − 1) + 3``."""
+    return math.log(max(num_classes - 1, 1)) / 2 + 3

@@ -356,11 +356,11 @@ class MarginSoftmaxLoss(BaseClassLoss):
         target = self.target_cosine(batch)
         if self.margin_schedule is None:
             return target
-        return batch.cosine + self.margin_schedule(int(self.step)) * (target - batch.cosine)
+        return batch.cosine + self.margin_schedule(max(int(self.step), 1)) * (target - batch.cosine)
 
     def _scale(self, batch: Batch) -> float | Tensor:
         scale = self.logit_scale(batch)
-        return scale if self.scale_schedule is None else scale * self.scale_schedule(int(self.step))
+        return scale if self.scale_schedule is None else scale * self.scale_schedule(max(int(self.step), 1))
 
     def _record(self, batch: Batch) -> None:
         """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
@@ -378,6 +378,13 @@ class MarginSoftmaxLoss(BaseClassLoss):
         columns = state_dict.pop(f"{prefix}W", None)
         if columns is not None:
             state_dict[f"{prefix}class_weights.weight"] = columns.t()
+        # What only schedules and sampling count: a state may come from a loss with them to one without, and back.
+        for name, tensor in (("step", self.step), ("class_weights.draws", self.class_weights.draws)):
+            owner = self if name == "step" else self.class_weights
+            if name.split(".")[-1] in owner._non_persistent_buffers_set:
+                state_dict.pop(prefix + name, None)
+            else:
+                state_dict.setdefault(prefix + name, tensor)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -69,9 +69,9 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
         number = 1 / temperature if scale is None or isinstance(scale, str) else scale
         super().__init__(num_classes, embedding_size, number, **kwargs)
         self.normalizes = normalize_weights
-        if scale == "auto":
-            others = max(num_classes - 1, 1)
-            self.scale = others / (others + 1) * math.log(9 * others)
+        self.is_automatic = scale == "auto"
+        if self.is_automatic:
+            self.scale = automatic_scale(num_classes)
         self.temperature = 1 / self.scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale))) if learn_scale else None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
@@ -83,3 +83,16 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
     def logit_scale(self, batch: Batch) -> float | Tensor:
         """s, fixed or learned."""
         return self.scale if self.log_scale is None else self.log_scale.exp().to(batch.cosine)
+
+    def resize_classes(self, num_classes: int) -> None:
+        """See :meth:`MarginSoftmaxLoss.resize_classes`; an automatic scale follows, a learned one stays."""
+        super().resize_classes(num_classes)
+        if self.is_automatic:
+            self.scale = automatic_scale(num_classes)
+            self.temperature = 1 / self.scale
+
+
+def automatic_scale(num_classes: int) -> float:
+    """``(C − 1)/C · log(9(C − 1))``."""
+    others = max(num_classes - 1, 1)
+    return others / (others + 1) * math.log(9 * others)

@@ -78,6 +78,10 @@ class SphereFace2Loss(MarginSoftmaxLoss):
             raise ValueError(f"exponent must be at least 1, got {exponent}. The paper's is 3.")
         if not factor > 0:
             raise ValueError(f"factor must be positive, got {factor}. Common values are 1 and 50.")
+        if kwargs.pop("bias", False):
+            raise ValueError(
+                "bias must be False because SphereFace2Loss has one threshold for all classes, got True. Leave it out."
+            )
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         check_choices(variant=(variant, Variant), gradient=(gradient, Gradient))
         self.margin, self.exponent, self.variant, self.gradient = margin, exponent, variant, gradient

@@ -65,6 +65,10 @@ class UniFaceLoss(MarginSoftmaxLoss):
         if not negative_weight > 0:
             raise ValueError(f"negative_weight must be positive, got {negative_weight}. The paper's is 1.")
         check_choices(thresholds=(thresholds, Thresholds))
+        if kwargs.pop("bias", False):
+            raise ValueError(
+                "bias must be False because UniFaceLoss has thresholds of its own, got True. Leave it out."
+            )
         super().__init__(num_classes, embedding_size, scale, bias=thresholds == "separate", **kwargs)
         self.margin, self.negative_weight = margin, negative_weight
         initial = math.log(10 * num_classes * self.class_weights.sample_rate)

@@ -105,7 +105,54 @@ def test_an_ignored_label_takes_no_part(case, batch):
 
 
 @each_softmax
+def test_a_first_sample_that_is_ignored_is_no_trouble(case, batch):
+    labels = batch[1].clone()
+    labels[0] = -100
+    assert case.build(ignore_index=-100)(batch[0], labels).isfinite()
+
+
+def test_tuples_that_touch_an_ignored_sample_do_not_count(batch):
+    embeddings, labels = batch
+    labels = torch.tensor([0, 0, 1, 1, -1, -1, 2, 2, 3, 3, 4, 4])
+    triplets = torch.tensor([[0, 1, 2], [4, 5, 0], [4, 5, 1], [6, 7, 0]]).t()
+    clean = torch.tensor([[0, 1, 2], [6, 7, 0]]).t()
+    value = losses.CosFaceLoss(7, 5, ignore_index=-1).double()
+    other = copy.deepcopy(value)
+    torch.testing.assert_close(value(embeddings, labels, tuple(triplets)), other(embeddings, labels, tuple(clean)))
+    pairs = tuple(torch.tensor([0, 4])), tuple(torch.tensor([1, 5]))
+    mined = (torch.stack(pairs[0]), torch.stack(pairs[1]), torch.tensor([0, 4]), torch.tensor([2, 0]))
+    assert value(embeddings, labels, mined).isfinite()
+
+
+def test_classes_can_be_dropped_after_a_step(batch):
+    loss = losses.CosFaceLoss(7, 5).double()
+    loss(batch[0], torch.full_like(batch[1], 6)).backward()
+    loss.resize_classes(3)
+    assert loss(batch[0], batch[1] % 3).isfinite()
+
+
+@pytest.mark.parametrize("name", ["COCOLoss", "NormalizedSoftmaxLoss"])
+def test_an_automatic_scale_follows_the_number_of_classes(name):
+    automatic = {"scale": "auto"} if name == "NormalizedSoftmaxLoss" else {}
+    loss, larger = getattr(losses, name)(10, 5, **automatic), getattr(losses, name)(1000, 5, **automatic)
+    loss.resize_classes(1000)
+    assert loss.scale == larger.scale
+
+
+@pytest.mark.parametrize(("first", "second"), [({"sample_rate": 0.5}, {}), ({}, {"sample_rate": 0.5})])
+def test_a_state_goes_from_sampling_to_all_classes_and_back(first, second, batch):
+    begun, goes_on = losses.CosFaceLoss(7, 5, **first), losses.CosFaceLoss(7, 5, **second)
+    begun(*batch)
+    goes_on.load_state_dict(begun.state_dict())
+    assert torch.equal(goes_on.W, begun.W)
+
+
+@each_softmax
 def test_loss_weights_make_a_weighted_mean(case, batch):
+    if case.loss is losses.BroadFaceLoss:
+        with pytest.raises(ValueError, match="loss_weights must be None because past samples have no weights"):
+            case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments, loss_weights=[1.0] * NUM_CLASSES)
+        return
     weights = torch.arange(1.0, NUM_CLASSES + 1, dtype=torch.double)
     plain = case.build()
     plain.set_reducer(reducers.DoNothingReducer())
@@ -155,14 +202,19 @@ def test_a_schedule_goes_on_where_it_stopped(batch):
 @each_softmax
 def test_classes_can_be_added_and_dropped(case, batch):
     loss = case.build().eval()  # statistics stay where they are
-    before = loss.get_logits(batch[0])
+
+    def logits():
+        """But for a scale that follows the number of classes."""
+        return loss.get_logits(batch[0]) / (loss.scale if getattr(loss, "is_automatic", False) else 1)
+
+    before = logits()
     loss.resize_classes(NUM_CLASSES + 3)
     assert loss.get_logits(batch[0]).shape == (B, NUM_CLASSES + 3)
-    torch.testing.assert_close(loss.get_logits(batch[0])[:, :NUM_CLASSES], before)
+    torch.testing.assert_close(logits()[:, :NUM_CLASSES], before)
     loss(batch[0], batch[1] + 3).backward()
     assert loss.class_weights.weight.grad is not None
     loss.resize_classes(NUM_CLASSES)
-    torch.testing.assert_close(loss.get_logits(batch[0]), before)
+    torch.testing.assert_close(logits(), before)
 
 
 @pytest.mark.parametrize(("name", "margin"), [("ArcFaceLoss", 17), ("CosFaceLoss", 0.3)])
@@ -220,3 +272,9 @@ def test_what_is_recorded_is_true(batch):
 def test_an_option_outside_its_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         losses.CosFaceLoss(3, 2, **arguments)
+
+
+@pytest.mark.parametrize("kind", [losses.SphereFace2Loss, losses.UniFaceLoss])
+def test_a_bias_beside_a_threshold_is_refused(kind):
+    with pytest.raises(ValueError, match=r"bias must be False .*, got True"):
+        kind(3, 2, bias=True)
