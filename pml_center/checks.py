@@ -60,14 +60,14 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
     )
 
 
-def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index: int | None = None) -> Tensor:
+def check_labels(labels: object, num_classes: int | None, batch_size: int, ignore_index: int | None = None) -> Tensor:
     """Labels must be integers that index the classes, one for each embedding.
 
     On CUDA values are looked at without a synchronisation: the process stops a little later, with the rule alone.
 
     Args:
         labels: (B,) integers in [0, num_classes).
-        num_classes: how many classes the loss was built with.
+        num_classes: how many classes the loss was built with; None accepts any integers.
         batch_size: B, how many embeddings there are.
         ignore_index: a label that is allowed beside them.
 
@@ -100,7 +100,7 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
             "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
     labels = labels.long()
-    if not len(labels):
+    if num_classes is None or not len(labels):
         return labels
     if labels.is_cuda:  # looked at by the device itself, which stops with this message
         inside = (labels >= 0) & (labels < num_classes) | (labels == (0 if ignore_index is None else ignore_index))

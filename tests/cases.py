@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pml_center import losses
+from pml_center.checks import constructor_arguments
+from pml_center.losses.base_class_loss import BaseClassLoss
 
 NUM_CLASSES, EMBEDDING_SIZE = 7, 5
 
@@ -30,14 +32,28 @@ class Case:
         return issubclass(self.loss, losses.MarginSoftmaxLoss)
 
     @property
+    def has_classes(self) -> bool:
+        """Whether it has a row for each class; else its references are the batch's own."""
+        return issubclass(self.loss, BaseClassLoss)
+
+    @property
     def is_cross_entropy(self) -> bool:
         """Whether it is one of logits, not a sum over classes, and nothing beside."""
         engine = losses.MarginSoftmaxLoss
         return self.is_softmax and self.loss.combine is engine.combine and self.loss.penalty is engine.penalty
 
+    def make(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):
+        """The loss as it is made."""
+        sizes = {"num_classes": num_classes, "embedding_size": embedding_size} if self.has_classes else {}
+        return self.loss(**sizes, **{**self.arguments, **arguments})
+
+    def chunks(self, size: int) -> dict[str, int]:
+        """The argument that makes blocks of so many classes, for losses that have blocks."""
+        return {"chunk_size": size} if "chunk_size" in constructor_arguments(self.loss, stop=nn.Module) else {}
+
     def build(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):
         """The loss in fp64 with rows of length about 1, so that every class matters."""
-        loss = self.loss(num_classes, embedding_size, **{**self.arguments, **arguments}).double()
+        loss = self.make(num_classes, embedding_size, **arguments).double()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in filter(torch.is_floating_point, [*loss.parameters(), *loss.buffers()]):
@@ -396,6 +412,28 @@ def center(loss, embeddings, labels):
     return (embeddings - loss.centers.clone()[labels]).pow(2).sum(1) / 2
 
 
+def center_with_radius(loss, embeddings, labels):
+    distance = (embeddings - loss.centers.clone()[labels]).pow(2).sum(1).sqrt()
+    return torch.where(distance > 1.5, (distance - 1.5) ** 2 / 2, 0) / embeddings.shape[1]
+
+
+def island(loss, embeddings, labels):
+    centers = loss.centers.clone()
+    pairs = [(j, k) for j in range(len(centers)) for k in range(len(centers)) if j != k]
+    cosines = [torch.cosine_similarity(centers[j], centers[k], dim=0) for j, k in pairs]
+    return center(loss, embeddings, labels) + 10 * sum(cosine + 1 for cosine in cosines)
+
+
+def softmax_center(loss, embeddings, labels):
+    return softmax(loss.softmax, embeddings, labels) + 0.1 * center(loss.center, embeddings, labels)
+
+
+def softmax_shared_center(loss, embeddings, labels):
+    weights = loss.softmax.class_weights.weight
+    own = (loss.center.length * weights / weights.pow(2).sum(1, keepdim=True).sqrt())[labels]
+    return softmax(loss.softmax, embeddings, labels) + 0.1 * (embeddings - own).pow(2).sum(1) / 2
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -447,5 +485,11 @@ CASES = [
     Case(losses.KappaFaceLoss, kappaface, {"class_counts": 20}),
     Case(losses.KappaFaceLoss, kappaface_after_an_epoch, {"class_counts": 1}),
     Case(losses.CenterLoss, center),
+    Case(losses.CenterLoss, center, {"update": "mean"}),
     Case(losses.CenterLoss, center, {"update": "gradient"}),
+    Case(losses.CenterLoss, center_with_radius, {"radius": 1.5, "per_dim": True, "update": "gradient"}),
+    Case(losses.IslandLoss, island),
+    Case(losses.IslandLoss, island, {"update": "gradient"}),
+    Case(losses.SoftmaxCenterLoss, softmax_center, {"center_weight": 0.1}),
+    Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
 ]

@@ -15,6 +15,7 @@ from pml_center.losses.cosface_loss import CosFaceLoss
 from pml_center.losses.curricularface_loss import CurricularFaceLoss
 from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
 from pml_center.losses.elasticface_loss import ElasticFaceLoss
+from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
@@ -25,6 +26,7 @@ from pml_center.losses.normalized_softmax_loss import NormalizedSoftmaxLoss
 from pml_center.losses.npcface_loss import NPCFaceLoss
 from pml_center.losses.p2sgrad_loss import P2SGradLoss
 from pml_center.losses.sface_loss import SFaceLoss
+from pml_center.losses.softmax_center_loss import SoftmaxCenterLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
 from pml_center.losses.sphereface2_loss import SphereFace2Loss
 from pml_center.losses.sphereface_loss import SphereFaceLoss
@@ -48,6 +50,7 @@ __all__ = [
     "CurricularFaceLoss",
     "DynamicArcFaceLoss",
     "ElasticFaceLoss",
+    "IslandLoss",
     "KappaFaceLoss",
     "LargeMarginSoftmaxLoss",
     "LiArcFaceLoss",
@@ -58,6 +61,7 @@ __all__ = [
     "NormalizedSoftmaxLoss",
     "P2SGradLoss",
     "SFaceLoss",
+    "SoftmaxCenterLoss",
     "SoftmaxLoss",
     "SphereFace2Loss",
     "SphereFaceLoss",

@@ -1,0 +1,185 @@
+"""BaseElementLoss: the boundary that all losses share."""
+
+import sys
+from types import FrameType
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor, nn
+
+from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
+
+MinerWeighting = Literal["max", "normalize", "count"]
+
+
+class BaseElementLoss(BaseMetricLossFunction):
+    """A loss that each sample has, reduced by PML's reducer: abstract.
+
+    It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
+    autocast is switched off inside, miners' tuples become weights of the samples, and the loss of each sample goes to
+    PML's reducer. A subclass says :meth:`element_losses`.
+
+    Args:
+        ignore_index: samples with this label take no part; None takes all.
+        miner_weighting: what a miner's tuples make of the samples. A sample that stands in n of them counts
+            ``"max"`` (PML's way): n / max n; ``"normalize"``: n / mean n, so that the mean is that of the mined
+            samples; ``"count"``: n. One that stands in none counts 0. No tuples at all count as no miner.
+        kwargs: PML's ``reducer``, ``distance``, ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats``.
+    """
+
+    def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
+        accepted = constructor_arguments(type(self), stop=nn.Module)
+        for name in kwargs:
+            if name not in accepted:
+                takes = f"It takes {', '.join(accepted)}."
+                raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
+        super().__init__(**kwargs)
+        check_choices(miner_weighting=(miner_weighting, MinerWeighting))
+        self.ignore_index = ignore_index
+        self.miner_weighting = miner_weighting
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (B, D) and (B,) to (B,)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple=None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The reduced loss of a batch.
+
+        Args:
+            embeddings: (B, D) floating point, finite.
+            labels: (B,) integers, in [0, num_classes) where a loss has that many classes.
+            indices_tuple: what a PML miner returned, see ``miner_weighting``.
+            ref_emb: not supported by losses that bring their own references; None or ``embeddings`` itself.
+            ref_labels: as ``ref_emb``.
+
+        Returns:
+            What the reducer makes of the (B,) losses; 0 for an empty batch.
+
+        Raises:
+            TypeError: embeddings or labels of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels out of range, other
+                references.
+        """
+        if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
+            raise ValueError(
+                f"ref_emb must be None for {type(self).__name__}, which brings its own references (a row per class), "
+                "got another tensor. Leave ref_emb out."
+            )
+        labels = self.check_batch(embeddings, labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self._working_dtype(embeddings))
+            part = slice(None) if self.ignore_index is None else self._taking_part(labels)
+            self.before_batch(embeddings[part], labels[part])
+            if not len(labels[part]):
+                return self.reducer(self.zero_losses(), embeddings, labels)
+            return super().forward(embeddings, labels, indices_tuple)
+
+    def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        """Raise for what cannot be a batch; the labels as int64."""
+        check_embeddings(embeddings)
+        return check_labels(labels, None, len(embeddings), self.ignore_index)
+
+    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Called once for each batch, with the samples that take part; there may be none."""
+
+    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+        """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
+        indices = self._taking_part(labels)
+        weights = None if indices_tuple is None else self._miner_weights(indices_tuple, labels).to(embeddings)
+        if self.ignore_index is not None:
+            embeddings, labels = embeddings[indices], labels[indices]
+        losses = self.weighted_losses(embeddings, labels)
+        return {
+            "loss": {
+                "losses": losses if weights is None else losses * weights[indices],
+                "indices": indices,
+                "reduction_type": "element",
+                "divisor": len(indices),  # DivisorReducer raises without one
+            }
+        }
+
+    def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample as it counts, (B,)."""
+        return self.element_losses(embeddings, labels)
+
+    def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """How much each sample counts, (B,)."""
+        _check_tuples(indices_tuple, len(labels))
+        if self.ignore_index is not None:
+            indices_tuple = _among(labels != self.ignore_index, indices_tuple)
+        mined = torch.cat([index.to(labels.device) for index in indices_tuple])
+        if not len(mined):
+            return torch.ones(len(labels), device=labels.device)
+        counts = torch.zeros(len(labels), device=labels.device)
+        counts.index_add_(0, mined, torch.ones(len(mined), device=labels.device))
+        if self.miner_weighting == "count":
+            return counts
+        if self.miner_weighting == "max":
+            return counts / counts.max()
+        return counts / counts[self._taking_part(labels)].mean()
+
+    def _taking_part(self, labels: Tensor) -> Tensor:
+        """Rows of the samples that are not ignored."""
+        if self.ignore_index is None:
+            return torch.arange(len(labels), device=labels.device)
+        return (labels != self.ignore_index).nonzero().squeeze(1)
+
+    def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
+        """That of the embeddings, at least fp32."""
+        return torch.promote_types(embeddings.dtype, torch.float32)
+
+
+def _check_tuples(indices_tuple: object, batch_size: int) -> None:
+    """What a miner returns: three or four tensors that index the batch."""
+    if not (isinstance(indices_tuple, tuple | list) and len(indices_tuple) in (3, 4)):
+        got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        raise TypeError(
+            "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs), "
+            f"got {got}. Pass miner(embeddings, labels)."
+        )
+    for index in indices_tuple:
+        if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
+            bad = int(index[(index < 0) | (index >= batch_size)][0])
+            raise ValueError(
+                f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
+                "Mine the same embeddings that the loss gets, without references."
+            )
+
+
+def processes(group: dist.ProcessGroup | None = None) -> int:
+    """How many processes train together; 1 where torch.distributed is not in use."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them.
+
+    It says so to nobody, so we look who called.
+    """
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), DistributedLossWrapper):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The triplets, or the pairs, all of whose samples take part."""
+    groups = [indices_tuple] if len(indices_tuple) == 3 else [indices_tuple[:2], indices_tuple[2:]]
+    kept = []
+    for group in groups:
+        keep = torch.stack([part[index] for index in group]).all(0)
+        kept += [index[keep] for index in group]
+    return tuple(kept)
