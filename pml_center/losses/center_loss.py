@@ -28,10 +28,10 @@ class CenterLoss(BaseCenterLoss):
                                   loss, both as means
     caffe-face: ``loss_weight``   ``loss_weight``        ``alpha=base_lr·lr_mult``; its solver also decays that
                                                          rate, and adds momentum and weight decay
-    KaiyangZhou: λ, lr of the     2λ                     ``update="gradient"``, centers by SGD with
-    centers r, gradients · 1/λ                           ``lr=r / (2λ)`` and no rescaling
-    reid-strong-baseline: the     2 · 0.0005             ``update="gradient"``, centers by SGD with
-    same, λ = 0.0005, r = 0.5                            ``lr=0.5 / (2 · 0.0005)`` and no rescaling
+    KaiyangZhou: λ, lr of the     2λ                     ``update="gradient"``, centers by SGD with ``lr=r / λ`` and
+    centers r, gradients · 1/λ                           no rescaling
+    reid-strong-baseline: the     2 · 0.0005             ``update="gradient"``, centers by SGD with ``lr=1000`` and no
+    same, λ = 0.0005, r = 0.5                            rescaling
     ============================  =====================  =======================================================
 
     Args:
