@@ -434,6 +434,21 @@ def softmax_shared_center(loss, embeddings, labels):
     return softmax(loss.softmax, embeddings, labels) + 0.1 * (embeddings - own).pow(2).sum(1) / 2
 
 
+def git(loss, embeddings, labels, same_class=False, repulsion=0.5):
+    losses, centers = [], loss.centers.clone()
+    for i, y in enumerate(labels.tolist()):
+        total = (embeddings[i] - centers[y]).pow(2).sum() / 2
+        for j, other in enumerate(labels.tolist()):
+            if j != i and (same_class or other != y):
+                total = total + repulsion / (1 + (embeddings[i] - centers[other]).pow(2).sum())
+        losses.append(total)
+    return torch.stack(losses)
+
+
+def git_over_all_others(loss, embeddings, labels):
+    return git(loss, embeddings, labels, same_class=True, repulsion=1)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -492,4 +507,6 @@ CASES = [
     Case(losses.IslandLoss, island, {"update": "gradient"}),
     Case(losses.SoftmaxCenterLoss, softmax_center, {"center_weight": 0.1}),
     Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
+    Case(losses.GitLoss, git, {"repulsion": 0.5}),
+    Case(losses.GitLoss, git_over_all_others, {"same_class": True, "update": "gradient"}),
 ]

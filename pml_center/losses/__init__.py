@@ -15,6 +15,7 @@ from pml_center.losses.cosface_loss import CosFaceLoss
 from pml_center.losses.curricularface_loss import CurricularFaceLoss
 from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
 from pml_center.losses.elasticface_loss import ElasticFaceLoss
+from pml_center.losses.git_loss import GitLoss
 from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
@@ -50,6 +51,7 @@ __all__ = [
     "CurricularFaceLoss",
     "DynamicArcFaceLoss",
     "ElasticFaceLoss",
+    "GitLoss",
     "IslandLoss",
     "KappaFaceLoss",
     "LargeMarginSoftmaxLoss",
