@@ -42,3 +42,35 @@ class _SquaredDistances(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_rows = torch.addmm(rows * gradient.sum(0).unsqueeze(1), gradient.t(), embeddings, alpha=-1)
         return torch.addmm(embeddings * gradient.sum(1, keepdim=True), gradient, rows, alpha=-1), of_rows
+
+
+PAIR_ELEMENTS = 2**20  # entries of the differences that are looked at together: 4 MiB in fp32
+
+
+@torch.no_grad()
+def farthest_pairs(embeddings: Tensor, classes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k pairs of each class that are farthest apart, or all that it has; a block of pairs at a time.
+
+    Args:
+        embeddings: (B, D).
+        classes: (B,) of each embedding.
+        k: at least 1.
+
+    Returns:
+        The rows of both ends, (P,) and (P,), class by class, the farthest first.
+
+    Example:
+        >>> import torch
+        >>> farthest_pairs(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([0, 0, 0, 1]), k=2)
+        (tensor([0, 1]), tensor([2, 2]))
+    """
+    first, second = (classes.unsqueeze(1) == classes).triu(1).nonzero(as_tuple=True)  # all pairs of a class
+    size = max(1, PAIR_ELEMENTS // max(1, embeddings.shape[1]))
+    blocks = zip(first.split(size), second.split(size), strict=True)
+    squares = [(embeddings[i] - embeddings[j]).square().sum(1) for i, j in blocks]
+    order = torch.cat(squares).argsort(descending=True, stable=True)
+    order = order[classes[first[order]].argsort(stable=True)]  # class by class
+    of_pair = classes[first[order]]
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(of_pair, of_pair)
+    kept = order[rank < k]
+    return first[kept], second[kept]
