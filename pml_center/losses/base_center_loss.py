@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pml_center.checks import check_choices
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import joined_by_wrapper, processes
+from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
-from pml_center.ops.collectives import gather_rows
+from pml_center.ops.collectives import gather_rows, processes
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]

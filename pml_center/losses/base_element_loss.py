@@ -5,7 +5,6 @@ from types import FrameType
 from typing import ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
@@ -210,11 +209,6 @@ def _check_tuples(indices_tuple: object, batch_size: int) -> None:
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
                 "Mine the same embeddings that the loss gets, without references."
             )
-
-
-def processes(group: dist.ProcessGroup | None = None) -> int:
-    """How many processes train together; 1 where torch.distributed is not in use."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def joined_by_wrapper() -> bool:
