@@ -22,7 +22,7 @@ class RingRegularizer(BaseRowRegularizer):
 
     Args:
         radius: R at the start, positive. None: the mean length in the first training batch, over all processes that
-            train together.
+            train together, each of which must bring some embeddings to it.
         kind: ``"l2"`` as above. ``"l1"``: ``½δ²`` where the difference δ of length and radius is below 1, ``|δ| − ½``
             beyond, which outliers move less. ``"auto"``: ``½(δ / max(½, mean ‖x‖))²``, where the mean is a constant to
             the gradient, so that one weight serves any size of embeddings.
@@ -30,7 +30,7 @@ class RingRegularizer(BaseRowRegularizer):
 
     Shape: embeddings (B, D) -> term per embedding (B,), reduced by ``reducer``.
 
-    State: ``radius``, a 0-d parameter, fp32; NaN until the first training batch if none is given.
+    State: ``radius``, a 0-d parameter, fp32; 0 until the first training batch if none is given.
 
     Raises:
         ValueError: an argument outside its range.
@@ -57,7 +57,7 @@ class RingRegularizer(BaseRowRegularizer):
             raise ValueError(f"radius must be positive, got {radius}. Leave it out to have it found.")
         check_choices(kind=(kind, Kind))
         self.kind = kind
-        self.radius = nn.Parameter(torch.tensor(torch.nan if radius is None else float(radius)))
+        self.radius = nn.Parameter(torch.tensor(0.0 if radius is None else float(radius)))
         self._is_known = radius is not None
         self.add_to_recordable_attributes(list_of_names=["avg_norm", "current_radius"], is_stat=True)
 
@@ -87,4 +87,4 @@ class RingRegularizer(BaseRowRegularizer):
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self._is_known = bool(self.radius.isfinite())
+        self._is_known = bool(self.radius != 0)

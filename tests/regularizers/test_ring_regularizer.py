@@ -23,7 +23,7 @@ def test_the_first_batch_of_training_gives_the_radius():
 def test_evaluation_before_training_keeps_no_radius():
     ring = RingRegularizer().eval()
     assert ring(EMBEDDINGS) == 2  # of its own mean, 3
-    assert ring.radius.isnan()
+    assert ring.radius == 0
     assert ring(10 * EMBEDDINGS) == 200
     ring.train()(EMBEDDINGS)
     assert ring.radius == 3
