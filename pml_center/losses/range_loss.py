@@ -46,7 +46,7 @@ class RangeLoss(BaseElementLoss):
         23.427...
 
     Source: Zhang et al., Range loss for deep face recognition with long-tailed training data, ICCV 2017,
-        arXiv:1611.08976 (equations 6 to 9); its α, β, m and k are the defaults.
+        arXiv:1611.08976; its α, β, m and k are the defaults.
 
     Differs: Charrin's caffe layer is this loss; where a class has fewer than k pairs it reads memory that is not its
         own. Chen94yue's code is this loss with ``squared=False``; where a class has fewer than k pairs it takes the

@@ -45,7 +45,7 @@ class RingRegularizer(BaseRowRegularizer):
         tensor(3., requires_grad=True)
 
     Source: Zheng, Pal and Savvides, Ring loss: convex feature normalization for face recognition, CVPR 2018,
-        arXiv:1803.00130 (equation 2). Its weight is 0.01.
+        arXiv:1803.00130. Its weight is 0.01.
 
     Differs: amena6490/ringloss has each kind twice as large, a radius of −1 for none, and a gradient of NaN at an
         embedding of 0, where it is 0 here.
