@@ -148,7 +148,7 @@ class BaseCenterLoss(BaseClassLoss):
                 "Call optimizer.step() alone."
             )
         if int(self.pending_batches):
-            self._move(ClassSums(self.pending_classes, self.pending_sums, self.pending_counts))
+            self._move(ClassSums(self.pending_classes, self.pending_sums.clone(), self.pending_counts))  # used up
             for name, nothing in self._nothing_pending().items():
                 setattr(self, name, nothing)
 
@@ -160,8 +160,12 @@ class BaseCenterLoss(BaseClassLoss):
         losses, penalty = self.pull(batch), self.penalty(batch)
         with torch.no_grad():
             self._record(batch)
-            if self.training:
-                self._observe(batch)
+            if self.training and self.update != "gradient":
+                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                del batch  # one (B, D) block less while the centers step
+                self._gather(difference, labels)
+            elif self.training:
+                self.last_seen.index_fill_(0, labels, self.step)
         return losses if penalty is None else losses + penalty
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -174,7 +178,7 @@ class BaseCenterLoss(BaseClassLoss):
             if self.init == "first_batch":
                 self._start_centers(self._compared(embeddings), labels)
             if not len(labels) and self.update != "gradient":
-                self._gather(self._compared(embeddings), labels)  # other processes may have some, and wait for us
+                self._gather(self._compared(embeddings), labels)  # other processes have some, and wait for us
         self._warn_of_collapse(embeddings.detach(), labels)
 
     def own_centers(self, labels: Tensor) -> Tensor:
@@ -224,19 +228,15 @@ class BaseCenterLoss(BaseClassLoss):
         """Embeddings as the centers average them, detached."""
         return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
 
-    def _observe(self, batch: CenterBatch) -> None:
-        """After the loss of a training batch."""
-        if self.update == "gradient":
-            self.last_seen.index_fill_(0, batch.labels, self.step)
-        else:
-            self._gather(self._compared(batch.embeddings), batch.labels)
+    def _gather(self, difference: Tensor, labels: Tensor) -> None:
+        """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
 
-    def _gather(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Take the differences of a batch for the next step of the centers, and take that step if it is due."""
-        if embeddings.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
-            finite = embeddings.isfinite().all(1)
-            embeddings, labels = embeddings[finite], labels[finite]
-        found = class_sums(embeddings - self.centers.index_select(0, labels), labels)
+        (B, D) and (B,).
+        """
+        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
+            finite = difference.isfinite().all(1)
+            difference, labels = difference[finite], labels[finite]
+        found = class_sums(difference, labels)
         if self.accumulation_steps == 1:
             self._move(found)
             return

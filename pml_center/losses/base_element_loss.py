@@ -77,9 +77,12 @@ class BaseElementLoss(BaseMetricLossFunction):
         labels = self.check_batch(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self._working_dtype(embeddings))
-            part = slice(None) if self.ignore_index is None else self._taking_part(labels)
-            self.before_batch(embeddings[part], labels[part])
-            if not len(labels[part]):
+            present, classes = embeddings, labels
+            if self.ignore_index is not None:
+                part = self._taking_part(labels)
+                present, classes = embeddings[part], labels[part]
+            self.before_batch(present, classes)
+            if not len(classes):
                 return self.reducer(self.zero_losses(), embeddings, labels)
             return super().forward(embeddings, labels, indices_tuple)
 
