@@ -271,6 +271,11 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        (
+            {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
+            ValueError,
+            r"init must be left out with shared_with, whose weights are the centers, got 'first_batch'",
+        ),
         ({"shared_with": losses.SoftmaxLoss(3, 2)}, ValueError, r'update must be "gradient" with shared_with'),
         ({"shared_with": 3, "update": "gradient"}, TypeError, r"shared_with must be a softmax loss .* got int"),
         (
