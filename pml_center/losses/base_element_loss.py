@@ -72,7 +72,7 @@ class BaseElementLoss(BaseMetricLossFunction):
         if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
             raise ValueError(
                 f"ref_emb must be None for {type(self).__name__}, which brings its own references (a row per class), "
-                "got another tensor. Leave ref_emb out."
+                "got another tensor. Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -80,7 +80,7 @@ class BaseElementLoss(BaseMetricLossFunction):
             part = slice(None) if self.ignore_index is None else self._taking_part(labels)
             self.before_batch(embeddings[part], labels[part])
             if not len(labels[part]):
-                return self.reducer(self.zero_losses(), embeddings, labels)
+                return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             return super().forward(embeddings, labels, indices_tuple)
 
     def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
@@ -110,6 +110,12 @@ class BaseElementLoss(BaseMetricLossFunction):
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample as it counts, (B,)."""
         return self.element_losses(embeddings, labels)
+
+    def _with_parameters(self, embeddings: Tensor) -> Tensor:
+        """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
+        if processes() == 1:
+            return embeddings
+        return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
 
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """How much each sample counts, (B,)."""
@@ -160,19 +166,21 @@ def processes(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def joined_by_wrapper() -> bool:
-    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them.
-
-    It says so to nobody, so we look who called.
-    """
-    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
-
+def called_by(kind: type) -> bool:
+    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), DistributedLossWrapper):
+        if isinstance(frame.f_locals.get("self"), kind):
             return True
         frame = frame.f_back
     return False
+
+
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    return called_by(DistributedLossWrapper)
 
 
 def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
