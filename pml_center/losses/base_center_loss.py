@@ -55,6 +55,7 @@ class BaseCenterLoss(BaseClassLoss):
             embeddings of its class. None leaves it to ``weight_init_func``, or to the default of the loss.
         sparse_gradient: with ``update="gradient"``, whether the gradient of the centers is a sparse tensor of the rows
             in the batch, for ``torch.optim.SGD`` or ``SparseAdam``. A dense one costs O(C·D) at every step.
+            DistributedDataParallel does not take it.
         accumulation_steps: training batches that make one step of your optimizer. The centers then step once for them
             all, from their sums and counts. None leaves the step to :meth:`step_centers`.
         process_group: processes that train together, of ``torch.distributed``; None is all of them. Centers that step

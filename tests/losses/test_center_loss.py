@@ -131,6 +131,14 @@ def test_centers_start_from_the_first_embeddings_of_their_class(update, generato
     assert not torch.equal(loss.centers[0].detach(), later[0])
 
 
+def test_a_center_starts_once_though_its_step_is_batches_away(generator):
+    loss = losses.CenterLoss(2, 3, init="first_batch", accumulation_steps=3)
+    embeddings, labels = torch.randn(2, 3, generator=generator), torch.tensor([0, 1])
+    loss(embeddings, labels)
+    loss(embeddings + 1, labels)
+    assert torch.equal(loss.centers, embeddings)
+
+
 def test_last_seen_counts_training_batches(generator):
     loss = losses.CenterLoss(4, 2)
     embeddings = torch.randn(2, 2, generator=generator)
