@@ -65,8 +65,8 @@ class BaseElementLoss(BaseMetricLossFunction):
             What the reducer makes of the (B,) losses; 0 for an empty batch.
 
         Raises:
-            TypeError: embeddings or labels of the wrong type.
-            ValueError: shape or width that does not fit, NaN or infinity, labels out of range, other
+            TypeError: embeddings, labels or tuples of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
                 references.
         """
         if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
@@ -75,6 +75,8 @@ class BaseElementLoss(BaseMetricLossFunction):
                 "got another tensor. Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
+        if indices_tuple is not None:
+            indices_tuple = _checked_tuples(indices_tuple, len(labels))
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self._working_dtype(embeddings))
             part = slice(None) if self.ignore_index is None else self._taking_part(labels)
@@ -119,7 +121,6 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """How much each sample counts, (B,)."""
-        _check_tuples(indices_tuple, len(labels))
         if self.ignore_index is not None:
             indices_tuple = _among(labels != self.ignore_index, indices_tuple)
         mined = torch.cat([index.to(labels.device) for index in indices_tuple])
@@ -144,21 +145,28 @@ class BaseElementLoss(BaseMetricLossFunction):
         return torch.promote_types(embeddings.dtype, torch.float32)
 
 
-def _check_tuples(indices_tuple: object, batch_size: int) -> None:
-    """What a miner returns: three or four tensors that index the batch."""
+def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
+    """What a miner returns, three or four tensors that index the batch, as int64."""
+    rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
     if not (isinstance(indices_tuple, tuple | list) and len(indices_tuple) in (3, 4)):
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
-        raise TypeError(
-            "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs), "
-            f"got {got}. Pass miner(embeddings, labels)."
-        )
+        raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
+        if not isinstance(index, Tensor):
+            raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
+        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+            raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
         if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
                 "Mine the same embeddings that the loss gets, without references."
             )
+    shapes = [tuple(index.shape) for index in indices_tuple]
+    kinds = [set(shapes)] if len(shapes) == 3 else [set(shapes[:2]), set(shapes[2:])]
+    if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
+        raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
+    return tuple(index.long() for index in indices_tuple)
 
 
 def processes(group: dist.ProcessGroup | None = None) -> int:
