@@ -65,16 +65,18 @@ class BaseElementLoss(BaseMetricLossFunction):
             What the reducer makes of the (B,) losses; 0 for an empty batch.
 
         Raises:
-            TypeError: embeddings or labels of the wrong type.
-            ValueError: shape or width that does not fit, NaN or infinity, labels out of range, other
+            TypeError: embeddings, labels or tuples of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
                 references.
         """
         if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
             raise ValueError(
                 f"ref_emb must be None for {type(self).__name__}, which brings its own references (a row per class), "
-                "got another tensor. Leave ref_emb out."
+                "got another tensor. Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
+        if indices_tuple is not None:
+            indices_tuple = _checked_tuples(indices_tuple, len(labels))
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self._working_dtype(embeddings))
             present, classes = embeddings, labels
@@ -83,7 +85,7 @@ class BaseElementLoss(BaseMetricLossFunction):
                 present, classes = embeddings[part], labels[part]
             self.before_batch(present, classes)
             if not len(classes):
-                return self.reducer(self.zero_losses(), embeddings, labels)
+                return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             return super().forward(embeddings, labels, indices_tuple)
 
     def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
@@ -114,9 +116,14 @@ class BaseElementLoss(BaseMetricLossFunction):
         """The loss of each sample as it counts, (B,)."""
         return self.element_losses(embeddings, labels)
 
+    def _with_parameters(self, embeddings: Tensor) -> Tensor:
+        """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
+        if processes() == 1:
+            return embeddings
+        return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """How much each sample counts, (B,)."""
-        _check_tuples(indices_tuple, len(labels))
         if self.ignore_index is not None:
             indices_tuple = _among(labels != self.ignore_index, indices_tuple)
         mined = torch.cat([index.to(labels.device) for index in indices_tuple])
@@ -141,21 +148,28 @@ class BaseElementLoss(BaseMetricLossFunction):
         return torch.promote_types(embeddings.dtype, torch.float32)
 
 
-def _check_tuples(indices_tuple: object, batch_size: int) -> None:
-    """What a miner returns: three or four tensors that index the batch."""
+def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
+    """What a miner returns, three or four tensors that index the batch, as int64."""
+    rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
     if not (isinstance(indices_tuple, tuple | list) and len(indices_tuple) in (3, 4)):
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
-        raise TypeError(
-            "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs), "
-            f"got {got}. Pass miner(embeddings, labels)."
-        )
+        raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
+        if not isinstance(index, Tensor):
+            raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
+        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+            raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
         if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
                 "Mine the same embeddings that the loss gets, without references."
             )
+    shapes = [tuple(index.shape) for index in indices_tuple]
+    kinds = [set(shapes)] if len(shapes) == 3 else [set(shapes[:2]), set(shapes[2:])]
+    if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
+        raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
+    return tuple(index.long() for index in indices_tuple)
 
 
 def processes(group: dist.ProcessGroup | None = None) -> int:
@@ -163,19 +177,21 @@ def processes(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def joined_by_wrapper() -> bool:
-    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them.
-
-    It says so to nobody, so we look who called.
-    """
-    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
-
+def called_by(kind: type) -> bool:
+    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), DistributedLossWrapper):
+        if isinstance(frame.f_locals.get("self"), kind):
             return True
         frame = frame.f_back
     return False
+
+
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    return called_by(DistributedLossWrapper)
 
 
 def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
