@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pml_center import losses
 from pml_center.checks import constructor_arguments, unknown_name
+from pml_center.losses.base_element_loss import BaseElementLoss
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -99,6 +100,11 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
     known = theirs | {f"pml.{name}": loss for name, loss in theirs.items()} | _public(losses)
     known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
     loss = _build("loss", node, known, {"num_classes": num_classes, "embedding_size": embedding_size})
+    if isinstance(loss, BaseElementLoss) and loss.takes_references:
+        raise ValueError(
+            f"a term must compare the embeddings of one set of images, got {ast.unparse(node)!r}, which compares two. "
+            "Call it in Python, with ref_emb."
+        )
     return type(loss).__name__, float(weight), loss, miner
 
 

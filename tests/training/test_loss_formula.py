@@ -63,6 +63,7 @@ def test_the_same_loss_twice_keeps_both_names():
         ("CenterLoss +", r"loss must be a formula, got 'CenterLoss \+'"),
         ("CenterLoss(alpha=__import__('os'))", r"part must be a known name, got '__import__'"),
         ("CenterLoss(alpha=5)", r"alpha must be in \(0, 1\], got 5"),
+        ("HeteroCenterLoss(margin=1)", r"one set of images, got 'HeteroCenterLoss\(margin=1\)', which compares two"),
         ("NCALoss(softmax_scale=x)", r"part must be a known name, got 'x'"),
     ],
 )
