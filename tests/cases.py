@@ -78,7 +78,9 @@ def references(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_references(loss, args, kwargs):
     """Hook: gives references to a call without any."""
-    return (args, kwargs) if len(args) > 3 else (args, kwargs | dict(zip(REFERENCES, references(args[0]), strict=True)))
+    if len(args) > 3 and args[3] is not None:
+        return args, kwargs
+    return args[:3], kwargs | dict(zip(REFERENCES, references(args[0]), strict=True))
 
 
 REFERENCES = ("ref_emb", "ref_labels")

@@ -119,6 +119,27 @@ def test_a_softmax_loss_overrides_nothing_but_the_hooks():
     assert len(papers) >= 4
 
 
+CENTER_HOOKS = {
+    "__init__",
+    "pull",
+    "penalty",
+    "spread",
+    "default_init",
+    "takes_any_distance",
+    "own_centers",
+    "class_rows",
+    "get_default_distance",
+}
+
+
+def test_a_center_loss_overrides_nothing_but_the_hooks():
+    papers = subclasses(losses.BaseCenterLoss)
+    for paper in papers:
+        own = {name for name in vars(paper) if not name.startswith("_")} - {"get_logits", "predict"}
+        assert own <= CENTER_HOOKS, f"{paper.__name__}: {own - CENTER_HOOKS}"
+    assert len(papers) >= 2
+
+
 def parameters(kind):
     """Those with a name, and their defaults."""
     named = inspect.signature(kind).parameters.values()

@@ -10,6 +10,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
+from pml_center.ops.collectives import processes
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -74,17 +75,19 @@ class BaseElementLoss(BaseMetricLossFunction):
             What the reducer makes of the (B,) losses; 0 for an empty batch.
 
         Raises:
-            TypeError: embeddings or labels of the wrong type.
-            ValueError: shape or width that does not fit, NaN or infinity, labels out of range, other
+            TypeError: embeddings, labels or tuples of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
                 references.
         """
         own = (ref_emb is None or ref_emb is embeddings) and (ref_labels is None or ref_labels is labels)
         if not (own or self.takes_references):
             raise ValueError(
                 f"ref_emb must be None for {type(self).__name__}, which brings its own references, got another tensor. "
-                "Leave ref_emb out."
+                "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
+        if indices_tuple is not None:
+            indices_tuple = _checked_tuples(indices_tuple, len(labels))
         dtype = self._working_dtype(embeddings)
         references: tuple[Tensor, ...] = ()
         if self.takes_references:
@@ -93,10 +96,13 @@ class BaseElementLoss(BaseMetricLossFunction):
             references = (ref_emb.to(dtype), ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(dtype)
-            part = slice(None) if self.ignore_index is None else self._taking_part(labels)
-            self.before_batch(embeddings[part], labels[part])
-            if not len(labels[part]):
-                return self.reducer(self.zero_losses(), embeddings, labels)
+            present, classes = embeddings, labels
+            if self.ignore_index is not None:
+                part = self._taking_part(labels)
+                present, classes = embeddings[part], labels[part]
+            self.before_batch(present, classes)
+            if not len(classes):
+                return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             return super().forward(embeddings, labels, indices_tuple, *references)
 
     def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
@@ -130,6 +136,12 @@ class BaseElementLoss(BaseMetricLossFunction):
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample as it counts, (B,)."""
         return self.element_losses(embeddings, labels)
+
+    def _with_parameters(self, embeddings: Tensor) -> Tensor:
+        """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
+        if processes() == 1:
+            return embeddings
+        return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
 
     def get_default_distance(self):
         """PML's hook: the squared Euclidean distance, nothing normalised."""
@@ -169,7 +181,6 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """How much each sample counts, (B,)."""
-        _check_tuples(indices_tuple, len(labels))
         if self.ignore_index is not None:
             indices_tuple = _among(labels != self.ignore_index, indices_tuple)
         mined = torch.cat([index.to(labels.device) for index in indices_tuple])
@@ -194,36 +205,45 @@ class BaseElementLoss(BaseMetricLossFunction):
         return torch.promote_types(embeddings.dtype, torch.float32)
 
 
-def _check_tuples(indices_tuple: object, batch_size: int) -> None:
-    """What a miner returns: three or four tensors that index the batch."""
+def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
+    """What a miner returns, three or four tensors that index the batch, as int64."""
+    rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
     if not (isinstance(indices_tuple, tuple | list) and len(indices_tuple) in (3, 4)):
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
-        raise TypeError(
-            "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs), "
-            f"got {got}. Pass miner(embeddings, labels)."
-        )
+        raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
+        if not isinstance(index, Tensor):
+            raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
+        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+            raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
         if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
                 "Mine the same embeddings that the loss gets, without references."
             )
+    shapes = [tuple(index.shape) for index in indices_tuple]
+    kinds = [set(shapes)] if len(shapes) == 3 else [set(shapes[:2]), set(shapes[2:])]
+    if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
+        raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
+    return tuple(index.long() for index in indices_tuple)
 
 
-def joined_by_wrapper() -> bool:
-    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them.
-
-    It says so to nobody, so we look who called.
-    """
-    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
-
+def called_by(kind: type) -> bool:
+    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), DistributedLossWrapper):
+        if isinstance(frame.f_locals.get("self"), kind):
             return True
         frame = frame.f_back
     return False
+
+
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    return called_by(DistributedLossWrapper)
 
 
 def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
