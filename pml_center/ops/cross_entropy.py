@@ -1,8 +1,9 @@
 """Sums over the logits of all classes but one's own, a chunk of classes at a time.
 
-The only place where a block of (batch, classes) exists.
+Blocks of (batch, classes) exist here and in :mod:`pml_center.ops.centers`, and nowhere else.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
+LOG2_E = math.log2(math.e)
 SHORTEST = 1e-12  # length that a row is taken to have at least, as in F.normalize
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -203,7 +205,7 @@ class _Reduction(torch.autograd.Function):
             own = _own_entries(logits, place)
             if of is _LOGSUMEXP:
                 block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
-                parts.append(_logsumexp(block.logits))
+                parts.append(logsumexp(block.logits))
             else:
                 values = block.logits.clone() if of is None else of(block.logits)
                 values[own] = 0
@@ -213,7 +215,7 @@ class _Reduction(torch.autograd.Function):
         result = parts[0]
         if len(parts) > 1:
             stacked = torch.stack(parts, dim=1)
-            result = _logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
+            result = logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
         ctx.logits, ctx.of = logits, of
         ctx.of_embeddings_alone = not any(ctx.needs_input_grad[1:])
         if ctx.of_embeddings_alone and ctx.needs_input_grad[0]:  # taken now: backward may find the rows moved
@@ -244,7 +246,7 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         of_block = kept[number * width : (number + 1) * width]
         block = _Block(*of_block) if of_block else _block(logits, scale, place)
         if ctx.of is _LOGSUMEXP:
-            grad = (block.logits - result.unsqueeze(1)).exp_().mul_(upstream.unsqueeze(1))
+            grad = exponential_(block.logits - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
         else:
             grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
         grad[_own_entries(logits, place)] = 0
@@ -259,10 +261,15 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
     return *grads, grad_scale, grad_bias
 
 
-def _logsumexp(block: Tensor) -> Tensor:
+def logsumexp(block: Tensor) -> Tensor:
     """``block.logsumexp(1)`` of finite entries, with fewer passes."""
     largest = block.amax(1, keepdim=True)
-    return (block - largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+    return exponential_(block - largest).sum(1).log_().add_(largest.squeeze(1))
+
+
+def exponential_(block: Tensor) -> Tensor:
+    """``block.exp_()``, which on a CPU takes fifty times as long where the result is below 1e-38, and in fp32 0."""
+    return block.mul_(LOG2_E).exp2_()
 
 
 def _places(logits: NegativeLogits) -> Iterator[slice]:
