@@ -434,6 +434,16 @@ def softmax_shared_center(loss, embeddings, labels):
     return softmax(loss.softmax, embeddings, labels) + 0.1 * (embeddings - own).pow(2).sum(1) / 2
 
 
+def squared_distances(loss, embeddings):
+    """Between each embedding and each center, (B, C)."""
+    return (embeddings.unsqueeze(1) - loss.centers.clone()).pow(2).sum(2)
+
+
+def contrastive_center(loss, embeddings, labels, delta=1.0):
+    distances, own = squared_distances(loss, embeddings), is_own(loss, labels)
+    return distances[own] / (distances.masked_fill(own, 0).sum(1) + delta) / 2
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -492,4 +502,6 @@ CASES = [
     Case(losses.IslandLoss, island, {"update": "gradient"}),
     Case(losses.SoftmaxCenterLoss, softmax_center, {"center_weight": 0.1}),
     Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
+    Case(losses.ContrastiveCenterLoss, contrastive_center),
+    Case(losses.ContrastiveCenterLoss, contrastive_center, {"update": "paper"}),
 ]

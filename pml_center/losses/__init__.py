@@ -11,6 +11,7 @@ from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.circle_softmax_loss import CircleSoftmaxLoss
 from pml_center.losses.coco_loss import COCOLoss
 from pml_center.losses.combined_margin_loss import CombinedMarginLoss
+from pml_center.losses.contrastive_center_loss import ContrastiveCenterLoss
 from pml_center.losses.cosface_loss import CosFaceLoss
 from pml_center.losses.curricularface_loss import CurricularFaceLoss
 from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
@@ -46,6 +47,7 @@ __all__ = [
     "CenterLoss",
     "CircleSoftmaxLoss",
     "CombinedMarginLoss",
+    "ContrastiveCenterLoss",
     "CosFaceLoss",
     "CurricularFaceLoss",
     "DynamicArcFaceLoss",
