@@ -444,6 +444,16 @@ def contrastive_center(loss, embeddings, labels, delta=1.0):
     return distances[own] / (distances.masked_fill(own, 0).sum(1) + delta) / 2
 
 
+def triplet_center(loss, embeddings, labels, squared=True):
+    distances, own = squared_distances(loss, embeddings), is_own(loss, labels)
+    distances = distances / 2 if squared else distances.sqrt()
+    return (distances[own] + loss.margin - distances.masked_fill(own, torch.inf).amin(1)).clamp_min(0)
+
+
+def triplet_center_of_lengths(loss, embeddings, labels):
+    return triplet_center(loss, embeddings, labels, squared=False)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -504,4 +514,7 @@ CASES = [
     Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
     Case(losses.ContrastiveCenterLoss, contrastive_center),
     Case(losses.ContrastiveCenterLoss, contrastive_center, {"update": "paper"}),
+    Case(losses.TripletCenterLoss, triplet_center, {"margin": 1}),
+    Case(losses.TripletCenterLoss, triplet_center, {"update": "mean"}),
+    Case(losses.TripletCenterLoss, triplet_center_of_lengths, {"margin": 1, "squared": False}),
 ]

@@ -32,6 +32,7 @@ from pml_center.losses.softmax_loss import SoftmaxLoss
 from pml_center.losses.sphereface2_loss import SphereFace2Loss
 from pml_center.losses.sphereface_loss import SphereFaceLoss
 from pml_center.losses.subcenter_arcface_loss import SubCenterArcFaceLoss
+from pml_center.losses.triplet_center_loss import TripletCenterLoss
 from pml_center.losses.uniface_loss import UniFaceLoss
 from pml_center.losses.vpl_loss import VPLLoss
 
@@ -68,6 +69,7 @@ __all__ = [
     "SphereFace2Loss",
     "SphereFaceLoss",
     "SubCenterArcFaceLoss",
+    "TripletCenterLoss",
     "UniFaceLoss",
     "VPLLoss",
 ]
