@@ -454,6 +454,22 @@ def triplet_center_of_lengths(loss, embeddings, labels):
     return triplet_center(loss, embeddings, labels, squared=False)
 
 
+def cosines_to_centers(loss, embeddings):
+    """Between each embedding and each center, (B, C)."""
+    centers = loss.centers.clone()
+    lengths = embeddings.square().sum(1).sqrt().unsqueeze(1) * centers.square().sum(1).sqrt()
+    return embeddings @ centers.t() / lengths
+
+
+def angular_center(loss, embeddings, labels):
+    return 1 - cosines_to_centers(loss, embeddings)[is_own(loss, labels)]
+
+
+def angular_triplet_center(loss, embeddings, labels):
+    angles, own = cosines_to_centers(loss, embeddings).acos(), is_own(loss, labels)
+    return (angles[own] + 0.7 - angles.masked_fill(own, torch.inf).amin(1)).clamp_min(0)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -517,4 +533,8 @@ CASES = [
     Case(losses.TripletCenterLoss, triplet_center, {"margin": 1}),
     Case(losses.TripletCenterLoss, triplet_center, {"update": "mean"}),
     Case(losses.TripletCenterLoss, triplet_center_of_lengths, {"margin": 1, "squared": False}),
+    Case(losses.AngularCenterLoss, angular_center),
+    Case(losses.AngularCenterLoss, angular_center, {"update": "gradient"}),
+    Case(losses.AngularTripletCenterLoss, angular_triplet_center),
+    Case(losses.AngularTripletCenterLoss, angular_triplet_center, {"update": "paper"}),
 ]

@@ -3,6 +3,8 @@
 from pml_center.losses.adacos_loss import AdaCosLoss
 from pml_center.losses.adaface_loss import AdaFaceLoss
 from pml_center.losses.adaptiveface_loss import AdaptiveFaceLoss
+from pml_center.losses.angular_center_loss import AngularCenterLoss
+from pml_center.losses.angular_triplet_center_loss import AngularTripletCenterLoss
 from pml_center.losses.arcface_loss import ArcFaceLoss
 from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
@@ -40,6 +42,8 @@ __all__ = [
     "AdaCosLoss",
     "AdaFaceLoss",
     "AdaptiveFaceLoss",
+    "AngularCenterLoss",
+    "AngularTripletCenterLoss",
     "ArcFaceLoss",
     "ArcNegFaceLoss",
     "BaseCenterLoss",
