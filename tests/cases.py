@@ -470,6 +470,19 @@ def angular_triplet_center(loss, embeddings, labels):
     return (angles[own] + 0.7 - angles.masked_fill(own, torch.inf).amin(1)).clamp_min(0)
 
 
+def lgm(loss, embeddings, labels, margin=0.3, weight=0.1):
+    variances = torch.ones(1, dtype=torch.double) if loss.log_variances is None else loss.log_variances.exp()
+    determinants = variances.log().sum(1) / 2 if variances.ndim > 1 else torch.zeros(loss.num_classes)
+    difference = embeddings.unsqueeze(1) - loss.centers.clone()
+    distances, own = (difference.pow(2) / variances).sum(2) / 2, is_own(loss, labels)
+    logits = torch.where(own, -(1 + margin) * distances, -distances) - determinants
+    return cross_entropy(logits, labels) + weight * (distances + determinants)[own]
+
+
+def lgm_with_other_weights(loss, embeddings, labels):
+    return lgm(loss, embeddings, labels, margin=1.0, weight=0.0)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -537,4 +550,7 @@ CASES = [
     Case(losses.AngularCenterLoss, angular_center, {"update": "gradient"}),
     Case(losses.AngularTripletCenterLoss, angular_triplet_center),
     Case(losses.AngularTripletCenterLoss, angular_triplet_center, {"update": "paper"}),
+    Case(losses.LGMLoss, lgm),
+    Case(losses.LGMLoss, lgm_with_other_weights, {"margin": 1, "likelihood_weight": 0, "covariance": "identity"}),
+    Case(losses.LGMLoss, lgm, {"covariance": "identity", "update": "mean"}),
 ]

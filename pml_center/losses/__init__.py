@@ -21,6 +21,7 @@ from pml_center.losses.elasticface_loss import ElasticFaceLoss
 from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.lgm_loss import LGMLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
 from pml_center.losses.magface_loss import MagFaceLoss
 from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
@@ -59,6 +60,7 @@ __all__ = [
     "ElasticFaceLoss",
     "IslandLoss",
     "KappaFaceLoss",
+    "LGMLoss",
     "LargeMarginSoftmaxLoss",
     "LiArcFaceLoss",
     "MVSoftmaxLoss",

@@ -373,7 +373,6 @@ class _OtherLogLikelihoods(torch.autograd.Function):
             saved = moved, means, labels, log_variances, center, result, *kept
             ctx.save_for_backward(_gaussian_gradients(ctx, saved, torch.ones_like(result))[0])
         elif not ctx.of_embeddings_alone:
-            means = means if needs_means else means.clone()  # as above
             ctx.save_for_backward(moved, means, labels, log_variances, center, result, *kept)
         return result if log_variances is not None else result - torch.linalg.vecdot(moved, moved) / 2
 

@@ -229,13 +229,21 @@ def test_the_likelihoods_of_all_others_are_those_of_the_matrix(chunk_size, covar
 @pytest.mark.parametrize("covariance", ["diagonal", "identity"])
 def test_means_without_gradient_may_move_between_forward_and_backward(chunk_size, covariance, tensors):
     embeddings, means, log_variances, labels = tensors
-    of_class = log_variances if covariance == "diagonal" else None
-    inputs = [embeddings] if of_class is None else [embeddings, log_variances]
+    of_class = log_variances.detach() if covariance == "diagonal" else None
     expected = ops.other_log_likelihoods(embeddings, means, labels, of_class, chunk_size)
     moving = means.detach().clone()
     value = ops.other_log_likelihoods(embeddings, moving, labels, of_class, chunk_size)
     moving.zero_()
-    assert_equal_with_gradients(value, expected, inputs)
+    assert_equal_with_gradients(value, expected, [embeddings])
+
+
+def test_means_that_move_before_the_gradient_of_variances_are_noticed(tensors):
+    embeddings, means, log_variances, labels = tensors
+    value = ops.other_log_likelihoods(embeddings, means, labels, log_variances).sum()
+    with torch.no_grad():
+        means.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
 
 
 def test_likelihoods_far_from_zero_keep_their_digits(generator):
