@@ -483,6 +483,13 @@ def lgm_with_other_weights(loss, embeddings, labels):
     return lgm(loss, embeddings, labels, margin=1.0, weight=0.0)
 
 
+def center_contrastive(loss, embeddings, labels):
+    cosine, own = cosines_to_centers(loss, embeddings), is_own(loss, labels)
+    centers = loss.centers.clone()
+    apart = embeddings / embeddings.norm(dim=1, keepdim=True) - (centers / centers.norm(dim=1, keepdim=True))[labels]
+    return cross_entropy(64 * torch.where(own, cosine - 0.2, cosine), labels) + apart.pow(2).sum(1)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -553,4 +560,6 @@ CASES = [
     Case(losses.LGMLoss, lgm),
     Case(losses.LGMLoss, lgm_with_other_weights, {"margin": 1, "likelihood_weight": 0, "covariance": "identity"}),
     Case(losses.LGMLoss, lgm, {"covariance": "identity", "update": "mean"}),
+    Case(losses.CenterContrastiveLoss, center_contrastive),
+    Case(losses.CenterContrastiveLoss, center_contrastive, {"update": "gradient"}),
 ]

@@ -9,6 +9,7 @@ from pml_center.losses.arcface_loss import ArcFaceLoss
 from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
 from pml_center.losses.broadface_loss import BroadFaceLoss
+from pml_center.losses.center_contrastive_loss import CenterContrastiveLoss
 from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.circle_softmax_loss import CircleSoftmaxLoss
 from pml_center.losses.coco_loss import COCOLoss
@@ -50,6 +51,7 @@ __all__ = [
     "BaseCenterLoss",
     "BroadFaceLoss",
     "COCOLoss",
+    "CenterContrastiveLoss",
     "CenterLoss",
     "CircleSoftmaxLoss",
     "CombinedMarginLoss",

@@ -81,9 +81,8 @@ class LGMLoss(BaseCenterLoss):
         check_chunk_size(chunk_size)
         if covariance == "diagonal" and update != "gradient":
             raise ValueError(
-                f'update must be "gradient" with covariance="diagonal", which is learned with the means, got '
-                f"{update!r}. "
-                'Leave it out, or pass covariance="identity".'
+                f'update must be "gradient" with covariance="diagonal", which is learned beside the means, '
+                f'got {update!r}. Leave it out, or pass covariance="identity".'
             )
         for name, value, usual in (("margin", margin, 0.3), ("likelihood_weight", likelihood_weight, 0.1)):
             if not value >= 0:
