@@ -399,4 +399,12 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         parameters={},
         why="it counts the distance of a sample to itself where a class has fewer than k pairs, see test_range_loss.py",
     ),
+    ("lgm", "official_tf"): Adapter(
+        named(losses.LGMLoss, {"alpha": "margin", "lambda": "likelihood_weight"}, covariance="identity"),
+        {"centers": "centers"},
+    ),
+    ("lgm", "yirongmao_identity"): Adapter(
+        named(losses.LGMLoss, {"alpha": "margin", "loss_weight": "likelihood_weight"}, covariance="identity"),
+        {"centers": "centers"},
+    ),
 }

@@ -85,6 +85,7 @@ class BaseCenterLoss(BaseClassLoss):
         weight_init_func: Any = None,
         **kwargs,
     ):
+        self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
         check_choices(update=(update, Update))
         if init is not None:
@@ -103,7 +104,7 @@ class BaseCenterLoss(BaseClassLoss):
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
-        self.alpha, self.update, self.init = alpha, update, init or self.default_init
+        self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
         self._build_centers(init)
@@ -186,8 +187,12 @@ class BaseCenterLoss(BaseClassLoss):
         return self.centers
 
     def get_default_weight_init_func(self):
-        """PML's hook: that of ``default_init``; N(0, 1) for a distance of directions, which 0 has none of."""
-        normal = self.default_init == "normal" or self.distance.normalize_embeddings
+        """PML's hook: that of ``default_init``; N(0, 1) for parameters of which the direction counts, as 0 has none.
+
+        A center at 0 that steps by itself finds its direction in its first step.
+        """
+        is_learned_direction = self.distance.normalize_embeddings and self.update == "gradient"
+        normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
 
     def _build_centers(self, init: Init | None) -> None:
