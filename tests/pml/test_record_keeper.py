@@ -14,7 +14,6 @@ from pytorch_metric_learning.utils.common_functions import list_of_recordable_at
 from pml_center.losses import CenterLoss, SoftmaxCenterLoss, SoftmaxLoss
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # the trainer's, of its bar
 SIZE = 16
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Subset
 from pml_center.losses import CenterLoss, SoftmaxCenterLoss, SoftmaxLoss
 from tests.cases import CASES
 
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # the trainer's, of its bar
 SIZE, BATCH, ITERATIONS = 16, 32, 5
 CPU = torch.device("cpu")
 
