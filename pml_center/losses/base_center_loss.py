@@ -7,15 +7,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import joined_by_wrapper, processes
+from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
-from pml_center.ops.collectives import gather_rows
+from pml_center.ops.collectives import gather_rows, processes
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]
@@ -88,7 +87,6 @@ class BaseCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
-        self._check_distance()
         check_choices(update=(update, Update))
         if init is not None:
             check_choices(init=(init, Init))
@@ -188,26 +186,10 @@ class BaseCenterLoss(BaseClassLoss):
         """The centers, (C, D)."""
         return self.centers
 
-    def get_default_distance(self):
-        """PML's hook: the squared Euclidean distance, nothing normalised."""
-        return LpDistance(normalize_embeddings=False, p=2, power=2)
-
     def get_default_weight_init_func(self):
         """PML's hook: that of ``default_init``; N(0, 1) for a distance of directions, which 0 has none of."""
         normal = self.default_init == "normal" or self.distance.normalize_embeddings
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
-
-    def _check_distance(self) -> None:
-        default = self.get_default_distance()
-        alike = all(
-            getattr(self.distance, name, None) == getattr(default, name)
-            for name in ("normalize_embeddings", "p", "power")
-        )
-        if not self.takes_any_distance and not (type(self.distance) is type(default) and alike):
-            raise TypeError(
-                f"distance must be the default because {type(self).__name__} is defined on it, "
-                f"got {type(self.distance).__name__}. Leave distance out."
-            )
 
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.checks import check_embeddings, check_labels, check_size
-from pml_center.losses.base_element_loss import BaseElementLoss, called_by, joined_by_wrapper, processes
+from pml_center.losses.base_element_loss import BaseElementLoss, called_by, joined_by_wrapper
+from pml_center.ops.collectives import processes
 
 BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
 
@@ -26,7 +27,8 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         kwargs: ``ignore_index``, ``miner_weighting`` and PML's ``reducer``, ``distance``, ``embedding_regularizer``,
             ``embedding_reg_weight``, ``collect_stats``, see
             :class:`~pml_center.losses.base_element_loss.BaseElementLoss`, and PML's ``weight_regularizer``,
-            ``weight_reg_weight``, ``weight_init_func``.
+            ``weight_reg_weight``, ``weight_init_func``. A ``weight_regularizer`` with a true attribute ``takes_labels``
+            is called with the numbers of the rows whose classes are in the batch, too.
     """
 
     loss_weights: Tensor | None
@@ -71,7 +73,13 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """PML's hook: with the term of the weight regularizer."""
         regularized: dict[str, dict] = {}
-        self.add_weight_regularization_to_loss_dict(regularized, self.class_rows())  # before centers take their step
+        rows = self.class_rows()  # before centers take their step
+        if getattr(self.weight_regularizer, "takes_labels", False):
+            of_batch = self._rows_of(labels[self._taking_part(labels)])
+            term = self.weight_regularizer(rows, of_batch) * self.weight_reg_weight
+            regularized["weight_reg_loss"] = {"losses": term, "indices": None, "reduction_type": "already_reduced"}
+        else:
+            self.add_weight_regularization_to_loss_dict(regularized, rows)
         return regularized | super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -81,6 +89,11 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
             return losses
         of_sample = self.loss_weights[labels].to(losses)
         return losses * of_sample / of_sample.mean()
+
+    def _rows_of(self, labels: Tensor) -> Tensor:
+        """Numbers of the class rows of these classes, which may have several each."""
+        per_class = len(self.class_rows()) // self.num_classes
+        return (labels.unsqueeze(1) * per_class + torch.arange(per_class, device=labels.device)).flatten()
 
     def _check_wrapper(self) -> None:
         """No wrapper of several processes may spoil the gradient of our parameters."""

@@ -2,14 +2,15 @@
 
 import sys
 from types import FrameType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-import torch.distributed as dist
+from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
+from pml_center.ops.collectives import processes
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -19,7 +20,7 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
     autocast is switched off inside, miners' tuples become weights of the samples, and the loss of each sample goes to
-    PML's reducer. A subclass says :meth:`element_losses`.
+    PML's reducer. A subclass says :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`.
 
     Args:
         ignore_index: samples with this label take no part; None takes all.
@@ -29,6 +30,9 @@ class BaseElementLoss(BaseMetricLossFunction):
         kwargs: PML's ``reducer``, ``distance``, ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats``.
     """
 
+    takes_any_distance: ClassVar[bool] = True
+    takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
         accepted = constructor_arguments(type(self), stop=nn.Module)
         for name in kwargs:
@@ -36,12 +40,17 @@ class BaseElementLoss(BaseMetricLossFunction):
                 takes = f"It takes {', '.join(accepted)}."
                 raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
         super().__init__(**kwargs)
+        self._check_distance()
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
         self.ignore_index = ignore_index
         self.miner_weighting = miner_weighting
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B, D) and (B,) to (B,)."""
+        raise NotImplementedError
+
+    def reference_losses(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
+        """The loss of each sample beside R references, (B, D), (B,), (R, D) and (R,) to (B,)."""
         raise NotImplementedError
 
     def forward(
@@ -58,8 +67,9 @@ class BaseElementLoss(BaseMetricLossFunction):
             embeddings: (B, D) floating point, finite.
             labels: (B,) integers, in [0, num_classes) where a loss has that many classes.
             indices_tuple: what a PML miner returned, see ``miner_weighting``.
-            ref_emb: not supported by losses that bring their own references; None or ``embeddings`` itself.
-            ref_labels: as ``ref_emb``.
+            ref_emb: (R, D) references, for a loss that says that it takes them. Others bring their own: None, or
+                ``embeddings`` itself.
+            ref_labels: (R,) as ``labels``.
 
         Returns:
             What the reducer makes of the (B,) losses; 0 for an empty batch.
@@ -69,16 +79,23 @@ class BaseElementLoss(BaseMetricLossFunction):
             ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
                 references.
         """
-        if (ref_emb is not None and ref_emb is not embeddings) or (ref_labels is not None and ref_labels is not labels):
+        own = (ref_emb is None or ref_emb is embeddings) and (ref_labels is None or ref_labels is labels)
+        if not (own or self.takes_references):
             raise ValueError(
-                f"ref_emb must be None for {type(self).__name__}, which brings its own references (a row per class), "
-                "got another tensor. Leave ref_emb out, and efficient=True of DistributedLossWrapper."
+                f"ref_emb must be None for {type(self).__name__}, which brings its own references, got another tensor. "
+                "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
         if indices_tuple is not None:
             indices_tuple = _checked_tuples(indices_tuple, len(labels))
+        dtype = self._working_dtype(embeddings)
+        references: tuple[Tensor, ...] = ()
+        if self.takes_references:
+            ref_emb, ref_labels = self._checked_references(embeddings, labels, ref_emb, ref_labels)
+            dtype = torch.promote_types(dtype, ref_emb.dtype)
+            references = (ref_emb.to(dtype), ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = embeddings.to(self._working_dtype(embeddings))
+            embeddings = embeddings.to(dtype)
             present, classes = embeddings, labels
             if self.ignore_index is not None:
                 part = self._taking_part(labels)
@@ -86,7 +103,7 @@ class BaseElementLoss(BaseMetricLossFunction):
             self.before_batch(present, classes)
             if not len(classes):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
-            return super().forward(embeddings, labels, indices_tuple)
+            return super().forward(embeddings, labels, indices_tuple, *references)
 
     def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         """Raise for what cannot be a batch; the labels as int64."""
@@ -102,7 +119,11 @@ class BaseElementLoss(BaseMetricLossFunction):
         weights = None if indices_tuple is None else self._miner_weights(indices_tuple, labels).to(embeddings)
         if self.ignore_index is not None:
             embeddings, labels = embeddings[indices], labels[indices]
-        losses = self.weighted_losses(embeddings, labels)
+        if self.takes_references:
+            kept = slice(None) if self.ignore_index is None else self._taking_part(ref_labels)
+            losses = self.reference_losses(embeddings, labels, ref_emb[kept], ref_labels[kept])
+        else:
+            losses = self.weighted_losses(embeddings, labels)
         return {
             "loss": {
                 "losses": losses if weights is None else losses * weights[indices],
@@ -121,6 +142,42 @@ class BaseElementLoss(BaseMetricLossFunction):
         if processes() == 1:
             return embeddings
         return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+
+    def get_default_distance(self):
+        """PML's hook: the squared Euclidean distance, nothing normalised."""
+        return LpDistance(normalize_embeddings=False, p=2, power=2)
+
+    def _check_distance(self) -> None:
+        if self.takes_any_distance:
+            return
+        default = self.get_default_distance()
+        alike = all(
+            getattr(self.distance, name, None) == getattr(default, name)
+            for name in ("normalize_embeddings", "p", "power")
+        )
+        if not (type(self.distance) is type(default) and alike):
+            raise TypeError(
+                f"distance must be the default because {type(self).__name__} is defined on it, "
+                f"got {type(self.distance).__name__}. Leave distance out."
+            )
+
+    def _checked_references(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The references, with labels as int64."""
+        name = type(self).__name__
+        if ref_emb is None or ref_labels is None:
+            raise ValueError(
+                f"{'ref_emb' if ref_emb is None else 'ref_labels'} must be given for {name}, which compares embeddings "
+                "with a second set, got None. Call loss(embeddings, labels, ref_emb=..., ref_labels=...)."
+            )
+        check_embeddings(ref_emb, name="ref_emb")
+        if ref_emb.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"ref_emb must have the {embeddings.shape[1]} columns of embeddings, got shape "
+                f"{tuple(ref_emb.shape)}. Let one embedding size make both."
+            )
+        return ref_emb, check_labels(ref_labels, None, len(ref_emb), name="ref_labels").to(labels.device)
 
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """How much each sample counts, (B,)."""
@@ -170,11 +227,6 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
     if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
         raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
     return tuple(index.long() for index in indices_tuple)
-
-
-def processes(group: dist.ProcessGroup | None = None) -> int:
-    """How many processes train together; 1 where torch.distributed is not in use."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def called_by(kind: type) -> bool:
