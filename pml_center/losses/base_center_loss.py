@@ -7,15 +7,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import joined_by_wrapper, processes
+from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
-from pml_center.ops.collectives import gather_rows
+from pml_center.ops.collectives import gather_rows, processes
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]
@@ -55,6 +54,7 @@ class BaseCenterLoss(BaseClassLoss):
             embeddings of its class. None leaves it to ``weight_init_func``, or to the default of the loss.
         sparse_gradient: with ``update="gradient"``, whether the gradient of the centers is a sparse tensor of the rows
             in the batch, for ``torch.optim.SGD`` or ``SparseAdam``. A dense one costs O(C·D) at every step.
+            DistributedDataParallel does not take it.
         accumulation_steps: training batches that make one step of your optimizer. The centers then step once for them
             all, from their sums and counts. None leaves the step to :meth:`step_centers`.
         process_group: processes that train together, of ``torch.distributed``; None is all of them. Centers that step
@@ -70,10 +70,6 @@ class BaseCenterLoss(BaseClassLoss):
     centers: Tensor
     last_seen: Tensor
     step: Tensor
-    pending_classes: Tensor
-    pending_sums: Tensor
-    pending_counts: Tensor
-    pending_batches: Tensor
 
     def __init__(
         self,
@@ -91,7 +87,6 @@ class BaseCenterLoss(BaseClassLoss):
     ):
         self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
-        self._check_distance()
         check_choices(update=(update, Update))
         if init is not None:
             check_choices(init=(init, Init))
@@ -115,8 +110,8 @@ class BaseCenterLoss(BaseClassLoss):
         self._build_centers(init)
         self.register_buffer("last_seen", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        for name, nothing in self._nothing_pending().items():
-            self.register_buffer(name, nothing, persistent=accumulation_steps != 1)
+        self._pending: ClassSums | None = None
+        self._pending_batches = 0
         self.add_to_recordable_attributes(list_of_names=["alpha"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["avg_norm", "avg_center_norm", "avg_intra", "avg_inter"], is_stat=True
@@ -148,10 +143,9 @@ class BaseCenterLoss(BaseClassLoss):
                 'step_centers must not be called with update="gradient", whose centers an optimizer moves. '
                 "Call optimizer.step() alone."
             )
-        if int(self.pending_batches):
-            self._move(ClassSums(self.pending_classes, self.pending_sums, self.pending_counts))
-            for name, nothing in self._nothing_pending().items():
-                setattr(self, name, nothing)
+        if self._pending is not None:
+            self._move(self._pending)
+            self._pending, self._pending_batches = None, 0
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Pull, then step the centers: the loss is that of the centers before the step."""
@@ -161,8 +155,12 @@ class BaseCenterLoss(BaseClassLoss):
         losses, penalty = self.pull(batch), self.penalty(batch)
         with torch.no_grad():
             self._record(batch)
-            if self.training:
-                self._observe(batch)
+            if self.training and self.update != "gradient":
+                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                del batch  # one (B, D) block less while the centers step
+                self._gather(difference, labels)
+            elif self.training:
+                self._see(labels)
         return losses if penalty is None else losses + penalty
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -174,8 +172,8 @@ class BaseCenterLoss(BaseClassLoss):
         with torch.no_grad():
             if self.init == "first_batch":
                 self._start_centers(self._compared(embeddings), labels)
-            if not len(labels) and self.update != "gradient":
-                self._gather(self._compared(embeddings), labels)  # other processes may have some, and wait for us
+            if not len(labels):  # other processes may have some, and wait for us
+                self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
         self._warn_of_collapse(embeddings.detach(), labels)
 
     def own_centers(self, labels: Tensor) -> Tensor:
@@ -188,10 +186,6 @@ class BaseCenterLoss(BaseClassLoss):
         """The centers, (C, D)."""
         return self.centers
 
-    def get_default_distance(self):
-        """PML's hook: the squared Euclidean distance, nothing normalised."""
-        return LpDistance(normalize_embeddings=False, p=2, power=2)
-
     def get_default_weight_init_func(self):
         """PML's hook: that of ``default_init``; N(0, 1) for parameters of which the direction counts, as 0 has none.
 
@@ -200,18 +194,6 @@ class BaseCenterLoss(BaseClassLoss):
         is_learned_direction = self.distance.normalize_embeddings and self.update == "gradient"
         normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
-
-    def _check_distance(self) -> None:
-        default = self.get_default_distance()
-        alike = all(
-            getattr(self.distance, name, None) == getattr(default, name)
-            for name in ("normalize_embeddings", "p", "power")
-        )
-        if not self.takes_any_distance and not (type(self.distance) is type(default) and alike):
-            raise TypeError(
-                f"distance must be the default because {type(self).__name__} is defined on it, "
-                f"got {type(self.distance).__name__}. Leave distance out."
-            )
 
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out
@@ -229,31 +211,31 @@ class BaseCenterLoss(BaseClassLoss):
         """Embeddings as the centers average them, detached."""
         return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
 
-    def _observe(self, batch: CenterBatch) -> None:
-        """After the loss of a training batch."""
-        if self.update == "gradient":
-            self.last_seen.index_fill_(0, batch.labels, self.step)
-        else:
-            self._gather(self._compared(batch.embeddings), batch.labels)
+    def _see(self, labels: Tensor) -> None:
+        """Remember when the classes of all processes were seen."""
+        if processes(self.process_group) > 1:
+            labels = torch.cat(gather_rows(labels, self.process_group))
+        self.last_seen.index_fill_(0, labels, self.step)
 
-    def _gather(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Take the differences of a batch for the next step of the centers, and take that step if it is due."""
-        if embeddings.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
-            finite = embeddings.isfinite().all(1)
-            embeddings, labels = embeddings[finite], labels[finite]
-        found = class_sums(embeddings - self.centers.index_select(0, labels), labels)
+    def _gather(self, difference: Tensor, labels: Tensor) -> None:
+        """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
+
+        (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
+        """
+        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
+            finite = difference.isfinite().all(1)
+            difference, labels = difference[finite], labels[finite]
+        found = self._joined(class_sums(difference, labels))
         if self.accumulation_steps == 1:
             self._move(found)
             return
-        pending = ClassSums(self.pending_classes, self.pending_sums, self.pending_counts)
-        self.pending_classes, self.pending_sums, self.pending_counts = merge_class_sums([pending, found])
-        self.pending_batches = self.pending_batches + 1
-        if self.accumulation_steps is not None and int(self.pending_batches) >= self.accumulation_steps:
+        self._pending = found if self._pending is None else merge_class_sums([self._pending, found])
+        self._pending_batches += 1
+        if self.accumulation_steps is not None and self._pending_batches >= self.accumulation_steps:
             self.step_centers()
 
     def _move(self, differences: ClassSums) -> None:
-        """One step of the centers, the same on every process."""
-        differences = self._joined(differences)
+        """One step of the centers."""
         self.spread(self.centers)
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
         self.last_seen.index_fill_(0, differences.classes, self.step)
@@ -271,15 +253,7 @@ class BaseCenterLoss(BaseClassLoss):
         new = self.last_seen.index_select(0, labels) == 0
         first = self._joined(class_sums(embeddings[new], labels[new]))
         self.centers.index_copy_(0, first.classes, first.sums / first.counts.unsqueeze(1))
-
-    def _nothing_pending(self) -> dict[str, Tensor]:
-        centers = self.class_rows()
-        return {
-            "pending_classes": self.last_seen.new_zeros(0),
-            "pending_sums": centers.detach().new_zeros(0, self.embedding_size),
-            "pending_counts": centers.detach().new_zeros(0),
-            "pending_batches": self.last_seen.new_zeros(()),
-        }
+        self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
 
     def _record(self, batch: CenterBatch) -> None:
         """PML's recordable statistics: lengths and distances, Euclidean, of embeddings as they are."""
@@ -294,8 +268,10 @@ class BaseCenterLoss(BaseClassLoss):
 
     def _warn_of_collapse(self, embeddings: Tensor, labels: Tensor) -> None:
         """Say, once, that different classes have become one point, at which a pull alone is smallest."""
+        if torch.compiler.is_compiling():  # a count that changes with every batch would compile every batch anew
+            return
         self._batches_unlooked += 1
-        if self._batches_unlooked < LOOK_EVERY or torch.compiler.is_compiling():
+        if self._batches_unlooked < LOOK_EVERY:
             return
         self._batches_unlooked = 0
         if len(labels) < 2 or bool((labels == labels[0]).all()):
@@ -310,11 +286,19 @@ class BaseCenterLoss(BaseClassLoss):
                 stacklevel=2,
             )
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """With what waits for the next step of the centers, where anything does."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._pending is not None:
+            pending = {**self._pending._asdict(), "batches": torch.tensor(self._pending_batches)}
+            destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
+
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes a state with other pending batches than ours, or with none."""
-        for name, nothing in self._nothing_pending().items():
-            saved = state_dict.pop(prefix + name, nothing)
-            if name not in self._non_persistent_buffers_set:
-                setattr(self, name, torch.empty_like(saved, device=self.last_seen.device))
-                state_dict[prefix + name] = saved
+        names = [f"{prefix}pending_{name}" for name in (*ClassSums._fields, "batches")]
+        *sums, batches = [state_dict.pop(name, None) for name in names]
+        self._pending, self._pending_batches = None, 0
+        if batches is not None and self.accumulation_steps != 1:
+            self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
+            self._pending_batches = int(batches)
         super()._load_from_state_dict(state_dict, prefix, *args)

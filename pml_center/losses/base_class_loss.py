@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import torch
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.checks import check_embeddings, check_labels, check_size
-from pml_center.losses.base_element_loss import BaseElementLoss, joined_by_wrapper, processes
+from pml_center.losses.base_element_loss import BaseElementLoss, called_by, joined_by_wrapper
+from pml_center.ops.collectives import processes
 
 BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
 
@@ -25,10 +27,12 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         kwargs: ``ignore_index``, ``miner_weighting`` and PML's ``reducer``, ``distance``, ``embedding_regularizer``,
             ``embedding_reg_weight``, ``collect_stats``, see
             :class:`~pml_center.losses.base_element_loss.BaseElementLoss`, and PML's ``weight_regularizer``,
-            ``weight_reg_weight``, ``weight_init_func``.
+            ``weight_reg_weight``, ``weight_init_func``. A ``weight_regularizer`` with a true attribute ``takes_labels``
+            is called with the numbers of the rows whose classes are in the batch, too.
     """
 
     loss_weights: Tensor | None
+    sparse_gradient: bool = False
 
     def __init__(
         self,
@@ -54,12 +58,8 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         """Width and range of labels too. No wrapper may multiply the gradient of our rows."""
         check_embeddings(embeddings, self.embedding_size)
         labels = check_labels(labels, self.num_classes, len(embeddings), self.ignore_index)
-        if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()) and joined_by_wrapper():
-            raise TypeError(
-                f"{type(self).__name__} must not be inside DistributedLossWrapper, which multiplies the gradient of "
-                f"its parameters by the {processes()} processes. Wrap it in DistributedDataParallel alone: the mean "
-                "over processes is that of the joined batch."
-            )
+        if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()):
+            self._check_wrapper()
         return labels
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -70,7 +70,13 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """PML's hook: with the term of the weight regularizer."""
         regularized: dict[str, dict] = {}
-        self.add_weight_regularization_to_loss_dict(regularized, self.class_rows())  # before centers take their step
+        rows = self.class_rows()  # before centers take their step
+        if getattr(self.weight_regularizer, "takes_labels", False):
+            of_batch = self._rows_of(labels[self._taking_part(labels)])
+            term = self.weight_regularizer(rows, of_batch) * self.weight_reg_weight
+            regularized["weight_reg_loss"] = {"losses": term, "indices": None, "reduction_type": "already_reduced"}
+        else:
+            self.add_weight_regularization_to_loss_dict(regularized, rows)
         return regularized | super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -80,6 +86,25 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
             return losses
         of_sample = self.loss_weights[labels].to(losses)
         return losses * of_sample / of_sample.mean()
+
+    def _rows_of(self, labels: Tensor) -> Tensor:
+        """Numbers of the class rows of these classes, which may have several each."""
+        per_class = len(self.class_rows()) // self.num_classes
+        return (labels.unsqueeze(1) * per_class + torch.arange(per_class, device=labels.device)).flatten()
+
+    def _check_wrapper(self) -> None:
+        """No wrapper of several processes may spoil the gradient of our parameters."""
+        if joined_by_wrapper():
+            raise TypeError(
+                f"{type(self).__name__} must not be inside DistributedLossWrapper, which multiplies the gradient of "
+                f"its parameters by the {processes()} processes. Wrap it in DistributedDataParallel alone: the mean "
+                "over processes is that of the joined batch."
+            )
+        if self.sparse_gradient and called_by(DistributedDataParallel):
+            raise TypeError(
+                f"sparse_gradient must be False for {type(self).__name__} inside DistributedDataParallel, which takes "
+                "no sparse gradient from it, got True. Leave it out."
+            )
 
     def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
         weights = torch.as_tensor(loss_weights, dtype=torch.float32)

@@ -96,7 +96,7 @@ class CenterLoss(BaseCenterLoss):
         **kwargs,
     ):
         if shared_with is not None:
-            _check_shared(shared_with, num_classes, embedding_size, update)
+            _check_shared(shared_with, num_classes, embedding_size, update, kwargs)
         self.__dict__["_shared"] = shared_with  # beside the modules: its parameters and its state are its own
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
         if radius < 0:
@@ -150,7 +150,7 @@ class CenterLoss(BaseCenterLoss):
             super()._warn_of_a_forgotten_optimizer(labels)
 
 
-def _check_shared(softmax: Any, num_classes: int, embedding_size: int, update: str) -> None:
+def _check_shared(softmax: Any, num_classes: int, embedding_size: int, update: str, others: dict[str, Any]) -> None:
     if not isinstance(softmax, MarginSoftmaxLoss):
         raise TypeError(
             f"shared_with must be a softmax loss of pml_center, got {type(softmax).__name__}. "
@@ -166,3 +166,9 @@ def _check_shared(softmax: Any, num_classes: int, embedding_size: int, update: s
             f'update must be "gradient" with shared_with, whose weights an optimizer moves, got {update!r}. '
             'Pass update="gradient".'
         )
+    for name in ("init", "sparse_gradient", "weight_init_func"):
+        if others.get(name):
+            raise ValueError(
+                f"{name} must be left out with shared_with, whose weights are the centers, got {others[name]!r}. "
+                f"Give it to {type(softmax).__name__}."
+            )

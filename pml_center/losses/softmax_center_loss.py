@@ -77,7 +77,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         super().__init__(num_classes, embedding_size, **kwargs)
         if center_weight < 0:
             raise ValueError(f"center_weight must be at least 0, got {center_weight}. The paper has 0.003.")
-        self.center_weight = center_weight
+        self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         stats = self.collect_stats
         self.softmax = SoftmaxLoss(
             num_classes,

@@ -63,7 +63,7 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
 
     Args:
         centers: (C, D), changed in place.
-        differences: the sums of ``x − c`` of each class.
+        differences: the sums of ``x − c`` of each class; used up.
         alpha: the rate. With 1 and a single embedding of a class, its center moves half of the way by the paper's
             rule, and all of it by the mean.
         rule: which.
@@ -78,7 +78,7 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
                 [0., 0.]])
     """
     rate = alpha / (differences.counts + (rule == "paper"))
-    centers.index_add_(0, differences.classes, differences.sums * rate.unsqueeze(1))
+    centers.index_add_(0, differences.classes, differences.sums.mul_(rate.unsqueeze(1)))
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:

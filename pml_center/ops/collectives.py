@@ -5,6 +5,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def processes(group: dist.ProcessGroup | None = None) -> int:
+    """How many processes train together; 1 where torch.distributed is not in use."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
 def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """The rows of every process, in the order of their ranks; the same on each.
 

@@ -131,6 +131,14 @@ def test_centers_start_from_the_first_embeddings_of_their_class(update, generato
     assert not torch.equal(loss.centers[0].detach(), later[0])
 
 
+def test_a_center_starts_once_though_its_step_is_batches_away(generator):
+    loss = losses.CenterLoss(2, 3, init="first_batch", accumulation_steps=3)
+    embeddings, labels = torch.randn(2, 3, generator=generator), torch.tensor([0, 1])
+    loss(embeddings, labels)
+    loss(embeddings + 1, labels)
+    assert torch.equal(loss.centers, embeddings)
+
+
 def test_last_seen_counts_training_batches(generator):
     loss = losses.CenterLoss(4, 2)
     embeddings = torch.randn(2, 2, generator=generator)
@@ -271,6 +279,11 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        (
+            {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
+            ValueError,
+            r"init must be left out with shared_with, whose weights are the centers, got 'first_batch'",
+        ),
         ({"shared_with": losses.SoftmaxLoss(3, 2)}, ValueError, r'update must be "gradient" with shared_with'),
         ({"shared_with": 3, "update": "gradient"}, TypeError, r"shared_with must be a softmax loss .* got int"),
         (
