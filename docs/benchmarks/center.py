@@ -168,7 +168,7 @@ FAMILY = {
     "AngularCenterLoss": (angular_center, {"update": "gradient"}),
     "AngularTripletCenterLoss": (angular_triplet_center, {}),
     "GitLoss": (git, {"update": "gradient"}),
-    "LGMLoss": (lgm, {}),
+    "LGMLoss": (lgm, {"covariance": "identity"}),
     "CenterContrastiveLoss": (center_contrastive, {"update": "gradient"}),
 }
 

@@ -28,8 +28,8 @@ def test_it_is_not_smallest_where_all_is_one_point():
 
 
 def test_a_step_against_the_gradient_pulls_one_s_own_center_and_pushes_the_others(generator):
-    loss = losses.ContrastiveCenterLoss(4, 3)
-    embeddings, labels = torch.randn(1, 3, generator=generator), torch.tensor([2])
+    loss = with_centers(losses.ContrastiveCenterLoss(4, 3), torch.randn(4, 3, generator=generator).numpy())
+    embeddings, labels = torch.randn(1, 3, generator=generator, dtype=torch.double), torch.tensor([2])
     before = (embeddings - loss.centers).norm(dim=1)
     loss(embeddings, labels).backward()
     after = (embeddings - (loss.centers - 0.1 * loss.centers.grad)).norm(dim=1)
