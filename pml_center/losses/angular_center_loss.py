@@ -45,6 +45,8 @@ class AngularCenterLoss(BaseCenterLoss):
     Differs: wujiyang's code divides by B·C instead of B, has a factor in front, and leaves the centers to an optimizer.
     """
 
+    only_pulls = True
+
     def pull(self, batch: CenterBatch) -> Tensor:
         """``1 − cos(x, c_y)``."""
         return 1 - torch.linalg.vecdot(F.normalize(batch.embeddings, dim=1), F.normalize(batch.own, dim=1))

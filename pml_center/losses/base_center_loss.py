@@ -66,6 +66,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
+    only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
 
     centers: Tensor
     last_seen: Tensor
@@ -267,7 +268,7 @@ class BaseCenterLoss(BaseClassLoss):
         self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
 
     def _warn_of_collapse(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Say, once, that different classes have become one point, at which a pull alone is smallest."""
+        """Say, once, that different classes have become one point."""
         if torch.compiler.is_compiling():  # a count that changes with every batch would compile every batch anew
             return
         self._batches_unlooked += 1
@@ -279,10 +280,12 @@ class BaseCenterLoss(BaseClassLoss):
         spread, length = (embeddings - embeddings.mean(0)).norm(), embeddings.norm()
         if spread <= COLLAPSED * length:
             self._batches_unlooked = -math.inf
+            name, remedy = type(self).__name__, "Lower the learning rate"
+            if self.only_pulls:
+                remedy = f"{name} alone is smallest there: add a loss that separates classes"
             warnings.warn(
                 f"embeddings of different classes have become one point: their spread is {float(spread):.3g}, their "
-                f"length {float(length):.3g}. {type(self).__name__} alone is smallest there: add a loss that separates "
-                "classes, or give this one a smaller weight.",
+                f"length {float(length):.3g}. {remedy}, or give {name} a smaller weight.",
                 stacklevel=2,
             )
 

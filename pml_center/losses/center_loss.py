@@ -81,6 +81,7 @@ class CenterLoss(BaseCenterLoss):
     """
 
     takes_any_distance = True
+    only_pulls = True
 
     length: nn.Parameter
 
