@@ -391,8 +391,6 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         )(golden),
         inputs=shares_as_given,
     ),
-<<<<<<< HEAD
-=======
     ("lgm", "official_tf"): Adapter(
         named(losses.LGMLoss, {"alpha": "margin", "lambda": "likelihood_weight"}, covariance="identity"),
         {"centers": "centers"},
@@ -401,7 +399,6 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         named(losses.LGMLoss, {"alpha": "margin", "loss_weight": "likelihood_weight"}, covariance="identity"),
         {"centers": "centers"},
     ),
->>>>>>> fam1
     ("range", "charrin_caffe"): Adapter(
         range_loss(k="choose_k", intra_weight="intra_weight", inter_weight="inter_weight"), parameters={}
     ),
@@ -409,16 +406,5 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         without("small_class")(range_loss(k="k", intra_weight="alpha", inter_weight="beta")),
         parameters={},
         why="it counts the distance of a sample to itself where a class has fewer than k pairs, see test_range_loss.py",
-<<<<<<< HEAD
-    ),
-    ("lgm", "official_tf"): Adapter(
-        named(losses.LGMLoss, {"alpha": "margin", "lambda": "likelihood_weight"}, covariance="identity"),
-        {"centers": "centers"},
-    ),
-    ("lgm", "yirongmao_identity"): Adapter(
-        named(losses.LGMLoss, {"alpha": "margin", "loss_weight": "likelihood_weight"}, covariance="identity"),
-        {"centers": "centers"},
-=======
->>>>>>> fam1
     ),
 }
