@@ -99,7 +99,7 @@ def angular_triplet_center(embeddings, labels, centers):
 
 
 def git(embeddings, labels, centers):
-    pushed = 1 / (1 + squared_distances(embeddings, centers[labels]).clamp_min(0))
+    pushed = 1 / (1 + squared_distances(embeddings, centers).clamp_min(0)).index_select(1, labels)
     different = labels.unsqueeze(1) != labels
     return gather(embeddings, labels, centers) + (pushed * different).sum(1).mean()
 

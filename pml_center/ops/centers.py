@@ -243,9 +243,9 @@ class _OtherSquaredDistances(torch.autograd.Function):
         embeddings, centers, labels, mean = saved
         # Each center meets all embeddings, whose own centers then take their part back.
         of_centers = torch.empty_like(centers)
-        pull = (gradient * (embeddings - mean)).sum(0)
+        total, pull = gradient.sum(), (gradient * (embeddings - mean)).sum(0)
         for rows, out in zip(centers.split(ROWS), of_centers.split(ROWS), strict=True):
-            torch.sub(rows, mean, out=out).mul_(gradient.sum()).sub_(pull)
+            torch.sub(rows, mean, out=out).mul_(total).sub_(pull)
         own = gradient * (embeddings - centers.index_select(0, labels))
         return of_embeddings, of_centers.index_add_(0, labels, own), None
 

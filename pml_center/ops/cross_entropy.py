@@ -268,7 +268,7 @@ def logsumexp(block: Tensor) -> Tensor:
 
 
 def exponential_(block: Tensor) -> Tensor:
-    """``block.exp_()``, which on a CPU takes fifty times as long where the result is below 1e-38, and in fp32 0."""
+    """``block.exp_()``, which on a CPU takes many times as long where the result is below 1e-38."""
     return block.mul_(LOG2_E).exp2_()
 
 
