@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from pml_center.checks import unknown_name
 from pml_center.evaluation.inputs import check_positive, class_codes
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.search import ExactSearch, Similarity
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, wilson_interval
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
 Singletons = Literal["skip", "zero", "error"]
+Resampled = Literal["query", "class"]
+
+KEPT = 10  # neighbours that a report keeps of each query
 
 
 def recall_at_k(hits: Hits, k: int) -> Values:
@@ -123,6 +127,11 @@ class RetrievalEvaluator:
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
         singletons: what to do with a query whose label no reference has. ``"skip"`` leaves it out and counts it, as PML
             leaves it out; ``"zero"`` counts it as found wrong in every metric; ``"error"`` refuses it.
+        ci: what the bootstrap of the confidence intervals resamples: ``"query"``, or ``"class"``, with all its queries.
+            None means no intervals. Never the references: a duplicate would be a perfect neighbour.
+        ci_level: the level of the intervals, in (0, 1).
+        resamples: of the bootstrap.
+        seed: of its random numbers.
 
     Raises:
         ValueError: an unknown choice, or a K that is not a positive integer.
@@ -130,17 +139,22 @@ class RetrievalEvaluator:
     Example:
         >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.4, 0.8], [0.8, 0.6]]
         >>> print(RetrievalEvaluator(recall_at=(1, 2))(embeddings, ["a", "a", "b", "b", "c"]))
-        4 queries (1 skipped), 5 references, exact cosine search, leave-one-out
-        recall_at_1                  0.7500
-        recall_at_2                  1.0000
-        precision_at_1               0.7500
-        r_precision                  0.7500
-        mean_average_precision_at_r  0.7500
+        4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out
+        recall_at_1                  0.7500  [0.2500, 1.0000]
+        recall_at_2                  1.0000  [0.5101, 1.0000]
+        precision_at_1               0.7500  [0.2500, 1.0000]
+        r_precision                  0.7500  [0.2500, 1.0000]
+        mean_average_precision_at_r  0.7500  [0.2500, 1.0000]
+        95 % intervals: bootstrap over queries
     """
 
     recall_at: Sequence[int] = (1, 2, 4, 8)
     similarity: Similarity = "cosine"
     singletons: Singletons = "skip"
+    ci: Resampled | None = "query"
+    ci_level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -149,6 +163,10 @@ class RetrievalEvaluator:
         ):
             if value not in choices:
                 raise ValueError(unknown_name(name, str(value), choices, f"Choose from {', '.join(choices)}."))
+        if self.ci not in (None, *get_args(Resampled)):
+            raise ValueError(unknown_name("ci", str(self.ci), get_args(Resampled), "Choose 'query', 'class' or None."))
+        check_level(self.ci_level)
+        check_positive("resamples", self.resamples)
         for k in self.recall_at:
             check_positive("recall_at", k)
 
@@ -158,7 +176,7 @@ class RetrievalEvaluator:
         labels: Iterable[Hashable],
         references: Any = None,
         reference_labels: Iterable[Hashable] | None = None,
-    ) -> Report:
+    ) -> RetrievalReport:
         """Evaluate embeddings, each against all the others or against references.
 
         Args:
@@ -189,7 +207,23 @@ class RetrievalEvaluator:
             reference_codes = class_codes(reference_labels, len(search.references), "reference_labels", known)
         relevant = np.bincount(reference_codes, minlength=len(known))[codes] - search.leave_one_out  # (Q,)
         self._check_singletons(relevant, list(known), codes)
-        return self._report(search, self._per_query(search, codes, reference_codes, relevant), relevant)
+        per_query, neighbours = self._per_query(search, codes, reference_codes, relevant)
+        skipped = int((relevant == 0).sum()) if self.singletons == "skip" else 0
+        return RetrievalReport(
+            metrics={name: float(np.nanmean(values)) for name, values in per_query.items()},
+            protocol=self._protocol(search.leave_one_out),
+            counts={"queries": len(codes) - skipped, "references": len(search.references), "skipped": skipped},
+            per_unit=per_query,
+            ci=self._intervals(per_query, codes),
+            ci_level=self.ci_level,
+            ci_method=f"bootstrap over {'queries' if self.ci == 'query' else 'classes'}",
+            classes=list(known),
+            codes=codes,
+            reference_codes=reference_codes,
+            neighbours=neighbours,
+            similarity=self.similarity,
+            leave_one_out=search.leave_one_out,
+        )
 
     def _check_singletons(self, relevant: Counts, names: list[Hashable], codes: Counts) -> None:
         alone = np.flatnonzero(relevant == 0)
@@ -207,16 +241,21 @@ class RetrievalEvaluator:
 
     def _per_query(
         self, search: ExactSearch, codes: Counts, reference_codes: Counts, relevant: Counts
-    ) -> dict[str, Values]:
-        """Each metric's values (Q,), from one chunk of hits at a time."""
+    ) -> tuple[dict[str, Values], Neighbours]:
+        """Each metric's values (Q,) and the first neighbours, from one chunk of hits at a time."""
         empty = np.full(len(codes), 0.0 if self.singletons == "zero" else np.nan)
         values: dict[str, Values] = {}
-        k = min(max([*self.recall_at, int(relevant.max())]), search.available)
-        for rows, ids, _ in search.chunks(k, rows=np.flatnonzero(relevant)):
+        k = min(max(KEPT, *self.recall_at, int(relevant.max())), search.available)
+        kept = min(KEPT, k)
+        neighbours = Neighbours(np.empty((len(codes), kept), np.int64), np.empty((len(codes), kept), np.float32))
+        for rows, ids, scores in search.chunks(k):
+            neighbours.ids[rows], neighbours.scores[rows] = ids[:, :kept], scores[:, :kept]
             hits = reference_codes[ids] == codes[rows, None]
             for name, value in self._metrics(hits, relevant[rows]).items():
                 values.setdefault(name, empty.copy())[rows] = value
-        return values
+        for value in values.values():
+            value[relevant == 0] = 0 if self.singletons == "zero" else np.nan
+        return values, neighbours
 
     def _metrics(self, hits: Hits, relevant: Counts) -> dict[str, Values]:
         recalls = {f"recall_at_{k}": recall_at_k(hits, min(k, hits.shape[1])) for k in self.recall_at}
@@ -226,17 +265,22 @@ class RetrievalEvaluator:
             "mean_average_precision_at_r": mean_average_precision_at_r(hits, relevant),
         }
 
-    def _report(self, search: ExactSearch, per_query: dict[str, Values], relevant: Counts) -> Report:
-        skipped = int((relevant == 0).sum()) if self.singletons == "skip" else 0
-        protocol = f"exact {self.similarity} search, "
-        protocol += "leave-one-out" if search.leave_one_out else "separate references"
+    def _intervals(self, per_query: dict[str, Values], codes: Counts) -> dict[str, Interval]:
+        """Each metric's interval; Wilson's where every query has 0 or every query 1, and no resample differs."""
+        if self.ci is None:
+            return {}
+        clusters = codes if self.ci == "class" else None
+        table = np.stack(list(per_query.values()))
+        found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
+        intervals = dict(zip(per_query, found, strict=True))
+        for name, (low, high) in intervals.items():
+            if low == high and low in (0, 1):
+                queries = int((~np.isnan(per_query[name])).sum())
+                intervals[name] = wilson_interval(low * queries, queries, self.ci_level)
+        return intervals
+
+    def _protocol(self, leave_one_out: bool) -> str:
+        protocol = f"exact {self.similarity} search, " + ("leave-one-out" if leave_one_out else "separate references")
         if self.singletons == "zero":
             protocol += ", 0 for queries without a relevant reference"
-        return Report(
-            metrics={name: float(np.nanmean(values)) for name, values in per_query.items()},
-            per_query=per_query,
-            queries=len(relevant) - skipped,
-            skipped=skipped,
-            references=len(search.references),
-            protocol=protocol,
-        )
+        return protocol

@@ -102,7 +102,7 @@ def test_irregular_classes_give_the_golden_values_of_pml(case, similarity, offic
     """Classes of 1 to 13 images; both leave out the queries that have nothing to find."""
     golden = golden_io.load(f"eval__retrieval__irregular_{case}")
     report = RetrievalEvaluator(similarity=similarity)(*retrieval_inputs(golden))
-    assert report.skipped == 3
+    assert report.counts["skipped"] == 3
     for name in PML_METRICS:
         golden.assert_close(f"out/pml/{official}/sample/{name}", report[name])
 
@@ -148,7 +148,7 @@ def test_the_evaluator_of_a_worked_example():
             "mean_average_precision_at_r": (5 / 9 + 1 / 4) / 2,
         }
     )
-    assert (report.queries, report.skipped, report.references) == (2, 0, 5)
+    assert report.counts == {"queries": 2, "references": 5, "skipped": 0}
     assert report.protocol == "exact euclidean search, separate references"
 
 
@@ -250,8 +250,8 @@ def with_singletons():
 
 def test_singletons_are_skipped_and_counted():
     report = RetrievalEvaluator()(*with_singletons())
-    assert (report.queries, report.skipped, report.references) == (18, 2, 20)
-    for values in report.per_query.values():
+    assert report.counts == {"queries": 18, "references": 20, "skipped": 2}
+    for values in report.per_unit.values():
         assert np.isnan(values).nonzero()[0].tolist() == [3, 8]
     assert all(math.isfinite(value) for value in report.metrics.values())
 
@@ -259,7 +259,7 @@ def test_singletons_are_skipped_and_counted():
 def test_singletons_count_as_zero_on_request():
     skipped = RetrievalEvaluator()(*with_singletons())
     report = RetrievalEvaluator(singletons="zero")(*with_singletons())
-    assert (report.queries, report.skipped) == (20, 0)
+    assert report.counts == {"queries": 20, "references": 20, "skipped": 0}
     assert report.protocol.endswith("0 for queries without a relevant reference")
     for name in ALL_METRICS:
         assert report.per_query[name][[3, 8]].tolist() == [0, 0]
