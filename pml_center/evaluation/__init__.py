@@ -16,7 +16,7 @@ from pml_center.evaluation.ranking import (
     recall_at_k,
 )
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.retrieval import RetrievalEvaluator
+from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.search import nearest_neighbours
 from pml_center.evaluation.spread import intra_inter_distance
@@ -41,6 +41,7 @@ __all__ = [
     "bootstrap_interval",
     "embed",
     "embed_samples",
+    "evaluate",
     "intra_inter_distance",
     "ir_recall_at_k",
     "load_samples",

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pml_center.backbones import create_embedder
 from pml_center.checks import check_choices, unknown_name
+from pml_center.data import open_images
 from pml_center.evaluation.distance_search import native_similarity
 from pml_center.evaluation.embed import Samples, embed_samples, load_samples
 from pml_center.evaluation.gallery import Ties
@@ -104,6 +106,8 @@ class RetrievalEvaluator:
         check_positive("resamples", self.resamples)
         for k in self.recall_at:
             check_positive("recall_at", k)
+        if not self._functions:
+            raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":
             reason = "ties='expected'" if self.ties == "expected" else "metrics of the whole gallery"
             raise ValueError(f"index must be 'Flat' with {reason}, got {self.index!r}. An index gives only neighbours.")
@@ -378,6 +382,44 @@ def _warnings(tie_rate: float) -> tuple[str, ...]:
     if tie_rate <= MANY_TIES:
         return ()
     return (
-        f"for {tie_rate:.1%} of the queries a right and a wrong reference have the same score. Have the embeddings "
-        "collapsed, or were they quantised? ties='expected' does not depend on the order of the rows.",
+        f"equal scores may decide about {tie_rate:.1%} of the queries. Have the embeddings collapsed, or were they "
+        "quantised? ties='expected' does not depend on the order of the rows.",
     )
+
+
+def evaluate(
+    model: nn.Module | str,
+    data: Any,
+    gallery: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    **settings: Any,
+) -> RetrievalReport:
+    """Measure retrieval with a model on a data set, in one call.
+
+    Args:
+        model: images (B, ...) -> embeddings (B, D), or the name of a timm model whose pretrained weights to load, such
+            as ``"resnet50"``, ``"hf-hub:owner/model"`` or ``"local-dir:path"``.
+        data: a folder with one folder of images per class, ``"digits"``, a DataLoader or a data set.
+        gallery: likewise; None means that each image is searched for among the others.
+        device: where to compute; None means where the model is.
+        batch_size: images at a time, where ``data`` is not a DataLoader.
+        workers: processes that read images, likewise.
+        settings: of the :class:`RetrievalEvaluator`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: as for the evaluator and for embedding.
+
+    Example:
+        >>> from pml_center import create_embedder
+        >>> report = evaluate(create_embedder("convnet"), "digits", recall_at=(1,), ci=None)
+        >>> report.counts["queries"]
+        1797
+    """
+    evaluator = RetrievalEvaluator(**settings)
+    model = create_embedder(model, pretrained=True) if isinstance(model, str) else model
+    data, gallery = (open_images(each) if isinstance(each, (str, Path)) else each for each in (data, gallery))
+    return evaluator.run(model, data, gallery, device, batch_size=batch_size, workers=workers)

@@ -39,7 +39,7 @@ class RetrievalReport(Report):
         leave_one_out: whether the references are the queries.
         names: (Q,) what to call the queries, e.g. their paths; None where nobody said.
         reference_names: (N,) likewise for the references.
-        tie_rate: the share of queries with a hit and a miss of equal score, so that the rule for ties decides.
+        tie_rate: the share of queries about which equal scores may decide, because a hit and a miss have the same.
 
     Example:
         >>> from pml_center.evaluation import RetrievalEvaluator
