@@ -1,5 +1,6 @@
 """Retrieval: each query is searched for among references, and what is found is measured."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -217,7 +218,7 @@ class RetrievalEvaluator:
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
         values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
-        return {name: float(np.nanmean(value)) for name, value in values.items()}
+        return {name: _mean(value) for name, value in values.items()}
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the metrics, as PML's hooks ask for them."""
@@ -316,12 +317,12 @@ class RetrievalEvaluator:
         measured = ~np.isnan(table[0])
         table, codes = table[:, measured], np.unique(codes[measured], return_inverse=True)[1]
         sizes = np.bincount(codes)
-        metrics = dict(zip(values, table.mean(axis=1).tolist(), strict=True))
+        metrics = {name: _mean(value) for name, value in values.items()}
         ci = self._intervals(list(values), table, codes if self.ci == "class" else None)
         if sizes.min() < sizes.max():
             by_class = np.stack([np.bincount(codes, row) / sizes for row in table])  # (M, C)
             names = [f"macro_{name}" for name in values]
-            metrics |= zip(names, by_class.mean(axis=1).tolist(), strict=True)
+            metrics |= zip(names, map(_mean, by_class), strict=True)
             ci |= self._intervals(names, by_class, None)
         return metrics, ci
 
@@ -351,6 +352,12 @@ class RetrievalEvaluator:
         if self.ties == "expected":
             parts[-1] += " in expectation"
         return ", ".join(parts)
+
+
+def _mean(values: Values) -> float:
+    """The mean of what is not NaN, correctly rounded: no order of the rows changes its last digit."""
+    known = values[~np.isnan(values)]
+    return math.fsum(known.tolist()) / len(known)
 
 
 def _samples(values: Any, labels: Any, groups: Any, names: Any, kind: str) -> Samples:

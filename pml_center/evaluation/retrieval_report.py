@@ -184,6 +184,9 @@ class RetrievalReport(Report):
             )
         return super().compare(other, resamples, seed)
 
+    def _unit_columns(self) -> dict[str, Sequence]:
+        return ({} if self.names is None else {"name": self.names}) | {"label": self.labels}
+
     def _pairs(self, queries: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray:
         fields = [("query", np.int64), ("reference", np.int64), ("score", np.float64)]
         pairs = np.empty(len(queries), dtype=fields)
