@@ -58,8 +58,7 @@ class RetrievalTask:
             and a miss among these neighbours, or of the last of them and the next.
         """
         kept = neighbours.ids.shape[1]
-        at_least = np.maximum(needed + 1, kept)  # one more shows whether the last of them ties
-        for rows, ids, scores in self.search.chunks(at_least, chunk_size=chunk_size):
+        for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
             k = min(kept, ids.shape[1])
             neighbours.ids[rows, :k], neighbours.scores[rows, :k] = ids[:, :k], scores[:, :k]
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
