@@ -1,11 +1,23 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
+
+Names = Sequence[str] | None
+
+
+def row_name(row: int, names: Names) -> str:
+    """A row in an error: its number, and what it is called.
+
+    Example:
+        >>> row_name(1, ["a.png", "b.png"])
+        'row 1 (b.png)'
+    """
+    return f"row {row}" if names is None else f"row {row} ({names[row]})"
 
 
 def as_array(values: Any) -> NDArray:
@@ -16,13 +28,14 @@ def as_array(values: Any) -> NDArray:
     return np.asarray(values)
 
 
-def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32) -> NDArray:
+def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Names = None) -> NDArray:
     """Embeddings as a finite, C-contiguous (N, D) array, copied only where that is needed.
 
     Args:
         values: (N, D) real numbers: a numpy array or memmap of any layout, a tensor on any device, nested lists.
         name: what to call them in an error.
         dtype: floating-point type of the result.
+        names: (N,) what to call the rows in an error, e.g. their paths.
 
     Raises:
         TypeError: values that are not real numbers.
@@ -48,7 +61,7 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32) -> NDArray:
     if len(bad):
         row = matrix[bad[0]]
         raise ValueError(
-            f"{name} must be finite, got {row[~np.isfinite(row)][0]} in row {bad[0]} "
+            f"{name} must be finite, got {row[~np.isfinite(row)][0]} in {row_name(bad[0], names)} "
             f"({len(bad)} of {len(matrix)} rows). Look for overflow in half precision or for a training that diverged."
         )
     return matrix
@@ -75,12 +88,19 @@ def class_codes(
         >>> class_codes(["cat", "dog", "cat"], rows=3)
         array([0, 1, 0])
     """
-    values = list(labels.tolist() if isinstance(labels, (np.ndarray, torch.Tensor)) else labels)
+    array = as_array(labels) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
+    values = list(labels if array is None else array.tolist())
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."
         )
     known = {} if known is None else known
+    if array is not None and array.ndim == 1 and array.dtype.kind in "iu":  # the same, but for a step per class
+        _, first, which = np.unique(array, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        numbers = np.empty(len(first), dtype=np.int64)
+        numbers[order] = [known.setdefault(values[position], len(known)) for position in first[order].tolist()]
+        return numbers[which]
     codes = np.empty(rows, dtype=np.int64)
     for position, value in enumerate(values):
         if not isinstance(value, Hashable):

@@ -1,89 +1,170 @@
 """The result of an evaluation, to read, to compare and to keep."""
 
+import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.checks import unknown_name
+from pml_center.evaluation.statistics import Interval, PairedTest, paired_test
+
+SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
-    """What was measured, on how many queries, and by which rules.
+    """What was measured, on how many units, by which rules, and how sure it is.
+
+    Every evaluator returns one. What only one protocol has, such as the neighbours of retrieval, stands in a subclass.
 
     Args:
-        metrics: each metric's mean over the queries, in [0, 1].
-        per_query: each metric's value for every query, (Q,) float64 in the order of the input; NaN where skipped.
-        queries: how many queries the means are taken over.
-        skipped: how many queries were left out because no reference has their label.
-        references: how many references were searched.
+        metrics: each metric's value.
         protocol: one sentence that says how.
+        counts: what was counted, by its name in the plural and in the order of printing, e.g. ``{"queries": 41,
+            "references": 44, "skipped": 3}``. Zeros are not printed.
+        per_unit: each metric's value for every unit, (U,) float64 in the order of the input; NaN where left out. A
+            metric that is no mean over units has none.
+        unit: what a unit is, in the singular: ``"query"``, ``"fold"``, ``"episode"``, ``"probe"``.
+        ci: (low, high) of the metrics that have a confidence interval.
+        ci_level: the level of all intervals.
+        ci_method: how they were made, e.g. ``"bootstrap over queries"``.
+        curves: what a plot needs, by name: ``{"roc": {"far": (T,), "tar": (T,), "threshold": (T,)}}``.
+        warnings: sentences on what makes the numbers doubtful.
 
     Raises:
         KeyError: ``report[name]`` for a metric that was not measured.
 
     Example:
-        >>> report = Report({"recall_at_1": 0.75}, {}, queries=4, skipped=1, references=5, protocol="exact dot search")
+        >>> report = Report(
+        ...     metrics={"recall_at_1": 0.75},
+        ...     protocol="exact dot search, leave-one-out",
+        ...     counts={"queries": 4, "references": 5, "skipped": 1},
+        ...     ci={"recall_at_1": (0.25, 1.0)},
+        ...     ci_method="bootstrap over queries",
+        ... )
         >>> report["recall_at_1"]
         0.75
         >>> print(report)
-        4 queries (1 skipped), 5 references, exact dot search
-        recall_at_1  0.7500
+        4 queries, 5 references, 1 skipped: exact dot search, leave-one-out
+        recall_at_1  0.7500  [0.2500, 1.0000]
+        95 % intervals: bootstrap over queries
     """
 
-    metrics: dict[str, float]
-    per_query: dict[str, NDArray[np.float64]]
-    queries: int
-    skipped: int
-    references: int
+    metrics: Mapping[str, float]
     protocol: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    per_unit: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    unit: str = "query"
+    ci: Mapping[str, Interval] = field(default_factory=dict)
+    ci_level: float = 0.95
+    ci_method: str = ""
+    curves: Mapping[str, Mapping[str, NDArray]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> float:
-        if name not in self.metrics:
-            known = list(self.metrics)
-            raise KeyError(unknown_name("metric", name, known, f"This report has {', '.join(known)}."))
-        return self.metrics[name]
+        return self.metrics[self._measured(name, self.metrics)]
 
     @property
     def summary(self) -> str:
-        """How many queries, among how many references, by which rules."""
-        skipped = f" ({self.skipped:,} skipped)" if self.skipped else ""
-        return f"{self.queries:,} queries{skipped}, {self.references:,} references, {self.protocol}"
+        """How much was measured, by which rules."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
+        return f"{counts}: {self.protocol}" if counts else self.protocol
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Everything but the per-query values as JSON, also written to ``path`` where one is given.
+    def compare(self, other: "Report", resamples: int = 10_000, seed: int = 0) -> dict[str, PairedTest]:
+        """Test whether this model differs from another on the same units, for each metric that both have per unit.
+
+        Args:
+            other: the report of another model on the same units in the same order.
+            resamples: of the permutation test, see :func:`~pml_center.evaluation.paired_test`.
+            seed: of its random numbers.
+
+        Raises:
+            ValueError: another number of units, other units, or no metric in common.
 
         Example:
-            >>> print(Report({"recall_at_1": 0.75}, {}, 4, 1, 5, "exact dot search").to_json())
+            >>> one, other = (
+            ...     Report(metrics={}, protocol="", per_unit={"accuracy": np.array(values)})
+            ...     for values in ([1, 1, 1, 0, 1, 1], [0, 1, 0, 0, 1, 0])
+            ... )
+            >>> print(one.compare(other)["accuracy"])
+            +0.5000  [+0.1667, +0.8333]  p = 0.2...
+        """
+        shared = [name for name in self.per_unit if name in other.per_unit]
+        if not shared:
+            raise ValueError(
+                f"other must have a metric in common, got {', '.join(other.per_unit) or 'none'} beside "
+                f"{', '.join(self.per_unit) or 'none'}. Evaluate both with the same metrics."
+            )
+        return {
+            name: paired_test(
+                self.per_unit[name], other.per_unit[name], level=self.ci_level, resamples=resamples, seed=seed
+            )
+            for name in shared
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Everything but the values of the units and the curves as JSON, also written to ``path`` where one is given.
+
+        Example:
+            >>> print(Report(metrics={"eer": 0.25}, protocol="pairs", counts={"pairs": 8}).to_json())
             {
               "schema": 1,
-              "protocol": "exact dot search",
-              "queries": 4,
-              "skipped": 1,
-              "references": 5,
+              "protocol": "pairs",
+              "counts": {
+                "pairs": 8
+              },
               "metrics": {
-                "recall_at_1": 0.75
-              }
+                "eer": 0.25
+              },
+              "ci": {},
+              "ci_level": 0.95,
+              "ci_method": "",
+              "warnings": []
             }
         """
         content = {
-            "schema": 1,
+            "schema": SCHEMA,
             "protocol": self.protocol,
-            "queries": self.queries,
-            "skipped": self.skipped,
-            "references": self.references,
-            "metrics": self.metrics,
+            "counts": dict(self.counts),
+            "metrics": dict(self.metrics),
+            "ci": {name: list(interval) for name, interval in self.ci.items()},
+            "ci_level": self.ci_level,
+            "ci_method": self.ci_method,
+            "warnings": list(self.warnings),
         }
         text = json.dumps(content, indent=2)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
+    def to_csv(self, path: str | Path) -> None:
+        """Write the values of the units, a line each, behind what is known of each."""
+        units = len(next(iter(self.per_unit.values()), ()))
+        columns = {self.unit: range(units)} | self._unit_columns() | dict(self.per_unit)
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
     def __str__(self) -> str:
         width = max(map(len, self.metrics), default=0)
         lines = [self.summary]
-        lines += [f"{name:<{width}}  {value:.4f}" for name, value in self.metrics.items()]
-        return "\n".join(lines)
+        for name, value in self.metrics.items():
+            low, high = self.ci.get(name, (None, None))
+            lines.append(f"{name:<{width}}  {value:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]"))
+        if self.ci:
+            lines.append(f"{100 * self.ci_level:g} % intervals: {self.ci_method}")
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def _unit_columns(self) -> dict[str, Sequence]:
+        """What else is known of each unit, for :meth:`to_csv`."""
+        return {}
+
+    def _measured(self, name: str, known: Mapping[str, object]) -> str:
+        if name not in known:
+            raise KeyError(unknown_name("metric", name, list(known), f"This report has {', '.join(known)}."))
+        return name

@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 def test_a_timm_model_trains_on_a_folder(tmp_path, folder):
     config = small(tmp_path, data=str(folder), model="test_resnet", image_size=32, batch_size=8, held_out=0.5)
     run, measurement = fit(config)
-    assert measurement.model.queries == 12
+    assert measurement.model.counts["queries"] == 12
     assert (run.folder / "checkpoints" / "last" / "model.safetensors").is_file()
 
 
@@ -89,7 +89,7 @@ def test_what_was_held_out_stays_so_when_the_data_grow(tmp_path, folder):
         (folder / "class9" / name).write_bytes((folder / "class0" / name).read_bytes())
     held_out = run.held_out(image_folder(folder))
     assert not set(held_out.classes) & set(run.classes)
-    assert len(held_out) == measurement.model.queries
+    assert len(held_out) == measurement.model.counts["queries"]
     (folder / held_out.classes[0] / "3.png").unlink()
     with pytest.raises(ValueError, match=r"must still hold the 12 images that .*run held out, got 1 fewer, e.g. class"):
         run.held_out(image_folder(folder))

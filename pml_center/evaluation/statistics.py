@@ -1,0 +1,244 @@
+"""Intervals and tests: how far a number would move with other queries, classes or people.
+
+What is resampled is what was measured, never what was searched in: a reference drawn twice would be its own perfect
+neighbour.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.inputs import check_positive
+
+Interval = tuple[float, float]
+Values = NDArray[np.float64]
+
+ENTRIES = 2**20  # numbers in the largest temporary array
+
+
+def bootstrap_interval(
+    values: Any, clusters: Any = None, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> list[Interval]:
+    """Percentile bootstrap intervals of means, all of them from the same resamples.
+
+    Args:
+        values: (M, U) the values of M metrics for each of U units (queries, folds, episodes), or (U,) of one. Units
+            where any of them is NaN are left out.
+        clusters: (U,) integers: the class, person or recording that a unit belongs to. Clusters are then resampled
+            with all their units, because units of a cluster resemble each other. None resamples units.
+        level: the share of such intervals that hold the true value, in (0, 1).
+        resamples: how often to resample.
+        seed: of the random numbers.
+
+    Returns:
+        (low, high) of each metric.
+
+    Raises:
+        ValueError: no unit without NaN, ``level`` or ``resamples`` out of range.
+
+    Example:
+        >>> [(low, high)] = bootstrap_interval([0, 1, 1, 1, 0, 1, 1, 1, 1, 1])
+        >>> low, high
+        (0.5, 1.0)
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3. scipy's ``bootstrap`` draws such
+        resamples too, but takes several times as long: it gathers the values of each metric, where counts will do.
+    """
+    check_level(level)
+    table = np.atleast_2d(np.asarray(values, dtype=np.float64))  # (M, U)
+    known = ~np.isnan(table).any(axis=0)
+    if not known.any():
+        raise ValueError(
+            f"values must have a unit without NaN, got {table.shape[1]} units. Check what was left out as not a number."
+        )
+    table = table[:, known]
+    sizes = np.ones(table.shape[1])
+    if clusters is not None:
+        _, codes = np.unique(np.asarray(clusters)[known], return_inverse=True)
+        table = np.stack([np.bincount(codes, row) for row in table])  # (M, C)
+        sizes = np.bincount(codes).astype(np.float64)
+    table = np.concatenate([table, sizes[None]])  # the last row counts the units of a resample
+    sums = np.stack([table @ counts for counts in resampled_counts(len(sizes), resamples, seed)])
+    ends = np.quantile(sums[:, :-1] / sums[:, -1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return list(zip(*ends.tolist(), strict=True))
+
+
+def wilson_interval(successes: float, trials: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion: honest at 0 and 1, where a bootstrap sees nothing vary.
+
+    Args:
+        successes: how many, in [0, trials].
+        trials: out of how many, at least 1.
+        level: the share of such intervals that hold the true value, in (0, 1).
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+        >>> low, high = wilson_interval(20, 20)
+        >>> round(low, 3), high
+        (0.839, 1.0)
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+    """
+    from scipy.stats import binomtest
+
+    check_level(level)
+    if not 0 <= successes <= check_positive("trials", trials):
+        raise ValueError(f"successes must be in [0, {trials}], the number of trials, got {successes}. Count again.")
+    low, high = binomtest(round(successes), trials).proportion_ci(level, method="wilson")
+    return float(low), float(high)
+
+
+class PairedTest(NamedTuple):
+    """How two models differ on the same units."""
+
+    difference: float  # of the means, first minus second
+    low: float
+    high: float
+    p_value: float
+    units: int
+
+    def __str__(self) -> str:
+        return f"{self.difference:+.4f}  [{self.low:+.4f}, {self.high:+.4f}]  p = {self.p_value:.4f}"
+
+
+def paired_test(first: Any, second: Any, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> PairedTest:
+    """Whether two models differ on the same units by more than chance: a permutation test of the mean difference.
+
+    If the models were alike, each unit's two values could as well be exchanged. ``p_value`` is the share of such
+    exchanges, the observed one among them, that differ at least as much in either direction; it is at least
+    1 / (resamples + 1). The interval of the difference is a percentile bootstrap over units.
+
+    Args:
+        first: (U,) one model's value for each unit.
+        second: (U,) the other's, in the same order. Units that are NaN in either are left out.
+        level: of the interval, in (0, 1).
+        resamples: how many exchanges to try.
+        seed: of the random numbers.
+
+    Raises:
+        ValueError: different numbers of units, or none without NaN.
+
+    Example:
+        >>> test = paired_test([1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1, 0, 0])
+        >>> test.difference, test.p_value < 0.1
+        (0.625, True)
+
+    Source: Edgington and Onghena, Randomization Tests, 4th edition, 2007.
+    """
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(
+            f"first and second must be values of the same units, got shapes {first.shape} and {second.shape}. "
+            "Evaluate both models on the same queries, in the same order."
+        )
+    difference = first - second
+    difference = difference[~np.isnan(difference)]
+    [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
+    p_value = _sign_flip_p_value(difference, resamples, seed)
+    return PairedTest(float(difference.mean()), low, high, p_value, len(difference))
+
+
+def _sign_flip_p_value(difference: Values, resamples: int, seed: int) -> float:
+    """The test of scipy's ``permutation_test`` in bits: 0.02 s where scipy takes 13 s, for 60,000 units."""
+    random = np.random.default_rng(seed)
+    difference = difference[difference != 0]  # their sign does not matter
+    width = -(-len(difference) // 8)
+    observed = abs(difference.sum()) * (1 - 1e-12)  # sums in another order may round below
+    extreme = 1
+    rows = max(1, ENTRIES // max(1, len(difference)))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        packed = np.frombuffer(random.bytes(count * width), dtype=np.uint8).reshape(count, width)
+        kept = np.unpackbits(packed, axis=1, count=len(difference))  # the others change their sign
+        extreme += int((abs(2 * (kept @ difference) - difference.sum()) >= observed).sum())
+    return extreme / (resamples + 1)
+
+
+def two_sample_bootstrap(
+    statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Any],
+    genuine_ids: Any,
+    impostor_ids: Any,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Values, Values]:
+    """Percentile bootstrap interval of a verification statistic, by resampling people.
+
+    Scores that share a person depend on each other, so that resampling scores gives intervals that are too narrow.
+    Here people are drawn with replacement. A genuine pair counts as often as its person was drawn, an impostor pair as
+    often as both its people were drawn together, the product of their counts.
+
+    Args:
+        statistic: (genuine weights (G,), impostor weights (I,)) -> a number or an array: the quantity computed with
+            each score counted so many times. Sort scores once, outside.
+        genuine_ids: (G,) integers, the person of each genuine pair.
+        impostor_ids: (I, 2) integers, the two people of each impostor pair.
+        level: the share of such intervals that hold the true value, in (0, 1).
+        resamples: how often to resample.
+        seed: of the random numbers.
+
+    Returns:
+        Lower and upper ends, each in the shape that ``statistic`` returns.
+
+    Raises:
+        ValueError: ids of another shape, ``level`` or ``resamples`` out of range.
+
+    Example:
+        >>> genuine, impostor = np.array([0.9, 0.8, 0.4]), np.array([0.1, 0.5])
+        >>> def tar_at_half(genuine_weights, impostor_weights):
+        ...     return (genuine_weights * (genuine >= 0.5)).sum() / max(1, genuine_weights.sum())
+        >>> low, high = two_sample_bootstrap(tar_at_half, [7, 8, 9], [(7, 8), (8, 9)])
+        >>> float(low), float(high)
+        (0.0, 1.0)
+
+    Source: Wu et al., NISTIR 7730, 2010 (two samples); Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1,
+        2007, arXiv:0712.1111 (weights that are products).
+    """
+    check_level(level)
+    genuine_ids, impostor_ids = np.asarray(genuine_ids), np.asarray(impostor_ids)
+    if genuine_ids.ndim != 1 or impostor_ids.ndim != 2 or impostor_ids.shape[1] != 2:
+        raise ValueError(
+            "genuine_ids must have shape (G,) and impostor_ids shape (I, 2), "
+            f"got {genuine_ids.shape} and {impostor_ids.shape}. Give the person of each genuine pair, and both of each "
+            "impostor pair."
+        )
+    people, codes = np.unique(np.concatenate([genuine_ids, impostor_ids.ravel()]), return_inverse=True)
+    genuine, pairs = codes[: len(genuine_ids)], codes[len(genuine_ids) :].reshape(-1, 2)
+    found = [
+        statistic(counts[genuine], counts[pairs[:, 0]] * counts[pairs[:, 1]])
+        for counts in resampled_counts(len(people), resamples, seed)
+    ]
+    low, high = np.nanquantile(np.asarray(found, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """How often each unit comes in each of some resamples with replacement: arrays (units,) that add up to ``units``.
+
+    Args:
+        units: how many there are.
+        resamples: how many arrays.
+        seed: of the random numbers.
+
+    Example:
+        >>> [counts.sum().item() for counts in resampled_counts(units=5, resamples=3)]
+        [5, 5, 5]
+    """
+    check_positive("units", units)
+    random = np.random.default_rng(seed)
+    for _ in range(check_positive("resamples", resamples)):
+        yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)
+
+
+def check_level(level: float) -> None:
+    """A confidence level must be in (0, 1).
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level!r}. Use 0.95 for 95 %.")
