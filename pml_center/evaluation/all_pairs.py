@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pml_center.evaluation.pair_intervals import KEPT, PairSample
 from pml_center.evaluation.pairs import Rows, scores_of
 from pml_center.evaluation.roc import Counts, Roc
 from pml_center.evaluation.search import Matrix, Similarity
@@ -30,10 +31,17 @@ class AllPairs(NamedTuple):
 
     exact: Roc  # the points around the thresholds asked for; rates at these are those of all pairs
     binned: Roc  # a point for each bin, whose rates are off by the pairs of the bin at most; for plots
+    sample: PairSample | None  # for the bootstrap
 
 
 def all_pairs(
-    prepared: Matrix, codes: Rows, similarity: Similarity, far: Sequence[float], progress: bool = True
+    prepared: Matrix,
+    codes: Rows,
+    similarity: Similarity,
+    far: Sequence[float],
+    sampled: bool = False,
+    seed: int = 0,
+    progress: bool = True,
 ) -> AllPairs:
     """The receiver operating characteristic over all N(N − 1)/2 pairs of rows.
 
@@ -42,6 +50,8 @@ def all_pairs(
         codes: (N,) the identity of each row, numbered from 0.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
         far: targets of the false accept rate, in (0, 1). Rates at these and at the equal error rate come out exactly.
+        sampled: also draw pairs for the bootstrap: of impostor pairs the more the higher they score.
+        seed: of these draws.
         progress: show a progress bar on stderr when that is a terminal and the work takes a while.
 
     Example:
@@ -50,12 +60,13 @@ def all_pairs(
         0.5
     """
     scores = _Scores(prepared, codes, similarity)
-    bar = tqdm(total=2 * scores.pairs, desc="pairs", unit_scale=True, delay=2, disable=None if progress else True)
-    with bar:
+    total = (2 + sampled) * scores.pairs
+    with tqdm(total=total, desc="pairs", unit_scale=True, delay=2, disable=None if progress else True) as bar:
         binned, bin_of_point = _binned(scores, bar)
         bins = {int(bin_of_point[binned.index_at(target) + 1]) for target in far if binned.far[-1] > target}
         bins.add(int(bin_of_point[binned.index_at_equal_error]))
-        return AllPairs(_exact(scores, bins, bar), binned)
+        exact = _exact(scores, bins, bar)
+        return AllPairs(exact, binned, _sample(scores, binned, bin_of_point, seed, bar) if sampled else None)
 
 
 class _Part(NamedTuple):
@@ -68,6 +79,10 @@ class _Part(NamedTuple):
     column: int  # of its first column
     width: int  # of the block
 
+    def rows(self, positions: Rows) -> tuple[Rows, Rows]:
+        """The two rows of the scores at some positions of the block."""
+        return self.row + positions // self.width, self.column + positions % self.width
+
 
 class _Scores:
     """The scores of all pairs, block by block, of rows sorted by identity: genuine pairs then lie near the diagonal."""
@@ -75,8 +90,8 @@ class _Scores:
     def __init__(self, prepared: Matrix, codes: Rows, similarity: Similarity):
         order = np.argsort(codes, kind="stable")
         sizes = np.bincount(codes)
-        self.rows, self.similarity = prepared[order], similarity
-        self.ends = np.cumsum(sizes)[codes[order]]  # (N,) where the identity of each row ends
+        self.rows, self.codes, self.similarity = prepared[order], codes[order], similarity
+        self.ends = np.cumsum(sizes)[self.codes]  # (N,) where the identity of each row ends
         self.pairs = len(codes) * (len(codes) - 1) // 2
         self.genuine_pairs = int((sizes * (sizes - 1) // 2).sum())
         matrix = torch.from_numpy(self.rows)
@@ -142,12 +157,29 @@ def _exact(scores: _Scores, bins: set[int], bar: tqdm) -> Roc:
             positions = kept if positions is None else positions[kept]
             inside = values < band.high
             band.above[part.same] += len(values) - int(np.count_nonzero(inside))
-            where = positions[inside]
-            first, second = part.row + where // part.width, part.column + where % part.width
-            band.tallies[part.same].add(scores_of(scores.rows, first, second, scores.similarity))
+            pairs = part.rows(positions[inside])
+            band.tallies[part.same].add(scores_of(scores.rows, *pairs, scores.similarity))
     pieces = [band.piece() for band in reversed(bands)]
     threshold, genuine, impostor = (np.concatenate(each) for each in zip(*pieces, strict=True))
     return _roc(scores, threshold, genuine, impostor)
+
+
+def _sample(scores: _Scores, binned: Roc, bin_of_point: Rows, seed: int, bar: tqdm) -> PairSample:
+    """Pairs drawn with a probability that falls with the rank among the impostor scores, alike for genuine pairs."""
+    chances = np.ones((2, scores.bins))
+    chances[0][bin_of_point[1:]] = np.minimum(1, KEPT / np.maximum(1, binned.impostor[1:]))
+    chances[1] = min(1, 2 * KEPT / scores.genuine_pairs)
+    drawn: list[PairSample] = []
+    for part in scores.parts(bar):
+        bins = ((part.values - scores.low) * (scores.bins / (scores.high - scores.low))).astype(np.int64)
+        chance = chances[part.same][bins.clip(0, scores.bins - 1)]
+        random = np.random.default_rng((seed, part.row, part.column, part.same))
+        kept = np.flatnonzero(random.random(len(chance)) < chance)
+        first, second = part.rows(kept if part.positions is None else part.positions[kept])
+        found = scores_of(scores.rows, first, second, scores.similarity).astype(np.float64)
+        people = np.stack([scores.codes[first], scores.codes[second]], axis=1)
+        drawn.append(PairSample(found, np.full(len(kept), bool(part.same)), people, 1 / chance[kept]))
+    return PairSample(*(np.concatenate(each) for each in zip(*drawn, strict=True)))
 
 
 def _bands(scores: _Scores, bins: set[int]) -> list["_Band"]:

@@ -24,10 +24,11 @@ class Pairs:
         second: (P,) row of the other.
         same: (P,) whether both show one identity: booleans, or 0 and 1. Both must occur.
         folds: (P,) the fold of each pair, anything hashable, at least two different; None where the protocol has none.
+        people: (P, 2) integers, who is on the two images; None where the protocol does not say.
 
     Raises:
-        TypeError: rows that are not integers.
-        ValueError: different lengths, a row paired with itself, flags or folds that do not fit.
+        TypeError: rows or people that are not integers.
+        ValueError: different lengths, a row paired with itself, flags, folds or people that do not fit.
 
     Example:
         >>> pairs = Pairs([0, 2, 0, 1], [1, 3, 2, 3], same=[True, True, False, False])
@@ -39,6 +40,7 @@ class Pairs:
     second: Rows
     same: Flags
     folds: Rows | None = None
+    people: Rows | None = None
 
     def __post_init__(self) -> None:
         first, second = _checked_rows(self.first, "first"), _checked_rows(self.second, "second")
@@ -52,9 +54,12 @@ class Pairs:
                 f"pairs must be of two rows, got row {first[alike[0]]} with itself in pair {alike[0]} "
                 f"({len(alike)} of {len(first)} pairs). An image always matches itself: leave these pairs out."
             )
-        values = {"first": first, "second": second, "same": checked_flags(self.same, len(first))}
+        same = checked_flags(self.same, len(first))
+        values: dict[str, NDArray] = {"first": first, "second": second, "same": same}
         if self.folds is not None:
             values["folds"] = checked_folds(self.folds, len(first))
+        if self.people is not None:
+            values["people"] = checked_people(self.people, same)
         for name, value in values.items():
             object.__setattr__(self, name, value)  # frozen for everybody else
 
@@ -69,6 +74,7 @@ class Pairs:
         same: Any,
         names: Iterable[Hashable],
         folds: Any = None,
+        people: Any = None,
     ) -> "Pairs":
         """Pairs that a protocol gives by name, such as image or template ids.
 
@@ -78,6 +84,7 @@ class Pairs:
             same: (P,) whether both show one identity.
             names: (N,) what each row of the embeddings is called.
             folds: (P,) the fold of each pair, or None.
+            people: (P, 2) who is on the two images, or None.
 
         Raises:
             ValueError: a name that no row or more than one row has.
@@ -101,7 +108,7 @@ class Pairs:
                 "Embed every image of the protocol: leaving pairs out gives another protocol, with another result."
             )
         found = [np.array([rows[name] for name in side], dtype=np.int64) for side in wanted]
-        return cls(found[0], found[1], same, folds)
+        return cls(found[0], found[1], same, folds, people)
 
 
 def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "cosine") -> Matrix:
@@ -186,7 +193,8 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
             "Download it again."
         )
     same = np.tile(np.repeat([True, False], pairs), folds)
-    sides: tuple[list[Hashable], list[Hashable]] = ([], [])
+    images: list[tuple[str, str]] = []
+    people: list[tuple[str, str]] = []
     for number, (line, genuine) in enumerate(zip(lines, same, strict=True), start=2):
         if len(line) != 4 - genuine or not (line[1].isdigit() and line[-1].isdigit()):
             form = "'person image image'" if genuine else "'person image person image'"
@@ -194,13 +202,16 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
                 f"path must hold {form} in line {number}, got {' '.join(line)!r} in {str(path)!r}. "
                 "Genuine pairs come first in each fold, then as many impostor pairs."
             )
-        for side, (person, image) in zip(sides, (line[:2], (line[0], line[2]) if genuine else line[2:]), strict=True):
-            side.append(f"{person}_{int(image):04d}")
+        (one, image), (other, other_image) = line[:2], (line[0], line[2]) if genuine else line[2:]
+        images.append((f"{one}_{int(image):04d}", f"{other}_{int(other_image):04d}"))
+        people.append((one, other))
     return Pairs.of_names(
-        *sides,
+        first=[pair[0] for pair in images],
+        second=[pair[1] for pair in images],
         same=same,
         names=[Path(name).stem for name in names],
         folds=np.repeat(np.arange(folds), 2 * pairs) if folds > 1 else None,
+        people=np.unique(people, return_inverse=True)[1].reshape(-1, 2),
     )
 
 
@@ -218,6 +229,23 @@ def checked_folds(folds: Any, pairs: int) -> Rows:
             "leave folds out where a protocol has none."
         )
     return codes
+
+
+def checked_people(people: Any, same: Flags) -> Rows:
+    """Who is on the two images of each pair, (P, 2), which must agree with the flags."""
+    values = as_array(people)
+    if values.shape != (len(same), 2):
+        raise ValueError(f"people must have shape ({len(same)}, 2), got shape {values.shape}. Give two for each pair.")
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"people must be integers, got dtype {values.dtype}. Number them from 0.")
+    wrong = np.flatnonzero((values[:, 0] == values[:, 1]) != same)
+    if len(wrong):
+        raise ValueError(
+            f"labels and pairs must agree, got {'one identity' if not same[wrong[0]] else 'two identities'} in pair "
+            f"{wrong[0]}, which is said to be {'genuine' if same[wrong[0]] else 'impostor'} ({len(wrong)} of "
+            f"{len(same)} pairs). Check the order of the labels, and which value means the same identity."
+        )
+    return values.astype(np.int64)
 
 
 def check_rows(first: Rows, second: Rows, count: int) -> None:
