@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pml_center.evaluation.roc import Counts, Flags, Ranking, Scores
 from pml_center.evaluation.statistics import Interval, two_sample_bootstrap, wilson_interval
 
-KEPT = 10_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
+KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
 
 class PairSample(NamedTuple):
