@@ -71,7 +71,13 @@ class Roc:
         return float(self.threshold[self.index_at(far)])
 
     def index_at(self, far: float) -> int:
-        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads."""
+        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads.
+
+        Raises:
+            ValueError: a target outside [0, 1).
+        """
+        if not 0 <= far < 1:
+            raise ValueError(f"far must be in [0, 1), got {far!r}. Use 0.001 for one in a thousand.")
         return int(np.searchsorted(self.far, far, side="right")) - 1
 
     @property
