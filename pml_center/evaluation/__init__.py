@@ -7,18 +7,26 @@ from pml_center.evaluation.clustering import (
     normalized_mutual_information,
     pairwise_f1,
 )
-from pml_center.evaluation.embed import embed
+from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
+from pml_center.evaluation.faiss_searcher import FaissSearcher
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
-from pml_center.evaluation.report import Report
-from pml_center.evaluation.retrieval import (
-    RetrievalEvaluator,
+from pml_center.evaluation.ranking import (
+    Ranking,
+    ir_recall_at_k,
+    map_at_k,
+    mean_average_precision,
     mean_average_precision_at_r,
-    precision_at_1,
+    mean_inverse_negative_penalty,
+    mean_reciprocal_rank,
+    ndcg_at_k,
+    precision_at_k,
     r_precision,
     recall_at_k,
 )
+from pml_center.evaluation.report import Report
+from pml_center.evaluation.retrieval import RetrievalEvaluator
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.roc import Roc, roc
 from pml_center.evaluation.search import nearest_neighbours
@@ -38,16 +46,19 @@ from pml_center.evaluation.verification import VerificationEvaluator, Verificati
 __all__ = [
     "ClusteringEvaluator",
     "Episode",
+    "FaissSearcher",
     "FewShotEvaluator",
     "FoldAccuracy",
     "IdentificationEvaluator",
     "Neighbours",
     "PairedTest",
     "Pairs",
+    "Ranking",
     "Report",
     "RetrievalEvaluator",
     "RetrievalReport",
     "Roc",
+    "Samples",
     "ThresholdReport",
     "VerificationEvaluator",
     "VerificationReport",
@@ -56,21 +67,30 @@ __all__ = [
     "bootstrap_interval",
     "cross_validated_accuracy",
     "embed",
+    "embed_samples",
     "intra_inter_distance",
+    "ir_recall_at_k",
     "lfw_pairs",
+    "load_samples",
+    "map_at_k",
+    "mean_average_precision",
     "mean_average_precision_at_r",
+    "mean_inverse_negative_penalty",
+    "mean_reciprocal_rank",
+    "ndcg_at_k",
     "nearest_neighbours",
     "normalized_mutual_information",
     "omniglot_runs",
     "pair_scores",
     "paired_test",
     "pairwise_f1",
-    "precision_at_1",
+    "precision_at_k",
     "r_precision",
     "recall_at_k",
     "resampled_counts",
     "roc",
     "sample_episodes",
+    "save_samples",
     "shared_identities",
     "templates",
     "two_sample_bootstrap",

@@ -136,10 +136,10 @@ def roc(scores: Any, same: Any) -> Roc:
         >>> roc([0.2, 0.9, 0.4, 0.7], [0, 1, 1, 0]).equal_error_rate
         0.5
     """
-    return Ranking(*checked_pairs(scores, same)).roc()
+    return RankedPairs(*checked_pairs(scores, same)).roc()
 
 
-class Ranking:
+class RankedPairs:
     """Scored pairs, sorted once, whose curve is wanted under several weights. Takes arrays that were checked."""
 
     def __init__(self, scores: NDArray, same: Flags):

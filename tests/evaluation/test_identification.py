@@ -159,16 +159,18 @@ def test_perfect_clusters_are_all_found_with_the_doubt_that_remains():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reference_labels": [f"other {x}" for x in range(20)]}, "got 90 queries without a reference of their label"),
-        ({"references": np.ones((20, 3))}, "must have the same width, got 16 and 3"),
-        ({"references": np.zeros((0, 16)), "reference_labels": []}, r"must have shape .* got shape \(0, 16\)"),
+        ({"gallery_labels": [f"other {x}" for x in range(20)]}, "got 90 queries without a reference of their label"),
+        ({"gallery": np.ones((20, 3))}, "must have the same width, got 16 and 3"),
+        ({"gallery": np.zeros((0, 16)), "gallery_labels": []}, r"must have shape .* got shape \(0, 16\)"),
         ({"embeddings": np.full((90, 16), np.nan)}, "must be finite, got nan in row 0"),
         ({"labels": [1]}, r"labels must be one per row \(90\), got 1"),
-        ({"reference_labels": [1]}, r"reference_labels must be one per row \(20\), got 1"),
+        ({"gallery_labels": None}, "gallery_labels and gallery must come together, got only gallery"),
+        ({"gallery": None}, "gallery_labels and gallery must come together, got only gallery_labels"),
+        ({"gallery_labels": [1]}, r"gallery_labels must be one per row \(20\), got 1"),
     ],
 )
 def test_what_cannot_be_identified_is_named(change, message):
-    names = ("embeddings", "labels", "references", "reference_labels")
+    names = ("embeddings", "labels", "gallery", "gallery_labels")
     with pytest.raises(ValueError, match=message):
         IdentificationEvaluator()(**dict(zip(names, one_to_n(), strict=True)) | change)
 

@@ -289,7 +289,7 @@ def test_a_thinned_list_has_the_curve_of_the_whole_at_its_points(seed, kept):
     assert len(which) < 3000 or kept > 900
     np.testing.assert_array_equal(sample.scores, scores[which])
     np.testing.assert_array_equal(sample.people, people[which])
-    whole, thin = roc(scores, same), pair_intervals.Ranking(sample.scores, sample.same).roc(sample.weight)
+    whole, thin = roc(scores, same), pair_intervals.RankedPairs(sample.scores, sample.same).roc(sample.weight)
     assert (thin.genuine_pairs, thin.impostor_pairs) == (same.sum(), (~same).sum())
     assert thin.area == pytest.approx(whole.area, abs=0.5 / kept + 0.01)
     far = 0.5 * kept / (~same).sum()  # among the highest scores, which are all kept
