@@ -16,7 +16,7 @@ from pml_center.evaluation import (
     pairwise_f1,
 )
 from tests import golden_io
-from tests.evaluation.test_retrieval import clusters
+from tests.evaluation.clusters import clusters
 
 partitions = st.integers(1, 40).flatmap(
     lambda count: st.tuples(*[st.lists(st.integers(0, 9), min_size=count, max_size=count)] * 2)

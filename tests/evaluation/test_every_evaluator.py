@@ -20,7 +20,7 @@ from pml_center.evaluation import (
     lfw_pairs,
     save_samples,
 )
-from tests.evaluation.test_retrieval import clusters
+from tests.evaluation.clusters import clusters
 
 EVALUATORS = [
     RetrievalEvaluator(resamples=20),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pml_center.evaluation import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
-from tests.evaluation.test_retrieval import clusters
+from tests.evaluation.clusters import clusters
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)

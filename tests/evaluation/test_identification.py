@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pml_center.evaluation import IdentificationEvaluator, RetrievalEvaluator, identification, pair_scores, templates
-from tests.evaluation.test_retrieval import clusters
+from tests.evaluation.clusters import clusters
 
 
 def one_to_n(classes=30, strangers=10, per_class=4, spread=1.0, seed=0):

@@ -22,7 +22,7 @@ from pml_center.evaluation import (
     shared_identities,
     templates,
 )
-from tests.evaluation.test_retrieval import clusters
+from tests.evaluation.clusters import clusters
 
 
 def drawn_pairs(labels, count=400, folds=5, seed=0):
