@@ -17,7 +17,7 @@ from pml_center.backbones import create_embedder
 from pml_center.checks import check_choices, unknown_name
 from pml_center.data import open_images
 from pml_center.evaluation.distance_search import native_similarity
-from pml_center.evaluation.embed import Samples, embed_samples, load_samples
+from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.gallery import Ties
 from pml_center.evaluation.index_search import DEPTH, IndexSearch
 from pml_center.evaluation.inputs import check_positive
@@ -25,7 +25,7 @@ from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Value
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
 from pml_center.evaluation.search import Ids, Similarity, import_faiss
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, wilson_interval
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, settled
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
@@ -147,12 +147,14 @@ class RetrievalEvaluator:
             ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; a gallery
                 without labels; no query with a relevant reference.
         """
-        queries = _samples(embeddings, labels, query_groups, names, "")
+        queries = labelled_samples(embeddings, labels, query_groups, names, "")
         if gallery is None and gallery_labels is None:
             if gallery_groups is not None:
                 raise ValueError("gallery_groups must come with a gallery, got only groups. Pass query_groups alone.")
             return self._evaluate(queries, None)
-        return self._evaluate(queries, _samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_"))
+        return self._evaluate(
+            queries, labelled_samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_")
+        )
 
     def run(
         self,
@@ -330,10 +332,7 @@ class RetrievalEvaluator:
             return {}
         found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
         units = table.shape[1] if clusters is None else len(np.unique(clusters))
-        return {
-            name: wilson_interval(low * units, units, self.ci_level) if low == high and low in (0, 1) else (low, high)
-            for name, (low, high) in zip(names, found, strict=True)
-        }
+        return {name: settled(interval, units, self.ci_level) for name, interval in zip(names, found, strict=True)}
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         search = task.search
@@ -356,21 +355,6 @@ def _mean(values: Values) -> float:
     """The mean of what is not NaN, correctly rounded: no order of the rows changes its last digit."""
     known = values[~np.isnan(values)]
     return math.fsum(known.tolist()) / len(known)
-
-
-def _samples(values: Any, labels: Any, groups: Any, names: Any, kind: str) -> Samples:
-    """What was given, or what a folder holds where nothing was given."""
-    if isinstance(values, (str, Path)):
-        stored = load_samples(values)
-        given = Samples(stored.embeddings, labels, groups, names)
-        return Samples(*(old if new is None else new for old, new in zip(stored, given, strict=True)))
-    if values is None or labels is None:
-        prefix = "gallery" if kind else "embeddings"
-        raise ValueError(
-            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
-            "Pass both, or a folder of save_samples."
-        )
-    return Samples(values, labels, groups, names)
 
 
 def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:

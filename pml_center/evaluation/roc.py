@@ -1,0 +1,233 @@
+"""The receiver operating characteristic: how many pairs a threshold accepts, exactly, at every observed score.
+
+A *genuine* pair shows one identity twice, an *impostor* pair shows two. ``score >= threshold`` accepts a pair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.inputs import as_array
+
+Scores = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+FEW = 10  # a rate that rests on fewer errors than this is mostly chance
+DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of which those are measured that rest on enough
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Accepted pairs at each threshold, strictest first. :func:`roc` makes one from scores.
+
+    Args:
+        threshold: (T,) descending; the first is infinity, which accepts nothing.
+        genuine: (T,) how many genuine pairs have ``score >= threshold``.
+        impostor: (T,) how many impostor pairs have.
+        genuine_pairs: how many genuine pairs there are.
+        impostor_pairs: how many impostor pairs there are.
+
+    Example:
+        >>> curve = roc([0.9, 0.8, 0.7, 0.6, 0.5], [True, True, False, True, False])
+        >>> curve.far.tolist(), curve.tar.round(2).tolist()
+        ([0.0, 0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.33, 0.67, 0.67, 1.0, 1.0])
+        >>> curve.tar_at(far=0.1), curve.threshold_at(far=0.1)
+        (0.6666666666666666, 0.8)
+    """
+
+    threshold: Scores
+    genuine: Counts
+    impostor: Counts
+    genuine_pairs: float
+    impostor_pairs: float
+
+    @property
+    def far(self) -> Scores:
+        """(T,) false accept rate: the share of impostor pairs that is accepted, ascending. FMR, or the ROC's x."""
+        return self.impostor / self.impostor_pairs
+
+    @property
+    def tar(self) -> Scores:
+        """(T,) true accept rate: the share of genuine pairs that is accepted, ascending. 1 − FNMR, or the ROC's y."""
+        return self.genuine / self.genuine_pairs
+
+    def tar_at(self, far: float) -> float:
+        """TAR@FAR by the conservative rule: the largest TAR among the thresholds whose FAR is at most ``far``.
+
+        Args:
+            far: the target, in [0, 1). No interpolation: what is reported is what a threshold does.
+        """
+        return float(self.tar[self.index_at(far)])
+
+    def threshold_at(self, far: float) -> float:
+        """The threshold of :meth:`tar_at`: the smallest observed score whose FAR is at most ``far``.
+
+        Infinity where an impostor pair has the highest score of all and ``far`` allows none.
+        """
+        return float(self.threshold[self.index_at(far)])
+
+    def index_at(self, far: float) -> int:
+        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads.
+
+        Raises:
+            ValueError: a target outside [0, 1).
+        """
+        if not 0 <= far < 1:
+            raise ValueError(f"far must be in [0, 1), got {far!r}. Use 0.001 for one in a thousand.")
+        return int(np.searchsorted(self.far, far, side="right")) - 1
+
+    @property
+    def equal_error_rate(self) -> float:
+        """EER: where the false accept rate equals the false reject rate, on straight lines between the thresholds."""
+        far, after = self.far, self.index_at_equal_error
+        early, late = (self.far + self.tar - 1)[after - 1 : after + 1]
+        return float(far[after - 1] + early / (early - late) * (far[after] - far[after - 1]))
+
+    @property
+    def equal_error_threshold(self) -> float:
+        """The strictest observed score at which the false accept rate is at least the false reject rate."""
+        return float(self.threshold[self.index_at_equal_error])
+
+    @property
+    def index_at_equal_error(self) -> int:
+        """The first point whose FAR is at least its false reject rate."""
+        return int(np.argmax(self.far + self.tar >= 1))
+
+    @property
+    def area(self) -> float:
+        """The area under the curve: how often a genuine pair scores above an impostor pair, a tie counting half."""
+        genuine = self.genuine.astype(np.float64)  # sums of counts are exact, and 1 comes out as 1
+        return float(
+            (np.diff(self.impostor) * (genuine[1:] + genuine[:-1])).sum() / (2 * genuine[-1] * self.impostor[-1])
+        )
+
+    def points(self, most: int = 2000) -> dict[str, Scores]:
+        """The curve as arrays for a plot, dense where FAR is small.
+
+        Args:
+            most: how many points at most; a curve with fewer is returned whole.
+
+        Returns:
+            ``far``, ``tar`` and ``threshold``, all of the same length.
+        """
+        last = len(self.threshold) - 1
+        kept = np.arange(last + 1)
+        if last >= most:
+            kept = np.unique(np.r_[0, np.geomspace(1, last, most // 2), np.linspace(0, last, most // 2)].astype(int))
+        return {"far": self.far[kept], "tar": self.tar[kept], "threshold": self.threshold[kept]}
+
+    def histogram(self, bins: int = 100) -> dict[str, NDArray]:
+        """How the scores of both kinds spread, for a plot.
+
+        Args:
+            bins: of equal width, from the lowest score to the highest.
+
+        Returns:
+            ``edge`` (bins + 1,), and ``genuine`` and ``impostor`` (bins,), numbers of pairs.
+        """
+        scores = self.threshold[1:]
+        genuine, edges = np.histogram(scores, bins, weights=np.diff(self.genuine))
+        impostor, _ = np.histogram(scores, edges, weights=np.diff(self.impostor))
+        return {"edge": edges, "genuine": genuine, "impostor": impostor}
+
+
+def roc(scores: Any, same: Any) -> Roc:
+    """The receiver operating characteristic of scored pairs, with a threshold at every distinct score.
+
+    Args:
+        scores: (P,) finite real numbers, larger for more alike. Pass distances with a minus sign.
+        same: (P,) whether a pair shows one identity: booleans, or 0 and 1. Both must occur.
+
+    Raises:
+        TypeError: scores that are not real numbers.
+        ValueError: NaN or infinity, different lengths, other flags, only genuine or only impostor pairs.
+
+    Example:
+        >>> roc([0.2, 0.9, 0.4, 0.7], [0, 1, 1, 0]).equal_error_rate
+        0.5
+    """
+    return RankedPairs(*checked_pairs(scores, same)).roc()
+
+
+class RankedPairs:
+    """Scored pairs, sorted once, whose curve is wanted under several weights. Takes arrays that were checked."""
+
+    def __init__(self, scores: NDArray, same: Flags):
+        self.order = np.argsort(-scores, kind="stable")
+        self.same = same[self.order]
+        ranked = scores[self.order]
+        self.ends = last_of_ties(ranked)
+        self.threshold = np.concatenate([[np.inf], ranked[self.ends]])
+
+    def roc(self, weights: NDArray | None = None) -> Roc:
+        """The curve in which each pair counts as often as its weight (P,) says; once by default."""
+        weights = np.ones(len(self.order), dtype=np.int64) if weights is None else weights[self.order]
+        sums = [(weights * kind).cumsum() for kind in (self.same, ~self.same)]
+        genuine, impostor = (np.concatenate([[0], each[self.ends]]) for each in sums)
+        return Roc(self.threshold, genuine, impostor, genuine[-1].item(), impostor[-1].item())
+
+
+def last_of_ties(scores: NDArray) -> Counts:
+    """Where sorted scores change: the position of the last of each value."""
+    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+
+
+def checked_pairs(scores: Any, same: Any) -> tuple[Scores, Flags]:
+    """Scores and flags of pairs as plain arrays, by the rules of :func:`roc`."""
+    values = as_array(scores)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"scores must be real numbers, got dtype {values.dtype}. Convert them to float64.")
+    if values.ndim != 1:
+        raise ValueError(f"scores must have shape (pairs,), got shape {values.shape}. Pass one score per pair.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise ValueError(
+            f"scores must be finite, got {values[bad[0]]} at position {bad[0]} ({len(bad)} of {len(values)} pairs). "
+            "Look for overflow, or leave out the pairs that have no score."
+        )
+    return values.astype(np.float64), checked_flags(same, len(values))
+
+
+def checked_flags(same: Any, pairs: int) -> Flags:
+    """Whether each pair shows one identity, (P,) booleans with both values among them."""
+    flags = as_array(same)
+    if flags.shape != (pairs,):
+        raise ValueError(f"same must be one per pair ({pairs}), got shape {flags.shape}. Pass it in the same order.")
+    if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
+        raise ValueError(
+            f"same must be booleans, or 0 and 1, got {flags[~np.isin(flags, (0, 1))][:1].tolist() or flags.dtype}. "
+            "Say True where a pair shows one identity."
+        )
+    flags = flags.astype(bool)
+    if flags.all() or not flags.any():
+        kind = "impostor" if flags.any() else "genuine"
+        raise ValueError(
+            f"same must have genuine and impostor pairs, got {pairs} pairs without a single {kind} one. "
+            "Error rates need both; check which value means the same identity."
+        )
+    return flags
+
+
+def check_rates(name: str, rates: Sequence[float] | None) -> None:
+    """Targets of an error rate must be in (0, 1)."""
+    for rate in rates or ():
+        if not 0 < rate < 1:
+            raise ValueError(f"{name} must be in (0, 1), got {rate!r}. Use 0.001 for one in a thousand.")
+
+
+def measurable(
+    wanted: Sequence[float] | None, trials: int, what: str, units: str
+) -> tuple[list[float], tuple[str, ...]]:
+    """The targets of an error rate to measure, and a warning where those that were asked for rest on too little."""
+    if wanted is None:
+        return [rate for rate in DECADES if rate * trials >= FEW], ()
+    doubtful = [f"{rate:g}" for rate in wanted if rate * trials < FEW]
+    if not doubtful:
+        return list(wanted), ()
+    return list(wanted), (
+        f"{what} {', '.join(doubtful)} is decided by fewer than {FEW} of {trials:,} {units}: mostly chance",
+    )

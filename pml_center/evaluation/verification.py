@@ -1,0 +1,347 @@
+"""Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pml_center.checks import check_choices
+from pml_center.evaluation.accuracy import over_folds
+from pml_center.evaluation.all_pairs import all_pairs
+from pml_center.evaluation.embed import embed_samples, samples_of
+from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
+from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
+from pml_center.evaluation.search import ExactSearch, Similarity
+from pml_center.evaluation.statistics import Interval, check_level
+from pml_center.evaluation.threshold_report import ThresholdReport
+
+
+def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
+    """The identities that two sets have in common, in the order of the first.
+
+    A model that was trained on people of the test set scores too well. Ask before you evaluate.
+
+    Args:
+        labels: the identity of each image of one set.
+        others: of each image of the other set.
+
+    Example:
+        >>> shared_identities(["Ann", "Bob", "Ann", "Cid"], ["Cid", "Ann"])
+        ['Ann', 'Cid']
+    """
+    known = set(as_list(others))
+    return [label for label in dict.fromkeys(as_list(labels)) if label in known]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VerificationReport(ThresholdReport):
+    """A report on pairs. Over folds the threshold of ``accuracy`` is the mean of theirs.
+
+    ``curves["roc"]`` has ``far``, ``tar`` and ``threshold``, and the band from ``low`` to ``high`` around ``tar`` where
+    there are intervals. ``curves["scores"]`` has a histogram of both kinds, see :meth:`Roc.histogram`.
+
+    Args:
+        scores: (P,) the score of each pair, larger for more alike; None for all pairs.
+        same: (P,) whether each shows one identity; None for all pairs.
+        pairs: the pairs; None for all pairs, and where only scores were given.
+        names: (N,) what to call the rows of the pairs; None where nobody said.
+
+    Example:
+        >>> report = VerificationEvaluator(far=[0.5], ci=None).of_scores([0.9, 0.2, 0.4, 0.6], [1, 1, 0, 0])
+        >>> report.thresholds
+        {'equal_error_rate': 0.6, 'tar_at_far_0.5': 0.6}
+        >>> report.mistakes()
+        array([(1, 0.2), (3, 0.6)], dtype=[('pair', '<i8'), ('score', '<f8')])
+    """
+
+    scores: Scores | None = None
+    same: Flags | None = None
+    pairs: Pairs | None = None
+    names: Sequence[str] | None = None
+
+    def mistakes(self, k: int = 20) -> NDArray[np.void]:
+        """The pairs that are judged wrongly by most, at the threshold of the accuracy, else of the equal error rate.
+
+        Args:
+            k: how many at most.
+
+        Returns:
+            A structured array of ``pair`` and ``score``, the worst first.
+
+        Raises:
+            ValueError: a report on all pairs, which keeps none.
+        """
+        if self.scores is None or self.same is None:
+            raise ValueError("mistakes must be asked of a list of pairs, got a report on all pairs. Evaluate a list.")
+        threshold = self.thresholds.get("accuracy", self.thresholds["equal_error_rate"])
+        wrong = np.flatnonzero((self.scores >= threshold) != self.same)
+        by = np.where(self.same[wrong], threshold - self.scores[wrong], self.scores[wrong] - threshold)
+        worst = wrong[np.argsort(-by, kind="stable")[: check_positive("k", k)]]
+        found = np.empty(len(worst), dtype=[("pair", np.int64), ("score", np.float64)])
+        found["pair"], found["score"] = worst, self.scores[worst]
+        return found
+
+
+@dataclass(frozen=True)
+class VerificationEvaluator:
+    """Accuracy, equal error rate and TAR@FAR: of the pairs of a protocol, or of all pairs of labelled rows.
+
+    Args:
+        far: targets of the false accept rate, in (0, 1), each reported as ``tar_at_far_…``: the largest true accept
+            rate of a threshold whose FAR is at most that. None means 0.1, 0.01, …, 1e-6, as far as ten impostor pairs
+            or more may be accepted. A target below that is measured with a warning.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (minus the squared distance).
+        threshold: at which to measure accuracy, e.g. that of other pairs, see :func:`best_threshold`. None means that
+            each fold gets the one that is best on the other folds; pairs without folds then have no accuracy.
+        ci: ``"identity"``: confidence intervals by a two-sample bootstrap that resamples people, or images where
+            nobody says who is on them. None means no intervals.
+        ci_level: the level of the intervals, in (0, 1).
+        resamples: of the bootstrap.
+        seed: of its random numbers.
+
+    Raises:
+        ValueError: an unknown choice, or a number out of range.
+
+    Example:
+        >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.3, 0.9], [-1, 0.2], [-0.9, -0.1]]
+        >>> print(VerificationEvaluator(ci=None)(embeddings, ["a", "a", "b", "b", "c", "c"]))
+        15 pairs, 3 genuine, 12 impostor: cosine similarity, all pairs
+        equal_error_rate  0.0000
+        >>> pairs = Pairs([0, 1, 2, 3], [1, 5, 3, 4], same=[1, 0, 1, 0], folds=[0, 0, 1, 1])
+        >>> print(VerificationEvaluator(ci=None)(embeddings, pairs=pairs))
+        4 pairs, 2 genuine, 2 impostor, 2 folds: cosine similarity, each fold by the threshold best on the others
+        accuracy          1.0000
+        accuracy_se       0.0000
+        equal_error_rate  0.0000
+        area_under_roc    1.0000
+    """
+
+    far: Sequence[float] | None = None
+    similarity: Similarity = "cosine"
+    threshold: float | None = None
+    ci: Literal["identity"] | None = "identity"
+    ci_level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(similarity=(self.similarity, Similarity))
+        if self.ci is not None:
+            check_choices(ci=(self.ci, Literal["identity"]))
+        check_rates("far", self.far)
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
+        check_level(self.ci_level)
+        check_positive("resamples", self.resamples)
+
+    def __call__(
+        self,
+        embeddings: Any,
+        labels: Iterable[Hashable] | None = None,
+        pairs: Pairs | str | Path | None = None,
+        names: Sequence[str] | None = None,
+    ) -> VerificationReport:
+        """Verify the pairs of a protocol, or all N(N − 1)/2 pairs of rows.
+
+        Args:
+            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device; or the folder of
+                :func:`save_samples`, which holds labels and names too.
+            labels: (N,) the identity of each row, anything hashable. Without pairs they say which pairs are genuine.
+                With pairs they may be left out; they serve the intervals and the checks of the protocol.
+            pairs: those to verify, or a file that :func:`lfw_pairs` reads; None means all.
+            names: (N,) what to call each row, e.g. its path, for such a file and for errors.
+
+        Returns:
+            The report. All pairs have neither folds nor accuracy: there, the share of impostor pairs is an accident of
+            the data set.
+
+        Raises:
+            TypeError: embeddings that are not real numbers, labels that are not hashable.
+            ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows or the
+                pairs, rows of pairs that do not exist, neither labels nor pairs, no genuine or no impostor pair; a file
+                of pairs without names.
+        """
+        samples = samples_of(embeddings, labels, names=names)
+        search = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None))
+        codes = None if samples.labels is None else class_codes(samples.labels, len(search.queries))
+        if pairs is None:
+            if codes is None:
+                raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
+            return self._all(search, codes)
+        if not isinstance(pairs, Pairs):
+            if samples.names is None:
+                raise ValueError(
+                    f"names must say which image each row is because pairs come from {str(pairs)!r}, got none. "
+                    "Pass names=, or a folder of save_samples that has them."
+                )
+            pairs = lfw_pairs(pairs, samples.names)
+        check_rows(pairs.first, pairs.second, len(search.queries))
+        scores = search.pair_scores(pairs.first, pairs.second).astype(np.float64)
+        people, unit = pairs.people, "people"
+        if codes is not None:
+            people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
+        elif people is None:
+            people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
+        report = self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+        return replace(report, pairs=pairs, names=samples.names)
+
+    def run(
+        self,
+        model: nn.Module,
+        data: Any,
+        pairs: Pairs | str | Path | None = None,
+        device: str | torch.device | None = None,
+        **loading: Any,
+    ) -> VerificationReport:
+        """Embed data with a model and verify pairs of the embeddings.
+
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            pairs: those to verify, or a file of pairs; None means all.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+        """
+        samples = embed_samples(model, data, device, **loading)
+        return self(samples.embeddings, samples.labels, pairs, samples.names)
+
+    def of_scores(self, scores: Any, same: Any, folds: Any = None, people: Any = None) -> VerificationReport:
+        """Verify pairs that something else has scored.
+
+        Args:
+            scores: (P,) finite real numbers, larger for more alike. Pass distances with a minus sign.
+            same: (P,) whether a pair shows one identity: booleans, or 0 and 1.
+            folds: (P,) the fold of each pair, or None.
+            people: (P, 2) integers, who is on the two images; None means no intervals.
+
+        Raises:
+            TypeError: scores that are not real numbers, people that are not integers.
+            ValueError: NaN or infinity, different lengths, other flags, a single fold, people that do not fit.
+        """
+        scores, same = checked_pairs(scores, same)
+        folds = None if folds is None else checked_folds(folds, len(scores))
+        people = None if people is None else checked_people(people, same)
+        return self._listed(scores, same, folds, people, "given scores")
+
+    def _listed(
+        self, scores: Scores, same: Flags, folds: Rows | None, people: Rows | None, how: str, unit: str = "people"
+    ) -> VerificationReport:
+        """The report on a list of pairs."""
+        curve = RankedPairs(scores, same).roc()
+        genuine, impostor = int(same.sum()), int((~same).sum())
+        far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
+        metrics, thresholds = _rates(curve, far)
+        metrics["area_under_roc"] = curve.area
+        per_fold, right = {}, None
+        counts = {"pairs": len(scores), "genuine": genuine, "impostor": impostor}
+        if folds is not None:
+            counts["folds"] = int(folds.max()) + 1
+            warnings += _overlap(people, folds, unit)
+        if self.threshold is not None:
+            right = (scores >= self.threshold) == same
+            metrics, thresholds = {"accuracy": float(right.mean())} | metrics, {"accuracy": self.threshold} | thresholds
+            how += f", accuracy at {self.threshold:g}"
+        elif folds is not None:
+            found = over_folds(scores, same, folds)
+            right, per_fold = (scores >= found.threshold[folds]) == same, {"accuracy": found.accuracy}
+            metrics = {"accuracy": float(found.accuracy.mean()), "accuracy_se": found.standard_error} | metrics
+            thresholds = {"accuracy": float(found.threshold.mean())} | thresholds
+            how += ", each fold by the threshold best on the others"
+        sample = None
+        if self.ci is not None and people is not None:
+            sample, kept = thinned(scores, same, people)
+            right = None if right is None else right[kept]
+        ci, curves = self._intervals(curve, sample, right, far, metrics)
+        return VerificationReport(
+            metrics=metrics,
+            protocol=how,
+            counts=counts,
+            per_unit=per_fold,
+            unit="fold",
+            ci=ci,
+            ci_level=self.ci_level,
+            ci_method=f"two-sample bootstrap over {unit}",
+            curves=curves,
+            warnings=warnings,
+            thresholds=thresholds,
+            scores=scores,
+            same=same,
+        )
+
+    def _all(self, search: ExactSearch, codes: Rows) -> VerificationReport:
+        """The report on all pairs."""
+        sizes = np.bincount(codes)
+        genuine = int((sizes * (sizes - 1) // 2).sum())
+        impostor = len(codes) * (len(codes) - 1) // 2 - genuine
+        if not genuine or not impostor:
+            raise ValueError(
+                f"labels must make genuine and impostor pairs, got {genuine:,} and {impostor:,}. "
+                "There must be two identities, and one of them needs two rows."
+            )
+        far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
+        found = all_pairs(search, codes, far, self.ci is not None, self.seed)
+        metrics, thresholds = _rates(found.exact, far)
+        ci, curves = self._intervals(found.binned, found.sample, None, far, metrics)
+        return VerificationReport(
+            metrics=metrics,
+            protocol=f"{self.similarity} similarity, all pairs",
+            counts={"pairs": genuine + impostor, "genuine": genuine, "impostor": impostor},
+            ci=ci,
+            ci_level=self.ci_level,
+            ci_method="two-sample bootstrap over people",
+            curves=curves,
+            warnings=warnings,
+            thresholds=thresholds,
+        )
+
+    def _intervals(
+        self,
+        curve: Roc,
+        sample: PairSample | None,
+        right: Flags | None,
+        far: Sequence[float],
+        metrics: Mapping[str, float],
+    ) -> tuple[dict[str, Interval], dict[str, dict[str, NDArray]]]:
+        """The intervals of the metrics, and the curves for plots, with a band where there is a sample."""
+        points = curve.points()
+        if sample is None:
+            return {}, {"roc": points, "scores": curve.histogram()}
+        found, band = pair_intervals(sample, right, far, self.ci_level, self.resamples, self.seed)
+        points |= {end: np.interp(points["far"], band.far, getattr(band, end)) for end in ("low", "high")}
+        ci = {name: interval for name, interval in found.items() if name in metrics}
+        return ci, {"roc": points, "scores": curve.histogram()}
+
+
+def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:
+    """The error rates of a curve, and the threshold behind each."""
+    metrics = {"equal_error_rate": curve.equal_error_rate}
+    thresholds = {"equal_error_rate": curve.equal_error_threshold}
+    for target in far:
+        metrics[f"tar_at_far_{target:g}"] = curve.tar_at(target)
+        thresholds[f"tar_at_far_{target:g}"] = curve.threshold_at(target)
+    return metrics, thresholds
+
+
+def _overlap(people: Rows | None, folds: Rows, unit: str) -> tuple[str, ...]:
+    """A warning where folds share people: a threshold was then chosen on those whom it is measured on."""
+    if people is None:
+        return ()
+    seen = np.unique(np.stack([people.ravel(), np.repeat(folds, 2)]), axis=1)[0]
+    folds_of_each = np.unique(seen, return_counts=True)[1]
+    several = int((folds_of_each > 1).sum())
+    if not several:
+        return ()
+    return (
+        f"{several:,} of {len(folds_of_each):,} {unit} appear in several folds: thresholds were chosen on them too",
+    )
