@@ -1,0 +1,98 @@
+"""Confidence intervals of error rates, by resampling the people on the pairs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.roc import Counts, Flags, Roc, Scores, last_of_ties
+from pml_center.evaluation.statistics import Interval, two_sample_bootstrap, wilson_interval
+
+KEPT = 10_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
+
+
+class PairSample(NamedTuple):
+    """Scored pairs, some of which stand for several."""
+
+    scores: Scores  # (n,)
+    same: Flags  # (n,)
+    people: Counts  # (n, 2) who is on the two images
+    weight: NDArray[np.float64]  # (n,) how many pairs each stands for
+
+
+def thinned(scores: Scores, same: Flags, people: Counts) -> tuple[PairSample, Counts]:
+    """A sample of pairs for the bootstrap, and which they are, (n,).
+
+    Small false accept rates rest on the highest impostor scores, which are all kept. Below them the ranks that are kept
+    lie ever farther apart; each stands for those since the one before, so that the curve passes through its points.
+    """
+    chosen, weights = [], []
+    for kind in (True, False):
+        own = np.flatnonzero(same == kind)
+        own, last = own[np.argsort(-scores[own], kind="stable")], len(own) - 1
+        ranks = np.arange(len(own))
+        if last > 2 * KEPT:
+            spread = np.linspace(0, last, 2 * KEPT)
+            if not kind:
+                spread = np.r_[:KEPT, np.geomspace(KEPT, last, int(KEPT * np.log(last / KEPT)))]
+            ranks = np.unique(spread.astype(np.int64))
+        chosen.append(own[ranks])
+        weights.append(np.diff(ranks, prepend=-1).astype(np.float64))
+    kept = np.concatenate(chosen)
+    return PairSample(scores[kept], same[kept], people[kept], np.concatenate(weights)), kept
+
+
+def pair_intervals(
+    sample: PairSample, right: Flags | None, far: Sequence[float], level: float, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Intervals of accuracy, equal error rate, area under the curve and TAR@FAR.
+
+    In each resample the thresholds of TAR@FAR and of the equal error rate are found anew. Those of the accuracy stay.
+
+    Args:
+        sample: scored pairs of both kinds.
+        right: (n,) whether each pair is judged rightly; None where accuracy is not measured.
+        far: targets of the false accept rate.
+        level: of the intervals, in (0, 1).
+        resamples: how often to resample.
+        seed: of the random numbers.
+
+    Returns:
+        (low, high) of each metric. Where no resample differs from 0, or from 1, Wilson's interval with a trial for each
+        person who has a genuine pair.
+    """
+    order = np.argsort(-sample.scores, kind="stable")
+    scores, same = sample.scores[order], sample.same[order]
+    people, weight = sample.people[order], sample.weight[order]
+    ends = last_of_ties(scores)
+    threshold = np.concatenate([[np.inf], scores[ends]])
+    right = None if right is None else right[order]
+    genuine_share = weight[same].sum() / weight.sum()
+    counts = np.zeros((2, len(ends) + 1))
+    names = ([] if right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
+    names += [f"tar_at_far_{target:g}" for target in far]
+
+    def statistic(genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
+        times = np.empty(len(scores))
+        times[same], times[~same] = genuine_weights, impostor_weights
+        times *= weight
+        totals = times[~same].sum(), times[same].sum()
+        if not all(totals):
+            return [np.nan] * len(names)
+        for row, kind in zip(counts, (~same, same), strict=True):
+            row[1:] = (times * kind).cumsum()[ends]
+        curve = Roc(threshold, counts[1], counts[0], totals[1], totals[0])
+        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in far)]
+        if right is None:
+            return values
+        shares = [(times * right * kind).sum() / total for kind, total in zip((~same, same), totals, strict=True)]
+        return [genuine_share * shares[1] + (1 - genuine_share) * shares[0], *values]
+
+    low, high = two_sample_bootstrap(statistic, people[same, 0], people[~same], level, resamples, seed)
+    persons = len(np.unique(people[same, 0]))
+    intervals = {}
+    for name, ends_of in zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True):
+        fixed = ends_of[0] == ends_of[1] and ends_of[0] in (0, 1)
+        intervals[name] = wilson_interval(ends_of[0] * persons, persons, level) if fixed else ends_of
+    return intervals

@@ -1,0 +1,276 @@
+"""Pairs of images to verify: which rows, whether they show one identity, and which fold they belong to."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.inputs import as_array, class_codes
+from pml_center.evaluation.roc import Flags, checked_flags
+from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of rows, given by a protocol and never drawn by us: folds and order belong to the protocol.
+
+    Args:
+        first: (P,) row of one image.
+        second: (P,) row of the other.
+        same: (P,) whether both show one identity: booleans, or 0 and 1. Both must occur.
+        folds: (P,) the fold of each pair, anything hashable, at least two different; None where the protocol has none.
+        people: (P, 2) integers, who is on the two images; None where the protocol does not say.
+
+    Raises:
+        TypeError: rows or people that are not integers.
+        ValueError: different lengths, a row paired with itself, flags, folds or people that do not fit.
+
+    Example:
+        >>> pairs = Pairs([0, 2, 0, 1], [1, 3, 2, 3], same=[True, True, False, False])
+        >>> len(pairs), pairs.folds
+        (4, None)
+    """
+
+    first: Rows
+    second: Rows
+    same: Flags
+    folds: Rows | None = None
+    people: Rows | None = None
+
+    def __post_init__(self) -> None:
+        first, second = _checked_rows(self.first, "first"), _checked_rows(self.second, "second")
+        if first.shape != second.shape:
+            raise ValueError(
+                f"first and second must be as many, got {len(first)} and {len(second)}. Give two rows for each pair."
+            )
+        alike = np.flatnonzero(first == second)
+        if len(alike):
+            raise ValueError(
+                f"pairs must be of two rows, got row {first[alike[0]]} with itself in pair {alike[0]} "
+                f"({len(alike)} of {len(first)} pairs). An image always matches itself: leave these pairs out."
+            )
+        same = checked_flags(self.same, len(first))
+        values: dict[str, NDArray] = {"first": first, "second": second, "same": same}
+        if self.folds is not None:
+            values["folds"] = checked_folds(self.folds, len(first))
+        if self.people is not None:
+            values["people"] = checked_people(self.people, same)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def of_names(
+        cls,
+        first: Sequence[Hashable],
+        second: Sequence[Hashable],
+        same: Any,
+        names: Iterable[Hashable],
+        folds: Any = None,
+        people: Any = None,
+    ) -> "Pairs":
+        """Pairs that a protocol gives by name, such as image or template ids.
+
+        Args:
+            first: (P,) the name of one image.
+            second: (P,) the name of the other.
+            same: (P,) whether both show one identity.
+            names: (N,) what each row of the embeddings is called.
+            folds: (P,) the fold of each pair, or None.
+            people: (P, 2) who is on the two images, or None.
+
+        Raises:
+            ValueError: a name that no row or more than one row has.
+
+        Example:
+            >>> Pairs.of_names(["a", "b"], ["b", "c"], [True, False], names=["c", "b", "a"]).first
+            array([2, 1])
+        """
+        rows: dict[Hashable, int] = {}
+        for row, name in enumerate(as_list(names)):
+            if rows.setdefault(name, row) != row:
+                raise ValueError(
+                    f"names must be different, got {name!r} in rows {rows[name]} and {row}. "
+                    "Give each row a name of its own."
+                )
+        wanted = [as_list(first), as_list(second)]
+        missing = [name for name in dict.fromkeys([*wanted[0], *wanted[1]]) if name not in rows]
+        if missing:
+            raise ValueError(
+                f"pairs must be of rows that exist, got {missing[0]!r} without one ({len(missing)} names). "
+                "Embed every image of the protocol: leaving pairs out gives another protocol, with another result."
+            )
+        found = [np.array([rows[name] for name in side], dtype=np.int64) for side in wanted]
+        return cls(found[0], found[1], same, folds, people)
+
+
+def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "cosine") -> Matrix:
+    """The score of each pair of rows, larger for more alike, computed from its own two rows alone.
+
+    Args:
+        rows: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+        first: (P,) rows, integers in [0, N).
+        second: (P,) rows, likewise.
+        similarity: ``"cosine"``, ``"dot"``, or ``"euclidean"``, whose score is the negative squared distance.
+
+    Returns:
+        (P,) float32: the same bits for the same two vectors, in either order and beside whatever other pairs.
+
+    Raises:
+        TypeError: embeddings that are not real numbers, rows that are not integers.
+        ValueError: NaN or infinity, a zero vector with ``"cosine"``, rows that do not exist.
+
+    Example:
+        >>> pair_scores([[1, 0], [0, 1], [3, 4]], [0, 0], [1, 2])
+        array([0. , 0.6], dtype=float32)
+    """
+    prepared = ExactSearch(rows, similarity=similarity).queries
+    sides = _checked_rows(first, "first"), _checked_rows(second, "second")
+    check_rows(*sides, count=len(prepared))
+    return scores_of(prepared, *sides, similarity)
+
+
+def scores_of(prepared: Matrix, first: Rows, second: Rows, similarity: Similarity) -> Matrix:
+    """:func:`pair_scores` of rows that were checked, and normalised where the similarity asks for that."""
+    import faiss
+
+    untyped: Any = faiss  # its type stubs do not know the two functions below
+    euclidean = similarity == "euclidean"
+    pairwise = untyped.pairwise_indexed_L2sqr if euclidean else untyped.pairwise_indexed_inner_product
+    scores = np.empty(len(first), dtype=np.float32)
+    first, second = np.ascontiguousarray(first, np.int64), np.ascontiguousarray(second, np.int64)
+    pointers = [faiss.swig_ptr(array) for array in (prepared, first, prepared, second, scores)]
+    pairwise(prepared.shape[1], len(scores), *pointers)
+    return -scores if euclidean else scores
+
+
+def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
+    """The pairs of Labeled Faces in the Wild, from its own files.
+
+    ``pairs.txt`` (View 2, to report) has ten folds, in order, of 300 genuine and 300 impostor pairs;
+    ``pairsDevTrain.txt`` and ``pairsDevTest.txt`` (View 1, to develop) have one set without folds.
+
+    Args:
+        path: the file. Its first line holds the number of folds and of pairs of a kind in each, or only the latter;
+            then follow lines ``person image image`` and ``person image person image``.
+        names: (N,) the image of each row, e.g. its path: ``anywhere/Abel_Pacheco_0001.jpg``.
+
+    Raises:
+        ValueError: a file in another format, naming the line; an image that no row or more than one row has.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "pairs.txt")
+        ...     with path.open("w") as file:
+        ...         print("2 1", "Ann 1 2", "Ann 1 Bob 1", "Bob 1 3", "Ann 2 Bob 3", file=file, sep=chr(10))
+        ...     pairs = lfw_pairs(path, ["Ann_0001.jpg", "Ann_0002.jpg", "Bob_0001.jpg", "Bob_0003.jpg"])
+        >>> pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist(), pairs.folds.tolist()
+        ([0, 0, 2, 1], [1, 2, 3, 3], [True, False, True, False], [0, 0, 1, 1])
+
+    Source: Huang et al., Labeled Faces in the Wild, University of Massachusetts Amherst, report 07-49, 2007.
+    """
+    path = Path(path)
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    header = lines[0] if lines else []
+    if not 1 <= len(header) <= 2 or not all(word.isdigit() and int(word) for word in header):
+        raise ValueError(
+            f"path must be a file of LFW pairs, got {' '.join(header)[:40]!r} as the first line of {str(path)!r}. "
+            "It should hold the number of folds and the number of pairs, such as '10 300', or the latter alone."
+        )
+    folds, pairs = (1, int(header[0])) if len(header) == 1 else map(int, header)
+    lines = [line for line in lines[1:] if line]
+    if len(lines) != 2 * folds * pairs:
+        raise ValueError(
+            f"path must hold {2 * folds * pairs} pairs as its first line says, got {len(lines)} in {str(path)!r}. "
+            "Download it again."
+        )
+    same = np.tile(np.repeat([True, False], pairs), folds)
+    images: list[tuple[str, str]] = []
+    people: list[tuple[str, str]] = []
+    for number, (line, genuine) in enumerate(zip(lines, same, strict=True), start=2):
+        if len(line) != 4 - genuine or not (line[1].isdigit() and line[-1].isdigit()):
+            form = "'person image image'" if genuine else "'person image person image'"
+            raise ValueError(
+                f"path must hold {form} in line {number}, got {' '.join(line)!r} in {str(path)!r}. "
+                "Genuine pairs come first in each fold, then as many impostor pairs."
+            )
+        (one, image), (other, other_image) = line[:2], (line[0], line[2]) if genuine else line[2:]
+        images.append((f"{one}_{int(image):04d}", f"{other}_{int(other_image):04d}"))
+        people.append((one, other))
+    return Pairs.of_names(
+        first=[pair[0] for pair in images],
+        second=[pair[1] for pair in images],
+        same=same,
+        names=[Path(name).stem for name in names],
+        folds=np.repeat(np.arange(folds), 2 * pairs) if folds > 1 else None,
+        people=np.unique(people, return_inverse=True)[1].reshape(-1, 2),
+    )
+
+
+def as_list(values: Iterable[Hashable]) -> list[Hashable]:
+    """Python's own scalars, which hash by value."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def checked_folds(folds: Any, pairs: int) -> Rows:
+    """The fold of each pair as a number from 0, (P,), in the order in which the folds come."""
+    codes = class_codes(folds, pairs, "folds")
+    if codes.max() == 0:
+        raise ValueError(
+            "folds must be at least two, got 1. The threshold of a fold is chosen on the others; "
+            "leave folds out where a protocol has none."
+        )
+    return codes
+
+
+def checked_people(people: Any, same: Flags) -> Rows:
+    """Who is on the two images of each pair, (P, 2), which must agree with the flags."""
+    values = as_array(people)
+    if values.shape != (len(same), 2):
+        raise ValueError(f"people must have shape ({len(same)}, 2), got shape {values.shape}. Give two for each pair.")
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"people must be integers, got dtype {values.dtype}. Number them from 0.")
+    wrong = np.flatnonzero((values[:, 0] == values[:, 1]) != same)
+    if len(wrong):
+        raise ValueError(
+            f"labels and pairs must agree, got {'one identity' if not same[wrong[0]] else 'two identities'} in pair "
+            f"{wrong[0]}, which is said to be {'genuine' if same[wrong[0]] else 'impostor'} ({len(wrong)} of "
+            f"{len(same)} pairs). Check the order of the labels, and which value means the same identity."
+        )
+    return values.astype(np.int64)
+
+
+def check_rows(first: Rows, second: Rows, count: int) -> None:
+    """The rows of pairs must exist."""
+    largest = np.maximum(first, second)
+    bad = np.flatnonzero(largest >= count)
+    if len(bad):
+        raise ValueError(
+            f"pairs must be of rows in [0, {count}), the number of embeddings, got row {largest[bad[0]]} in pair "
+            f"{bad[0]} ({len(bad)} of {len(first)} pairs). Pass the embeddings that the pairs were made for."
+        )
+
+
+def _checked_rows(rows: Any, name: str) -> Rows:
+    values = as_array(rows)
+    if values.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must be integers, got dtype {values.dtype}. Give the row of each image, or use Pairs.of_names."
+        )
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have shape (pairs,), got shape {values.shape}. Pass one row per pair.")
+    bad = np.flatnonzero(values < 0)
+    if len(bad):
+        raise ValueError(
+            f"{name} must be rows from 0 on, got {values[bad[0]]} in pair {bad[0]} ({len(bad)} of {len(values)} "
+            "pairs). Look for a -1 that stands for a missing image."
+        )
+    return values.astype(np.int64)

@@ -1,0 +1,184 @@
+"""The receiver operating characteristic: how many pairs a threshold accepts, exactly, at every observed score.
+
+A *genuine* pair shows one identity twice, an *impostor* pair shows two. ``score >= threshold`` accepts a pair.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.inputs import as_array
+
+Scores = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+FEW = 10  # a rate that rests on fewer errors than this is mostly chance
+
+
+@dataclass(frozen=True, eq=False)
+class Roc:
+    """Accepted pairs at each threshold, strictest first. :func:`roc` makes one from scores.
+
+    Args:
+        threshold: (T,) descending; the first is infinity, which accepts nothing.
+        genuine: (T,) how many genuine pairs have ``score >= threshold``.
+        impostor: (T,) how many impostor pairs have.
+        genuine_pairs: how many genuine pairs there are.
+        impostor_pairs: how many impostor pairs there are.
+
+    Example:
+        >>> curve = roc([0.9, 0.8, 0.7, 0.6, 0.5], [True, True, False, True, False])
+        >>> curve.far.tolist(), curve.tar.round(2).tolist()
+        ([0.0, 0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.33, 0.67, 0.67, 1.0, 1.0])
+        >>> curve.tar_at(far=0.1), curve.threshold_at(far=0.1)
+        (0.6666666666666666, 0.8)
+    """
+
+    threshold: Scores
+    genuine: Counts
+    impostor: Counts
+    genuine_pairs: int
+    impostor_pairs: int
+
+    @property
+    def far(self) -> Scores:
+        """(T,) false accept rate: the share of impostor pairs that is accepted, ascending. FMR, or the ROC's x."""
+        return self.impostor / self.impostor_pairs
+
+    @property
+    def tar(self) -> Scores:
+        """(T,) true accept rate: the share of genuine pairs that is accepted, ascending. 1 − FNMR, or the ROC's y."""
+        return self.genuine / self.genuine_pairs
+
+    def tar_at(self, far: float) -> float:
+        """TAR@FAR by the conservative rule: the largest TAR among the thresholds whose FAR is at most ``far``.
+
+        Args:
+            far: the target, in [0, 1). No interpolation: what is reported is what a threshold does.
+        """
+        return float(self.tar[self.index_at(far)])
+
+    def threshold_at(self, far: float) -> float:
+        """The threshold of :meth:`tar_at`: the smallest observed score whose FAR is at most ``far``.
+
+        Infinity where an impostor pair has the highest score of all and ``far`` allows none.
+        """
+        return float(self.threshold[self.index_at(far)])
+
+    def index_at(self, far: float) -> int:
+        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads."""
+        return int(np.searchsorted(self.far, far, side="right")) - 1
+
+    @property
+    def equal_error_rate(self) -> float:
+        """EER: where the false accept rate equals the false reject rate, on straight lines between the thresholds."""
+        far, after = self.far, self.index_at_equal_error
+        early, late = (self.far + self.tar - 1)[after - 1 : after + 1]
+        return float(far[after - 1] + early / (early - late) * (far[after] - far[after - 1]))
+
+    @property
+    def equal_error_threshold(self) -> float:
+        """The strictest observed score at which the false accept rate is at least the false reject rate."""
+        return float(self.threshold[self.index_at_equal_error])
+
+    @property
+    def index_at_equal_error(self) -> int:
+        """The first point whose FAR is at least its false reject rate."""
+        return int(np.argmax(self.far + self.tar >= 1))
+
+    @property
+    def area(self) -> float:
+        """The area under the curve: how often a genuine pair scores above an impostor pair, a tie counting half."""
+        return float(np.trapezoid(self.tar, self.far))
+
+    def points(self, most: int = 2000) -> dict[str, Scores]:
+        """The curve as arrays for a plot, dense where FAR is small.
+
+        Args:
+            most: how many points at most; a curve with fewer is returned whole.
+
+        Returns:
+            ``far``, ``tar`` and ``threshold``, all of the same length.
+        """
+        last = len(self.threshold) - 1
+        kept = np.arange(last + 1)
+        if last >= most:
+            kept = np.unique(np.r_[0, np.geomspace(1, last, most // 2), np.linspace(0, last, most // 2)].astype(int))
+        return {"far": self.far[kept], "tar": self.tar[kept], "threshold": self.threshold[kept]}
+
+
+def roc(scores: Any, same: Any) -> Roc:
+    """The receiver operating characteristic of scored pairs, with a threshold at every distinct score.
+
+    Args:
+        scores: (P,) finite real numbers, larger for more alike. Pass distances with a minus sign.
+        same: (P,) whether a pair shows one identity: booleans, or 0 and 1. Both must occur.
+
+    Raises:
+        TypeError: scores that are not real numbers.
+        ValueError: NaN or infinity, different lengths, other flags, only genuine or only impostor pairs.
+
+    Example:
+        >>> roc([0.2, 0.9, 0.4, 0.7], [0, 1, 1, 0]).equal_error_rate
+        0.5
+    """
+    return ranked(*checked_pairs(scores, same))
+
+
+def ranked(scores: NDArray, same: Flags) -> Roc:
+    """:func:`roc` of arrays that were checked."""
+    order = np.argsort(-scores, kind="stable")
+    scores, same = scores[order], same[order]
+    ends = last_of_ties(scores)
+    genuine, accepted = same.cumsum()[ends], ends + 1
+    return Roc(
+        np.concatenate([[np.inf], scores[ends]]),
+        np.concatenate([[0], genuine]),
+        np.concatenate([[0], accepted - genuine]),
+        int(same.sum()),
+        int((~same).sum()),
+    )
+
+
+def last_of_ties(scores: NDArray) -> Counts:
+    """Where sorted scores change: the position of the last of each value."""
+    return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+
+
+def checked_pairs(scores: Any, same: Any) -> tuple[Scores, Flags]:
+    """Scores and flags of pairs as plain arrays, by the rules of :func:`roc`."""
+    values = as_array(scores)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"scores must be real numbers, got dtype {values.dtype}. Convert them to float64.")
+    if values.ndim != 1:
+        raise ValueError(f"scores must have shape (pairs,), got shape {values.shape}. Pass one score per pair.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise ValueError(
+            f"scores must be finite, got {values[bad[0]]} at position {bad[0]} ({len(bad)} of {len(values)} pairs). "
+            "Look for overflow, or leave out the pairs that have no score."
+        )
+    return values.astype(np.float64), checked_flags(same, len(values))
+
+
+def checked_flags(same: Any, pairs: int) -> Flags:
+    """Whether each pair shows one identity, (P,) booleans with both values among them."""
+    flags = as_array(same)
+    if flags.shape != (pairs,):
+        raise ValueError(f"same must be one per pair ({pairs}), got shape {flags.shape}. Pass it in the same order.")
+    if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
+        raise ValueError(
+            f"same must be booleans, or 0 and 1, got {flags[~np.isin(flags, (0, 1))][:1].tolist() or flags.dtype}. "
+            "Say True where a pair shows one identity."
+        )
+    flags = flags.astype(bool)
+    if flags.all() or not flags.any():
+        kind = "impostor" if flags.any() else "genuine"
+        raise ValueError(
+            f"same must have genuine and impostor pairs, got {pairs} pairs without a single {kind} one. "
+            "Error rates need both; check which value means the same identity."
+        )
+    return flags

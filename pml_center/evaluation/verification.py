@@ -1,0 +1,315 @@
+"""Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.checks import check_choices
+from pml_center.evaluation.accuracy import over_folds
+from pml_center.evaluation.all_pairs import all_pairs
+from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
+from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, scores_of
+from pml_center.evaluation.report import Report
+from pml_center.evaluation.roc import FEW, Flags, Roc, Scores, checked_pairs, ranked
+from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.statistics import Interval, check_level
+
+DECADES = tuple(
+    10.0**-power for power in range(1, 7)
+)  # targets of FAR, of which those are measured that pairs suffice for
+
+
+def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
+    """The identities that two sets have in common, in the order of the first.
+
+    A model that was trained on people of the test set scores too well. Ask before you evaluate.
+
+    Args:
+        labels: the identity of each image of one set.
+        others: of each image of the other set.
+
+    Example:
+        >>> shared_identities(["Ann", "Bob", "Ann", "Cid"], ["Cid", "Ann"])
+        ['Ann', 'Cid']
+    """
+    known = set(as_list(others))
+    return [label for label in dict.fromkeys(as_list(labels)) if label in known]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VerificationReport(Report):
+    """A report on pairs.
+
+    Args:
+        thresholds: the threshold behind each metric that has one: a pair is accepted where its score is at least that.
+            Of ``accuracy`` over folds it is the mean of theirs.
+        scores: (P,) the score of each pair, larger for more alike; None for all pairs.
+        same: (P,) whether each shows one identity; None for all pairs.
+
+    Example:
+        >>> report = VerificationEvaluator(far=[0.5], ci=None).of_scores([0.9, 0.2, 0.4, 0.6], [1, 1, 0, 0])
+        >>> report.thresholds
+        {'equal_error_rate': 0.6, 'tar_at_far_0.5': 0.6}
+        >>> report.mistakes()
+        array([(1, 0.2), (3, 0.6)], dtype=[('pair', '<i8'), ('score', '<f8')])
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    scores: Scores | None = None
+    same: Flags | None = None
+
+    def mistakes(self, k: int = 20) -> NDArray[np.void]:
+        """The pairs that are judged wrongly by most, at the threshold of the accuracy, else of the equal error rate.
+
+        Args:
+            k: how many at most.
+
+        Returns:
+            A structured array of ``pair`` and ``score``, the worst first.
+
+        Raises:
+            ValueError: a report on all pairs, which keeps none.
+        """
+        if self.scores is None or self.same is None:
+            raise ValueError("mistakes must be asked of a list of pairs, got a report on all pairs. Evaluate a list.")
+        threshold = self.thresholds.get("accuracy", self.thresholds["equal_error_rate"])
+        wrong = np.flatnonzero((self.scores >= threshold) != self.same)
+        by = np.where(self.same[wrong], threshold - self.scores[wrong], self.scores[wrong] - threshold)
+        worst = wrong[np.argsort(-by, kind="stable")[: check_positive("k", k)]]
+        found = np.empty(len(worst), dtype=[("pair", np.int64), ("score", np.float64)])
+        found["pair"], found["score"] = worst, self.scores[worst]
+        return found
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """As :meth:`Report.to_json`, with the thresholds; null where a threshold accepts nothing."""
+        thresholds = {name: value if np.isfinite(value) else None for name, value in self.thresholds.items()}
+        text = json.dumps(json.loads(super().to_json()) | {"thresholds": thresholds}, indent=2)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+
+@dataclass(frozen=True)
+class VerificationEvaluator:
+    """Accuracy, equal error rate and TAR@FAR: of the pairs of a protocol, or of all pairs of labelled rows.
+
+    Args:
+        far: targets of the false accept rate, in (0, 1), each reported as ``tar_at_far_…``: the largest true accept
+            rate of a threshold whose FAR is at most that. None means 0.1, 0.01, …, 1e-6, as far as ten impostor pairs
+            or more may be accepted. A target below that is measured with a warning.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (minus the squared distance).
+        threshold: at which to measure accuracy, e.g. that of other pairs, see :func:`best_threshold`. None means that
+            each fold gets the one that is best on the other folds; pairs without folds then have no accuracy.
+        ci: ``"identity"``: confidence intervals by a two-sample bootstrap that resamples people, or images where
+            nobody says who is on them. None means no intervals.
+        ci_level: the level of the intervals, in (0, 1).
+        resamples: of the bootstrap.
+        seed: of its random numbers.
+        progress: show a progress bar over all pairs, on stderr when that is a terminal and the work takes a while.
+
+    Raises:
+        ValueError: an unknown choice, or a number out of range.
+
+    Example:
+        >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.3, 0.9], [-1, 0.2], [-0.9, -0.1]]
+        >>> print(VerificationEvaluator(ci=None)(embeddings, ["a", "a", "b", "b", "c", "c"]))
+        15 pairs, 3 genuine, 12 impostor: cosine similarity, all pairs
+        equal_error_rate  0.0000
+        >>> pairs = Pairs([0, 1, 2, 3], [1, 5, 3, 4], same=[1, 0, 1, 0], folds=[0, 0, 1, 1])
+        >>> print(VerificationEvaluator(ci=None)(embeddings, pairs=pairs))
+        4 pairs, 2 genuine, 2 impostor, 2 folds: cosine similarity, each fold by the threshold best on the others
+        accuracy          1.0000
+        accuracy_se       0.0000
+        equal_error_rate  0.0000
+        area_under_roc    1.0000
+    """
+
+    far: Sequence[float] | None = None
+    similarity: Similarity = "cosine"
+    threshold: float | None = None
+    ci: Literal["identity"] | None = "identity"
+    ci_level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(similarity=(self.similarity, Similarity))
+        if self.ci is not None:
+            check_choices(ci=(self.ci, Literal["identity"]))
+        for target in self.far or ():
+            if not 0 < target < 1:
+                raise ValueError(f"far must be in (0, 1), got {target!r}. Use 0.001 for one in a thousand.")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
+        check_level(self.ci_level)
+        check_positive("resamples", self.resamples)
+
+    def __call__(
+        self, embeddings: Any, labels: Iterable[Hashable] | None = None, pairs: Pairs | None = None
+    ) -> VerificationReport:
+        """Verify the pairs of a protocol, or all N(N − 1)/2 pairs of rows.
+
+        Args:
+            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+            labels: (N,) the identity of each row, anything hashable. Without pairs they say which pairs are genuine.
+                With pairs they may be left out; they serve the intervals and the checks of the protocol.
+            pairs: those to verify; None means all.
+
+        Returns:
+            The report. All pairs have neither folds nor accuracy: there, the share of impostor pairs is an accident of
+            the data set.
+
+        Raises:
+            TypeError: embeddings that are not real numbers, labels that are not hashable.
+            ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows or the
+                pairs, rows of pairs that do not exist, neither labels nor pairs, no genuine or no impostor pair.
+        """
+        prepared = ExactSearch(embeddings, similarity=self.similarity).queries
+        codes = None if labels is None else class_codes(labels, len(prepared))
+        if pairs is None:
+            if codes is None:
+                raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
+            return self._all(prepared, codes)
+        check_rows(pairs.first, pairs.second, len(prepared))
+        scores = scores_of(prepared, pairs.first, pairs.second, self.similarity).astype(np.float64)
+        people, unit = pairs.people, "people"
+        if codes is not None:
+            people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
+        elif people is None:
+            people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
+        return self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+
+    def of_scores(self, scores: Any, same: Any, folds: Any = None, people: Any = None) -> VerificationReport:
+        """Verify pairs that something else has scored.
+
+        Args:
+            scores: (P,) finite real numbers, larger for more alike. Pass distances with a minus sign.
+            same: (P,) whether a pair shows one identity: booleans, or 0 and 1.
+            folds: (P,) the fold of each pair, or None.
+            people: (P, 2) integers, who is on the two images; None means no intervals.
+
+        Raises:
+            TypeError: scores that are not real numbers, people that are not integers.
+            ValueError: NaN or infinity, different lengths, other flags, a single fold, people that do not fit.
+        """
+        scores, same = checked_pairs(scores, same)
+        folds = None if folds is None else checked_folds(folds, len(scores))
+        people = None if people is None else checked_people(people, same)
+        return self._listed(scores, same, folds, people, "given scores")
+
+    def _listed(
+        self, scores: Scores, same: Flags, folds: Rows | None, people: Rows | None, how: str, unit: str = "people"
+    ) -> VerificationReport:
+        """The report on a list of pairs."""
+        curve = ranked(scores, same)
+        far, warnings = self._targets(curve.impostor_pairs)
+        metrics, thresholds = _rates(curve, far)
+        metrics["area_under_roc"] = curve.area
+        per_fold, right = {}, None
+        counts = {"pairs": len(scores), "genuine": curve.genuine_pairs, "impostor": curve.impostor_pairs}
+        if folds is not None:
+            counts["folds"] = int(folds.max()) + 1
+            warnings += _overlap(people, folds, unit)
+        if self.threshold is not None:
+            right = (scores >= self.threshold) == same
+            metrics, thresholds = {"accuracy": float(right.mean())} | metrics, {"accuracy": self.threshold} | thresholds
+            how += f", accuracy at {self.threshold:g}"
+        elif folds is not None:
+            found = over_folds(scores, same, folds)
+            right, per_fold = (scores >= found.threshold[folds]) == same, {"accuracy": found.accuracy}
+            metrics = {"accuracy": float(found.accuracy.mean()), "accuracy_se": found.standard_error} | metrics
+            thresholds = {"accuracy": float(found.threshold.mean())} | thresholds
+            how += ", each fold by the threshold best on the others"
+        ci = {}
+        if self.ci is not None and people is not None:
+            sample, kept = thinned(scores, same, people)
+            ci = self._intervals(sample, None if right is None else right[kept], far, metrics)
+        return VerificationReport(
+            metrics=metrics,
+            protocol=how,
+            counts=counts,
+            per_unit=per_fold,
+            unit="fold",
+            ci=ci,
+            ci_level=self.ci_level,
+            ci_method=f"two-sample bootstrap over {unit}",
+            curves={"roc": curve.points()},
+            warnings=warnings,
+            thresholds=thresholds,
+            scores=scores,
+            same=same,
+        )
+
+    def _all(self, prepared: Matrix, codes: Rows) -> VerificationReport:
+        """The report on all pairs."""
+        sizes = np.bincount(codes)
+        genuine = int((sizes * (sizes - 1) // 2).sum())
+        impostor = len(codes) * (len(codes) - 1) // 2 - genuine
+        if not genuine or not impostor:
+            raise ValueError(
+                f"labels must make genuine and impostor pairs, got {genuine:,} and {impostor:,}. "
+                "There must be two identities, and one of them needs two rows."
+            )
+        far, warnings = self._targets(impostor)
+        found = all_pairs(prepared, codes, self.similarity, far, self.ci is not None, self.seed, self.progress)
+        metrics, thresholds = _rates(found.exact, far)
+        return VerificationReport(
+            metrics=metrics,
+            protocol=f"{self.similarity} similarity, all pairs",
+            counts={"pairs": genuine + impostor, "genuine": genuine, "impostor": impostor},
+            ci={} if found.sample is None else self._intervals(found.sample, None, far, metrics),
+            ci_level=self.ci_level,
+            ci_method="two-sample bootstrap over people",
+            curves={"roc": found.binned.points()},
+            warnings=warnings,
+            thresholds=thresholds,
+        )
+
+    def _targets(self, impostor_pairs: int) -> tuple[list[float], tuple[str, ...]]:
+        """The targets of FAR to measure, and what makes them doubtful."""
+        if self.far is None:
+            return [target for target in DECADES if target * impostor_pairs >= FEW], ()
+        doubtful = [target for target in self.far if target * impostor_pairs < FEW]
+        if not doubtful:
+            return list(self.far), ()
+        names = ", ".join(f"{target:g}" for target in doubtful)
+        return list(self.far), (
+            f"TAR at FAR {names} is decided by fewer than {FEW} of {impostor_pairs:,} impostor pairs: mostly chance",
+        )
+
+    def _intervals(
+        self, sample: PairSample, right: Flags | None, far: Sequence[float], metrics: Mapping[str, float]
+    ) -> dict[str, Interval]:
+        found = pair_intervals(sample, right, far, self.ci_level, self.resamples, self.seed)
+        return {name: interval for name, interval in found.items() if name in metrics}
+
+
+def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:
+    """The error rates of a curve, and the threshold behind each."""
+    metrics = {"equal_error_rate": curve.equal_error_rate}
+    thresholds = {"equal_error_rate": curve.equal_error_threshold}
+    for target in far:
+        metrics[f"tar_at_far_{target:g}"] = curve.tar_at(target)
+        thresholds[f"tar_at_far_{target:g}"] = curve.threshold_at(target)
+    return metrics, thresholds
+
+
+def _overlap(people: Rows | None, folds: Rows, unit: str) -> tuple[str, ...]:
+    """A warning where folds share people: a threshold was then chosen on those whom it is measured on."""
+    if people is None:
+        return ()
+    seen = np.unique(np.stack([people.ravel(), np.repeat(folds, 2)]), axis=1)[0]
+    folds_of_each = np.unique(seen, return_counts=True)[1]
+    several = int((folds_of_each > 1).sum())
+    if not several:
+        return ()
+    return (
+        f"{several:,} of {len(folds_of_each):,} {unit} appear in several folds: thresholds were chosen on them too",
+    )
