@@ -59,7 +59,7 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
         colour, marker = COLOURS[label % len(COLOURS)], MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
         ax.scatter(own[:, 0], own[:, 1], s=9, linewidths=0, alpha=0.7, color=colour, marker=marker)
     for label in np.unique(labels):  # after all points, so that none hides a name
-        name = str(label if names is None else names[label])
+        name = _as_label(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]
         x, y = np.median(points[labels == label], axis=0)
         ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12, path_effects=outline)
@@ -113,22 +113,17 @@ def projection(
     found, counts = np.unique(labels, return_counts=True)
     largest = found[np.argsort(-counts, kind="stable")][:classes]
     others = points[~np.isin(labels, largest)]
+    drawn, texts = [], []
     if len(others):
-        ax.scatter(
-            others[:, 0],
-            others[:, 1],
-            s=6,
-            linewidths=0,
-            alpha=0.35,
-            color=GREY,
-            label=f"{len(found) - len(largest)} others",
-        )
+        drawn.append(ax.scatter(others[:, 0], others[:, 1], s=6, linewidths=0, alpha=0.35, color=GREY))
+        texts.append(f"{len(found) - len(largest)} others")
     for number, label in enumerate(largest):
         style: dict[str, Any] = {"color": BRIGHT[number % len(BRIGHT)], "marker": MARKERS[number % len(MARKERS)]}
-        name = str(label if names is None else names[label])
         own = points[labels == label]
-        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.8, label=_shorten(name), **style)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
+        drawn.append(ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.8, **style))
+        texts.append(_as_label(label if names is None else names[label]))
+    place: Any = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    ax.legend(drawn, texts, frameon=False, fontsize="small", markerscale=1.5, **place)
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Embeddings in two dimensions")
     return ax
 
@@ -186,12 +181,17 @@ def similarity_histogram(
     low, high = min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max())
     margin = 1e-6 * max(1, abs(low), abs(high))  # equal scores need a width too
     bins = np.linspace(low - margin, high + margin, 61)
-    for scores, name, colour, hatch in ((genuine, "genuine", GENUINE, ""), (impostor, "impostor", IMPOSTOR, "///")):
+    for scores, name, colour, dashes in ((genuine, "genuine", GENUINE, "-"), (impostor, "impostor", IMPOSTOR, "--")):
         shares = 100 * np.histogram(scores, bins)[0] / len(scores)
-        paint: dict[str, Any] = {"facecolor": (colour, 0.35), "edgecolor": colour, "linewidth": 1.2, "hatch": hatch}
+        paint: dict[str, Any] = {
+            "facecolor": (colour, 0.35),
+            "edgecolor": colour,
+            "linewidth": 1.4,
+            "linestyle": dashes,
+        }
         ax.stairs(shares, bins, fill=True, label=name, **paint)
     if threshold is not None:
-        ax.axvline(threshold, color=GREY, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.3f}")
+        ax.axvline(threshold, color=GREY, linewidth=1.5, label=f"threshold {threshold:.3f}")
     ax.legend(frameon=False)
     ax.set(xlabel=similarity, ylabel="pairs of the kind, %", title="Similarity of pairs")
     return ax
@@ -471,5 +471,8 @@ def _curve(far: Any, tar: Any, low: Any, high: Any) -> list[Any]:
     return found
 
 
-def _shorten(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _as_label(name: object, most: int = 24) -> str:
+    """A name as text to draw: short, in one line, with characters that a font can have, and no mathematics."""
+    text = " ".join(str(name).encode("utf-8", "backslashreplace").decode("utf-8").split())
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.replace("$", r"\$")

@@ -88,6 +88,15 @@ def test_a_projection_colours_the_largest_classes_and_greys_the_others():
     assert len(styles(plots.projection(ROWS, np.arange(40) % 10))) == 10
 
 
+def test_names_of_classes_may_be_any_text():
+    names = ["_hidden", "$x$ costs $", "caf\udce9", "two\nlines", "n" * 99]
+    ax = plots.projection(ROWS, np.arange(40) % 5, names)
+    ax.figure.savefig(io.BytesIO(), format="svg")
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["_hidden", r"\$x\$ costs \$", r"caf\udce9", "two lines", "n" * 23 + "…"]
+    plots.features(ROWS[:, :2], np.arange(40) % 5, names).figure.savefig(io.BytesIO())
+
+
 def test_a_projection_shows_the_directions_of_most_variance():
     rows = np.zeros((50, 5))
     rows[:, 3] = np.linspace(-9, 9, 50)

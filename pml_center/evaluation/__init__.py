@@ -1,6 +1,7 @@
 """Exact retrieval evaluation: embed, search, measure, report."""
 
 from pml_center.evaluation.embed import embed
+from pml_center.evaluation.html_report import write_html
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval import (
     RetrievalEvaluator,
@@ -39,4 +40,5 @@ __all__ = [
     "resampled_counts",
     "two_sample_bootstrap",
     "wilson_interval",
+    "write_html",
 ]
