@@ -1,15 +1,135 @@
-"""From a model and images to embeddings."""
+"""From a model and images to embeddings, and the folder that keeps them."""
 
-from collections.abc import Iterable, Iterator
+import csv
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from pml_center.data import LabeledImages, eval_transform
 from pml_center.evaluation.inputs import as_array
+
+
+class Samples(NamedTuple):
+    """Embeddings, and the label, group and name of each.
+
+    Args:
+        embeddings: (N, D), an array, a memory-mapped file or a tensor.
+        labels: (N,) the class of each row: integers, strings or anything hashable.
+        groups: (N,) the camera, sequence or session of each row; None where there are none.
+        names: (N,) what to call each row, e.g. its path; None where nobody said.
+    """
+
+    embeddings: Any
+    labels: Any
+    groups: Sequence[Hashable] | None = None
+    names: Sequence[str] | None = None
+
+
+def save_samples(folder: str | Path, samples: Samples) -> None:
+    """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group), which every evaluator takes.
+
+    Args:
+        folder: to write to; made where it is missing.
+        samples: what to write. Labels, groups and names are written as text.
+
+    Raises:
+        ValueError: columns of other lengths than the embeddings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_samples(folder, Samples(np.ones((2, 3), np.float32), ["ant", "bee"], names=["a.png", "b.png"]))
+        ...     read = load_samples(folder)
+        ...     read.embeddings.shape, read.labels, read.groups, read.names
+        ((2, 3), ['ant', 'bee'], None, ['a.png', 'b.png'])
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    embeddings = as_array(samples.embeddings)
+    columns = {"path": samples.names, "label": as_array(samples.labels).tolist(), "group": samples.groups}
+    present = {name: list(values) for name, values in columns.items() if values is not None}
+    for name, values in present.items():
+        if len(values) != len(embeddings):
+            raise ValueError(f"{name} must be one per row ({len(embeddings)}), got {len(values)}. Give them in order.")
+    np.save(folder / "embeddings.npy", embeddings)
+    with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(present)
+        writer.writerows(zip(*present.values(), strict=True))
+
+
+def load_samples(folder: str | Path) -> Samples:
+    """Read a folder that :func:`save_samples` wrote. Embeddings stay on disk until they are looked at.
+
+    Raises:
+        FileNotFoundError: no such files.
+        ValueError: files that do not fit together.
+    """
+    folder = Path(folder)
+    missing = [name for name in ("embeddings.npy", "samples.csv") if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
+            "Write them with save_samples, or with `pml-center embed`."
+        )
+    embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if len(rows) != len(embeddings) or (rows and "label" not in rows[0]):
+        raise ValueError(
+            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got {len(rows)} rows with "
+            f"columns {list(rows[0]) if rows else []} in {str(folder)!r}. Embed the data set again."
+        )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
+
+
+def embed_samples(
+    model: nn.Module,
+    data: Any,
+    device: str | torch.device | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: bool = True,
+) -> Samples:
+    """Embed a data set, with the labels and names that it knows.
+
+    Args:
+        model: images (B, ...) -> embeddings (B, D).
+        data: a DataLoader of (images, labels, ...), a data set of (image, label, ...), or
+            :class:`~pml_center.data.LabeledImages`, which names its classes and files. Where these have no transform,
+            they get the one that the model asks for.
+        device: see :func:`embed`.
+        batch_size: images at a time, where ``data`` is not a DataLoader.
+        workers: processes that read images, likewise.
+        progress: see :func:`embed`.
+
+    Raises:
+        ValueError: as for :func:`embed`; images without a transform for a model that does not say what it needs.
+
+    Example:
+        >>> from pml_center import create_embedder
+        >>> from pml_center.data import digits
+        >>> samples = embed_samples(create_embedder("convnet", embedding_size=4), digits().subset([0, 1, 1000]))
+        >>> samples.embeddings.shape, samples.labels, samples.names
+        ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
+    """
+    names, classes = None, None
+    if isinstance(data, LabeledImages):
+        names, classes = [data.name(i) for i in range(len(data))], data.classes
+        data = data if data.transform else data.with_transform(_transform_of(model))
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size, num_workers=workers)
+    embeddings, labels = embed(model, data, device, progress)
+    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], None, names)
 
 
 def embed(
@@ -86,3 +206,13 @@ def _check_batch(output: Tensor, labels: NDArray) -> None:
             f"labels must have shape (batch,), got shape {labels.shape} for {len(output)} embeddings. "
             "Use labels.argmax(1) for one-hot labels."
         )
+
+
+def _transform_of(model: nn.Module) -> Any:
+    needed = [getattr(model, name, None) for name in ("image_size", "in_chans", "mean", "std")]
+    if None in needed:
+        raise ValueError(
+            f"data must have a transform because {type(model).__name__} does not say what its input looks like, got "
+            "none. Use data.with_transform(...), or a model of create_embedder."
+        )
+    return eval_transform(*needed)  # type: ignore[arg-type]

@@ -1,11 +1,23 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
+
+Names = Sequence[str] | None
+
+
+def row_name(row: int, names: Names) -> str:
+    """A row in an error: its number, and what it is called.
+
+    Example:
+        >>> row_name(1, ["a.png", "b.png"])
+        'row 1 (b.png)'
+    """
+    return f"row {row}" if names is None else f"row {row} ({names[row]})"
 
 
 def as_array(values: Any) -> NDArray:
@@ -16,13 +28,14 @@ def as_array(values: Any) -> NDArray:
     return np.asarray(values)
 
 
-def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32) -> NDArray:
+def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Names = None) -> NDArray:
     """Embeddings as a finite, C-contiguous (N, D) array, copied only where that is needed.
 
     Args:
         values: (N, D) real numbers: a numpy array or memmap of any layout, a tensor on any device, nested lists.
         name: what to call them in an error.
         dtype: floating-point type of the result.
+        names: (N,) what to call the rows in an error, e.g. their paths.
 
     Raises:
         TypeError: values that are not real numbers.
@@ -48,7 +61,7 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32) -> NDArray:
     if len(bad):
         row = matrix[bad[0]]
         raise ValueError(
-            f"{name} must be finite, got {row[~np.isfinite(row)][0]} in row {bad[0]} "
+            f"{name} must be finite, got {row[~np.isfinite(row)][0]} in {row_name(bad[0], names)} "
             f"({len(bad)} of {len(matrix)} rows). Look for overflow in half precision or for a training that diverged."
         )
     return matrix

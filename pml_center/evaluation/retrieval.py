@@ -1,145 +1,74 @@
-"""Retrieval metrics: functions of hits, and the evaluator that finds the hits.
+"""Retrieval: each query is searched for among references, and what is found is measured."""
 
-A *hit* is a neighbour with the query's label. The functions here see only which neighbours are hits and how many
-references could be; finding the neighbours is the business of ``search``.
-"""
-
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from pml_center.checks import unknown_name
-from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.checks import check_choices, unknown_name
+from pml_center.evaluation.distance_search import native_similarity
+from pml_center.evaluation.embed import Samples, embed_samples, load_samples
+from pml_center.evaluation.gallery import Ties
+from pml_center.evaluation.index_search import DEPTH, IndexSearch
+from pml_center.evaluation.inputs import check_positive
+from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
-from pml_center.evaluation.search import ExactSearch, Similarity
+from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
+from pml_center.evaluation.search import Ids, Similarity, import_faiss
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, wilson_interval
 
-Hits = NDArray[np.bool_]
-Counts = NDArray[np.int64]
-Values = NDArray[np.float64]
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
+Metric = Callable[[Ranking], Values]
 
 KEPT = 10  # neighbours that a report keeps of each query
-
-
-def recall_at_k(hits: Hits, k: int) -> Values:
-    """Whether a query has a hit among its first k neighbours: 0 or 1, shape (Q,).
-
-    The Recall@K of metric learning, also called hit rate, or CMC@K in re-identification. It is not the recall of
-    information retrieval, the share of relevant references that were found.
-
-    Args:
-        hits: (Q, K) whether the i-th neighbour has the query's label; the query itself removed.
-        k: neighbours that count, in [1, K].
-
-    Raises:
-        ValueError: ``k`` out of range.
-
-    Example:
-        >>> recall_at_k(np.array([[False, True, True], [False, False, True]]), k=2)
-        array([1., 0.])
-    """
-    check_positive("k", k)
-    _check_depth(hits, k, "k")
-    return np.asarray(hits[:, :k].any(axis=1), dtype=np.float64)
-
-
-def precision_at_1(hits: Hits) -> Values:
-    """Whether the nearest neighbour is a hit: 0 or 1, shape (Q,). Equal to ``recall_at_k(hits, 1)``.
-
-    Args:
-        hits: (Q, K) whether the i-th neighbour has the query's label; the query itself removed.
-
-    Example:
-        >>> precision_at_1(np.array([[False, True], [True, False]]))
-        array([0., 1.])
-    """
-    return recall_at_k(hits, 1)
-
-
-def r_precision(hits: Hits, relevant: Counts) -> Values:
-    """The share of hits among a query's first R neighbours: in [0, 1], shape (Q,); 0 where R is 0.
-
-    Args:
-        hits: (Q, K) whether the i-th neighbour has the query's label; the query itself removed.
-        relevant: (Q,) the number R of references with the query's label, at most K.
-
-    Raises:
-        ValueError: a query with more relevant references than neighbours.
-
-    Example:
-        >>> r_precision(np.array([[True, False, True]]), np.array([2]))
-        array([0.5])
-    """
-    return _first_r(hits, relevant).sum(axis=1) / np.maximum(relevant, 1)
-
-
-def mean_average_precision_at_r(hits: Hits, relevant: Counts) -> Values:
-    """MAP@R of each query: in [0, 1], shape (Q,); 0 where R is 0.
-
-    The mean over the first R neighbours of the precision up to that neighbour where it is a hit, and of 0 where it is
-    not: R-precision that also rewards hits for coming early. Never above R-precision.
-
-    Args:
-        hits: (Q, K) whether the i-th neighbour has the query's label; the query itself removed.
-        relevant: (Q,) the number R of references with the query's label, at most K.
-
-    Raises:
-        ValueError: a query with more relevant references than neighbours.
-
-    Example:
-        >>> mean_average_precision_at_r(np.array([[True, False, True]]), np.array([3])).round(4)
-        array([0.5556])
-
-    Source: Musgrave et al., A Metric Learning Reality Check, ECCV 2020, arXiv:2003.08505, section 3.2.
-    """
-    hits = _first_r(hits, relevant)
-    precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
-    return (precision * hits).sum(axis=1) / np.maximum(relevant, 1)
-
-
-def _first_r(hits: Hits, relevant: Counts) -> Hits:
-    """The hits (Q, K) that stand among a query's first R neighbours."""
-    _check_depth(hits, int(relevant.max(initial=0)), "relevant")
-    return hits & (np.arange(hits.shape[1]) < relevant[:, None])
-
-
-def _check_depth(hits: Hits, needed: int, name: str) -> None:
-    if needed > hits.shape[1]:
-        raise ValueError(
-            f"{name} must be at most the number of neighbours per query ({hits.shape[1]}), got {needed}. "
-            "Search for more neighbours: with fewer the metric would come out wrong."
-        )
+MANY_TIES = 0.01  # share of queries from which on a report warns
 
 
 @dataclass(frozen=True)
 class RetrievalEvaluator:
-    """Exact retrieval metrics of embeddings: Recall@K, Precision@1, R-precision and MAP@R.
+    """Retrieval metrics of embeddings, by exact search unless asked otherwise, with confidence intervals.
 
-    The metrics bear PML's names and equal PML's values. As many neighbours are searched for as the metrics need.
+    The metrics bear PML's names and equal PML's values. As many neighbours are searched for as the metrics need. The
+    same object is an ``accuracy_calculator`` for PML's testers and hooks.
 
     Args:
+        metrics: which to measure. ``"precision_at_K"``, ``"ir_recall_at_K"``, ``"map_at_K"`` and ``"ndcg_at_K"`` for
+            any K; ``"r_precision"`` and ``"mean_average_precision_at_r"`` look at as many neighbours as there are
+            relevant references; ``"mean_average_precision"``, ``"mean_reciprocal_rank"`` and
+            ``"mean_inverse_negative_penalty"`` rank the whole gallery, which takes longer.
         recall_at: the K of each ``recall_at_K``.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
-        singletons: what to do with a query whose label no reference has. ``"skip"`` leaves it out and counts it, as PML
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"`` or a distance of PML.
+        index: ``"Flat"`` searches exactly. Any other string for ``faiss.index_factory``, or a ``knn_func`` of PML,
+            proposes candidates, and the report says how many of the true neighbours they hold.
+        singletons: what to do with a query that has nothing to find. ``"skip"`` leaves it out and counts it, as PML
             leaves it out; ``"zero"`` counts it as found wrong in every metric; ``"error"`` refuses it.
+        ties: ``"index"`` ranks equal scores by row; ``"expected"`` takes the mean over all orders of equal scores, and
+            ranks the whole gallery for it.
         ci: what the bootstrap of the confidence intervals resamples: ``"query"``, or ``"class"``, with all its queries.
             None means no intervals. Never the references: a duplicate would be a perfect neighbour.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap.
         seed: of its random numbers.
+        chunk_size: at most this many queries at a time; None lets memory decide. The result does not depend on it.
 
     Raises:
-        ValueError: an unknown choice, or a K that is not a positive integer.
+        ImportError: faiss is not installed.
+        TypeError: a similarity that is neither a name nor a PML distance.
+        ValueError: an unknown choice or metric, a K that is not a positive integer, a metric of the whole gallery or
+            ``ties="expected"`` with an index that does not rank it.
 
     Example:
-        >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.4, 0.8], [0.8, 0.6]]
+        >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.4, 0.8], [0.7, 0.7]]
         >>> print(RetrievalEvaluator(recall_at=(1, 2))(embeddings, ["a", "a", "b", "b", "c"]))
-        4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out
+        4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out, ties 0.0 %
         recall_at_1                  0.7500  [0.2500, 1.0000]
         recall_at_2                  1.0000  [0.5101, 1.0000]
         precision_at_1               0.7500  [0.2500, 1.0000]
@@ -148,139 +77,307 @@ class RetrievalEvaluator:
         95 % intervals: bootstrap over queries
     """
 
+    metrics: Sequence[str] = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     recall_at: Sequence[int] = (1, 2, 4, 8)
-    similarity: Similarity = "cosine"
+    similarity: Any = "cosine"
+    index: Any = "Flat"
     singletons: Singletons = "skip"
+    ties: Ties = "index"
     ci: Resampled | None = "query"
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("similarity", self.similarity, get_args(Similarity)),
-            ("singletons", self.singletons, get_args(Singletons)),
-        ):
-            if value not in choices:
-                raise ValueError(unknown_name(name, str(value), choices, f"Choose from {', '.join(choices)}."))
-        if self.ci not in (None, *get_args(Resampled)):
-            raise ValueError(unknown_name("ci", str(self.ci), get_args(Resampled), "Choose 'query', 'class' or None."))
+        import_faiss()
+        choices = {"singletons": (self.singletons, Singletons), "ties": (self.ties, Ties)}
+        check_choices(**choices, **({} if self.ci is None else {"ci": (self.ci, Resampled)}))
+        if isinstance(self.similarity, str):
+            check_choices(similarity=(self.similarity, Similarity))
+        elif native_similarity(self.similarity) is None and self.index != "Flat":
+            raise ValueError(
+                f"index must be 'Flat' with {type(self.similarity).__name__}, got {self.index!r}. "
+                "faiss cannot index that distance."
+            )
         check_level(self.ci_level)
         check_positive("resamples", self.resamples)
         for k in self.recall_at:
             check_positive("recall_at", k)
+        if self._ranks_gallery and self.index != "Flat":
+            reason = "ties='expected'" if self.ties == "expected" else "metrics of the whole gallery"
+            raise ValueError(f"index must be 'Flat' with {reason}, got {self.index!r}. An index gives only neighbours.")
 
     def __call__(
         self,
         embeddings: Any,
-        labels: Iterable[Hashable],
-        references: Any = None,
-        reference_labels: Iterable[Hashable] | None = None,
+        labels: Iterable[Hashable] | None = None,
+        gallery: Any = None,
+        gallery_labels: Iterable[Hashable] | None = None,
+        query_groups: Iterable[Hashable] | None = None,
+        gallery_groups: Iterable[Hashable] | None = None,
+        names: Sequence[str] | None = None,
+        gallery_names: Sequence[str] | None = None,
     ) -> RetrievalReport:
-        """Evaluate embeddings, each against all the others or against references.
+        """Evaluate embeddings, each against all the others or against a gallery.
 
         Args:
-            embeddings: (Q, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+            embeddings: (Q, D) finite real numbers: a numpy array or memmap, or a tensor on any device. Or a folder that
+                ``save_samples`` wrote, which brings labels, groups and names along.
             labels: (Q,) the class of each row: integers, strings or anything hashable.
-            references: (N, D) rows to search in. None means leave-one-out: each row is searched for among the others.
-            reference_labels: (N,) the class of each reference.
+            gallery: (N, D) references to search in, or a folder. None means leave-one-out: each row is searched for
+                among the others.
+            gallery_labels: (N,) the class of each reference.
+            query_groups: (Q,) the camera, sequence or session of each query. References with the label and the group of
+                a query do not exist for it.
+            gallery_groups: (N,) the group of each reference; not for leave-one-out.
+            names: (Q,) what the report calls the queries, e.g. their paths.
+            gallery_names: (N,) what it calls the references.
 
         Returns:
-            The report: means over the queries, and the values of each query.
+            The report: means over the queries, the values of each query, and its first neighbours.
 
         Raises:
             TypeError: embeddings that are not real numbers, labels that are not hashable.
-            ValueError: as for :func:`nearest_neighbours`; labels that do not match their rows; references without
-                labels; no query with a relevant reference.
+            ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; a gallery
+                without labels; no query with a relevant reference.
         """
-        if (references is None) != (reference_labels is None):
-            given = "reference_labels" if references is None else "references"
-            raise ValueError(
-                f"references and reference_labels must come together, got only {given}. "
-                "Pass both, or neither for leave-one-out."
-            )
-        search = ExactSearch(embeddings, references, self.similarity)
-        known: dict[Hashable, int] = {}
-        codes = class_codes(labels, len(search.queries), "labels", known)
-        reference_codes = codes
-        if reference_labels is not None:
-            reference_codes = class_codes(reference_labels, len(search.references), "reference_labels", known)
-        relevant = np.bincount(reference_codes, minlength=len(known))[codes] - search.leave_one_out  # (Q,)
-        self._check_singletons(relevant, list(known), codes)
-        per_query, neighbours = self._per_query(search, codes, reference_codes, relevant)
-        skipped = int((relevant == 0).sum()) if self.singletons == "skip" else 0
-        return RetrievalReport(
-            metrics={name: float(np.nanmean(values)) for name, values in per_query.items()},
-            protocol=self._protocol(search.leave_one_out),
-            counts={"queries": len(codes) - skipped, "references": len(search.references), "skipped": skipped},
-            per_unit=per_query,
-            ci=self._intervals(per_query, codes),
-            ci_level=self.ci_level,
-            ci_method=f"bootstrap over {'queries' if self.ci == 'query' else 'classes'}",
-            classes=list(known),
-            codes=codes,
-            reference_codes=reference_codes,
-            neighbours=neighbours,
-            similarity=self.similarity,
-            leave_one_out=search.leave_one_out,
-        )
+        queries = _samples(embeddings, labels, query_groups, names, "")
+        if gallery is None and gallery_labels is None:
+            if gallery_groups is not None:
+                raise ValueError("gallery_groups must come with a gallery, got only groups. Pass query_groups alone.")
+            return self._evaluate(queries, None)
+        return self._evaluate(queries, _samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_"))
 
-    def _check_singletons(self, relevant: Counts, names: list[Hashable], codes: Counts) -> None:
-        alone = np.flatnonzero(relevant == 0)
-        if len(alone) == len(relevant):
+    def run(
+        self,
+        model: nn.Module,
+        data: Any,
+        gallery: Any = None,
+        device: str | torch.device | None = None,
+        **loading: Any,
+    ) -> RetrievalReport:
+        """Embed data with a model and evaluate the embeddings.
+
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            gallery: likewise; None means leave-one-out.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+
+        Example:
+            >>> from torch.utils.data import TensorDataset
+            >>> data = TensorDataset(torch.tensor([[1.0, 0], [2, 1], [0, 1], [1, 2]]), torch.tensor([0, 0, 1, 1]))
+            >>> RetrievalEvaluator().run(nn.Identity(), data)["precision_at_1"]
+            1.0
+        """
+        queries = embed_samples(model, data, device, **loading)
+        return self._evaluate(queries, None if gallery is None else embed_samples(model, gallery, device, **loading))
+
+    def get_accuracy(
+        self,
+        query: Any,
+        query_labels: Any,
+        reference: Any = None,
+        reference_labels: Any = None,
+        ref_includes_query: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> dict[str, float]:
+        """Evaluate as PML's ``AccuracyCalculator`` does, for its testers: each metric's mean, without intervals.
+
+        Args:
+            query: (Q, D) embeddings.
+            query_labels: (Q,) the class of each.
+            reference: (N, D); None means leave-one-out.
+            reference_labels: (N,) the class of each.
+            ref_includes_query: the first Q references are the queries, each of which is left out for itself.
+            include: the metrics to return; none means all.
+            exclude: metrics not to return.
+
+        Raises:
+            ValueError: as for calling the evaluator; names of metrics that it does not measure; first references that
+                are not the queries although ``ref_includes_query`` says so.
+        """
+        known = self.get_curr_metrics()
+        for name in (*include, *exclude):
+            if name not in known:
+                raise ValueError(unknown_name("metric", name, known, f"This evaluator has {', '.join(known)}."))
+        wanted = tuple(name for name in include or known if name not in exclude)
+        references = None if reference is None else Samples(reference, reference_labels)
+        evaluator = replace(self, metrics=wanted, recall_at=())
+        task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
+        values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
+        return {name: float(np.nanmean(value)) for name, value in values.items()}
+
+    def get_curr_metrics(self) -> list[str]:
+        """The names of the metrics, as PML's hooks ask for them."""
+        return list(self._functions)
+
+    def description(self) -> str:
+        """What PML's testers add to the name of a record: nothing."""
+        return ""
+
+    @property
+    def _functions(self) -> dict[str, Metric]:
+        """Each metric's function."""
+        names = [*(f"recall_at_{k}" for k in self.recall_at), *self.metrics]
+        return {name: metric_function(name) for name in names}
+
+    @property
+    def _ranks_gallery(self) -> bool:
+        return self.ties == "expected" or any(name in WHOLE_GALLERY for name in self._functions)
+
+    def _open(self, queries: Samples, references: Samples | None, included: bool = False) -> RetrievalTask:
+        task = open_task(queries, references, self.similarity, self.index, included)
+        alone = np.flatnonzero(task.relevant == 0)
+        if len(alone) == len(task.codes):
             raise ValueError(
-                f"labels must be shared by queries and references, got {len(relevant)} queries without a reference of "
+                f"labels must be shared by queries and references, got {len(alone)} queries without a reference of "
                 "their label. Check that both sets name their classes alike and that classes repeat."
             )
         if len(alone) and self.singletons == "error":
             raise ValueError(
-                f"labels must each have a reference because singletons='error', got {names[codes[alone[0]]]!r} at "
-                f"position {alone[0]} without one ({len(alone)} of {len(relevant)} queries). "
-                "Use singletons='skip' or 'zero', or remove these queries."
+                f"labels must each have a reference because singletons='error', got "
+                f"{task.classes[task.codes[alone[0]]]!r} at position {alone[0]} without one ({len(alone)} of "
+                f"{len(task.codes)} queries). Use singletons='skip' or 'zero', or remove these queries."
             )
+        return task
 
-    def _per_query(
-        self, search: ExactSearch, codes: Counts, reference_codes: Counts, relevant: Counts
-    ) -> tuple[dict[str, Values], Neighbours]:
-        """Each metric's values (Q,) and the first neighbours, from one chunk of hits at a time."""
-        empty = np.full(len(codes), 0.0 if self.singletons == "zero" else np.nan)
-        values: dict[str, Values] = {}
-        k = min(max(KEPT, *self.recall_at, int(relevant.max())), search.available)
-        kept = min(KEPT, k)
-        neighbours = Neighbours(np.empty((len(codes), kept), np.int64), np.empty((len(codes), kept), np.float32))
-        for rows, ids, scores in search.chunks(k):
-            neighbours.ids[rows], neighbours.scores[rows] = ids[:, :kept], scores[:, :kept]
-            hits = reference_codes[ids] == codes[rows, None]
-            for name, value in self._metrics(hits, relevant[rows]).items():
-                values.setdefault(name, empty.copy())[rows] = value
-        for value in values.values():
-            value[relevant == 0] = 0 if self.singletons == "zero" else np.nan
-        return values, neighbours
+    def _evaluate(self, queries: Samples, references: Samples | None) -> RetrievalReport:
+        """Evaluate queries among references, or among themselves."""
+        task = self._open(queries, references)
+        neighbours = Neighbours.none(len(task.codes), min(KEPT, int(task.search.available.max())))
+        values, tied = self._measure(task, neighbours)
+        measured = ~np.isnan(next(iter(values.values())))
+        tie_rate = float(tied[measured].mean())
+        metrics, ci = self._summarise(values, task.codes)
+        return RetrievalReport(
+            metrics=metrics,
+            protocol=self._protocol(task, tie_rate, queries.groups is not None),
+            counts={
+                "queries": int(measured.sum()),
+                "references": len(task.reference_codes),
+                "skipped": int((~measured).sum()),
+                "duplicates": _duplicates(task, neighbours),
+            },
+            per_unit=values,
+            ci=ci,
+            ci_level=self.ci_level,
+            ci_method=f"bootstrap over {'queries' if self.ci == 'query' else 'classes'}",
+            warnings=_warnings(tie_rate),
+            classes=task.classes,
+            codes=task.codes,
+            reference_codes=task.reference_codes,
+            neighbours=neighbours,
+            similarity=task.search.similarity,
+            leave_one_out=references is None,
+            names=queries.names,
+            reference_names=(references or queries).names,
+            tie_rate=tie_rate,
+        )
 
-    def _metrics(self, hits: Hits, relevant: Counts) -> dict[str, Values]:
-        recalls = {f"recall_at_{k}": recall_at_k(hits, min(k, hits.shape[1])) for k in self.recall_at}
-        return recalls | {
-            "precision_at_1": precision_at_1(hits),
-            "r_precision": r_precision(hits, relevant),
-            "mean_average_precision_at_r": mean_average_precision_at_r(hits, relevant),
-        }
+    def _measure(self, task: RetrievalTask, neighbours: Neighbours) -> tuple[dict[str, Values], NDArray[np.bool_]]:
+        """Each metric's values (Q,), NaN for a query that is left out, and where ties decide (Q,)."""
+        functions = self._functions
+        deepest = max((f.keywords["k"] for f in functions.values() if isinstance(f, partial)), default=0)
+        empty = np.full(len(task.codes), 0.0 if self.singletons == "zero" else np.nan)
+        values = {name: empty.copy() for name in functions}
+        tied = np.zeros(len(task.codes), dtype=bool)
+        needed = np.full(len(task.codes), 0)
+        if not self._ranks_gallery:
+            needed = (
+                np.maximum(deepest, task.relevant) if any(name in FIRST_R for name in functions) else needed + deepest
+            )
+        chunks = task.first_neighbours(needed, neighbours, self.chunk_size)
+        if self._ranks_gallery:
+            if neighbours.ids.size:  # the report shows them all the same
+                deque(chunks, maxlen=0)
+            chunks = task.whole_gallery(self.ties, deepest)
+        for rows, ranking, undecided in progress_bar(chunks, len(task.codes)):
+            tied[rows] = undecided
+            some = ranking.relevant > 0
+            for name, function in functions.items():
+                values[name][rows[some]] = function(ranking)[some]
+        return values, tied
 
-    def _intervals(self, per_query: dict[str, Values], codes: Counts) -> dict[str, Interval]:
-        """Each metric's interval; Wilson's where every query has 0 or every query 1, and no resample differs."""
+    def _summarise(self, values: dict[str, Values], codes: Ids) -> tuple[dict[str, float], dict[str, Interval]]:
+        """The means over queries, and over classes where these have different numbers of queries; their intervals."""
+        table = np.stack(list(values.values()))
+        measured = ~np.isnan(table[0])
+        table, codes = table[:, measured], np.unique(codes[measured], return_inverse=True)[1]
+        sizes = np.bincount(codes)
+        metrics = dict(zip(values, table.mean(axis=1).tolist(), strict=True))
+        ci = self._intervals(list(values), table, codes if self.ci == "class" else None)
+        if sizes.min() < sizes.max():
+            by_class = np.stack([np.bincount(codes, row) / sizes for row in table])  # (M, C)
+            names = [f"macro_{name}" for name in values]
+            metrics |= zip(names, by_class.mean(axis=1).tolist(), strict=True)
+            ci |= self._intervals(names, by_class, None)
+        return metrics, ci
+
+    def _intervals(self, names: list[str], table: NDArray[np.float64], clusters: Ids | None) -> dict[str, Interval]:
+        """The interval of each row's mean; Wilson's where all values are 0 or all are 1, and no resample differs."""
         if self.ci is None:
             return {}
-        clusters = codes if self.ci == "class" else None
-        table = np.stack(list(per_query.values()))
         found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
-        intervals = dict(zip(per_query, found, strict=True))
-        for name, (low, high) in intervals.items():
-            if low == high and low in (0, 1):
-                queries = int((~np.isnan(per_query[name])).sum())
-                intervals[name] = wilson_interval(low * queries, queries, self.ci_level)
-        return intervals
+        units = table.shape[1] if clusters is None else len(np.unique(clusters))
+        return {
+            name: wilson_interval(low * units, units, self.ci_level) if low == high and low in (0, 1) else (low, high)
+            for name, (low, high) in zip(names, found, strict=True)
+        }
 
-    def _protocol(self, leave_one_out: bool) -> str:
-        protocol = f"exact {self.similarity} search, " + ("leave-one-out" if leave_one_out else "separate references")
+    def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
+        search = task.search
+        parts = [f"exact {search.similarity} search"]
+        if isinstance(search, IndexSearch):
+            kind = self.index if isinstance(self.index, str) else type(self.index).__name__
+            parts = [f"{kind} {search.similarity} search (finds {search.recall():.1%} of the first {DEPTH} neighbours)"]
+        parts.append("leave-one-out" if search.leave_one_out else "separate references")
+        if groups:
+            parts.append("without references of the same label and group")
         if self.singletons == "zero":
-            protocol += ", 0 for queries without a relevant reference"
-        return protocol
+            parts.append("0 for queries without a relevant reference")
+        parts.append(f"ties {100 * tie_rate:.1f} %")
+        if self.ties == "expected":
+            parts[-1] += " in expectation"
+        return ", ".join(parts)
+
+
+def _samples(values: Any, labels: Any, groups: Any, names: Any, kind: str) -> Samples:
+    """What was given, or what a folder holds where nothing was given."""
+    if isinstance(values, (str, Path)):
+        stored = load_samples(values)
+        given = Samples(stored.embeddings, labels, groups, names)
+        return Samples(*(old if new is None else new for old, new in zip(stored, given, strict=True)))
+    if values is None or labels is None:
+        prefix = "gallery" if kind else "embeddings"
+        raise ValueError(
+            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
+            "Pass both, or a folder of save_samples."
+        )
+    return Samples(values, labels, groups, names)
+
+
+def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:
+    """How many queries have the very embedding of their nearest reference."""
+    nearest, count = neighbours.ids[:, 0], 0
+    for start in range(0, len(nearest), 1024):
+        some = nearest[start : start + 1024]
+        equal = (task.search.queries[start : start + 1024] == task.search.references[some]).all(axis=1)
+        count += int((equal & (some >= 0)).sum())
+    return count
+
+
+def _warnings(tie_rate: float) -> tuple[str, ...]:
+    if tie_rate <= MANY_TIES:
+        return ()
+    return (
+        f"for {tie_rate:.1%} of the queries a right and a wrong reference have the same score. Have the embeddings "
+        "collapsed, or were they quantised? ties='expected' does not depend on the order of the rows.",
+    )

@@ -20,6 +20,11 @@ class Neighbours(NamedTuple):
     ids: NDArray[np.int64]  # (Q, K) rows of the references
     scores: NDArray[np.float32]  # (Q, K), larger is nearer
 
+    @classmethod
+    def none(cls, queries: int, k: int = 0) -> "Neighbours":
+        """No neighbours yet, with room for k of each query."""
+        return cls(np.full((queries, k), -1), np.full((queries, k), -np.inf, dtype=np.float32))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetrievalReport(Report):

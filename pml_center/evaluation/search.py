@@ -7,14 +7,18 @@ when its last neighbour beats everything that was not proposed by more than roun
 function of the vectors alone.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.checks import unknown_name
-from pml_center.evaluation.inputs import as_array, as_matrix, check_positive
+from pml_center.checks import check_choices
+from pml_center.evaluation.inputs import Names, as_array, as_matrix, check_positive, row_name
+from pml_center.evaluation.ordering import order_keys, rows_of, scores_of
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 Ids = NDArray[np.int64]
@@ -81,6 +85,10 @@ class ExactSearch:
         queries: (Q, D) finite real numbers.
         references: (N, D) rows to search in, or None for leave-one-out.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
+        excluded: integers (Q,) and (N,) in [0, ...): references with the number of a query do not exist for it. None
+            means the query itself for leave-one-out, and none otherwise.
+        overlap: the queries may be among the references, because ``excluded`` says which they are.
+        names: what to call the rows of the queries and of the references in an error, e.g. their paths.
 
     Raises:
         TypeError: embeddings that are not real numbers.
@@ -92,85 +100,253 @@ class ExactSearch:
         [([0, 1, 2], [[1], [0], [1]])]
     """
 
-    def __init__(self, queries: Any, references: Any = None, similarity: Similarity = "cosine"):
-        if similarity not in get_args(Similarity):
-            names = get_args(Similarity)
-            raise ValueError(unknown_name("similarity", str(similarity), names, f"Choose from {', '.join(names)}."))
+    def __init__(
+        self,
+        queries: Any,
+        references: Any = None,
+        similarity: Similarity = "cosine",
+        excluded: tuple[Ids, Ids] | None = None,
+        overlap: bool = False,
+        names: tuple[Names, Names] = (None, None),
+    ):
+        check_choices(similarity=(similarity, Similarity))
         self.similarity = similarity
         self.leave_one_out = references is None
         if self.leave_one_out:
-            self.queries, norms = _prepare(as_matrix(queries, "embeddings"), "embeddings", similarity)
+            self.queries, norms = _rows(queries, "embeddings", similarity, names[0])
             self.references, reference_norms = self.queries, norms
         else:
             queries, references = as_array(queries), as_array(references)
-            shared = np.shares_memory(queries, references)
-            queries, references = as_matrix(queries, "queries"), as_matrix(references, "references")
-            _check_two_sets(queries, references, shared)
-            self.queries, norms = _prepare(queries, "queries", similarity)
-            self.references, reference_norms = _prepare(references, "references", similarity)
-        self._rounding = _rounding(norms, reference_norms.max(), self.queries.shape[1], similarity)  # (Q,)
+            _check_two_sets(queries, references, overlap)
+            self.queries, norms = _rows(queries, "queries", similarity, names[0])
+            self.references, reference_norms = _rows(references, "references", similarity, names[1])
+        self.rounding = _rounding(norms, reference_norms.max(), self.queries.shape[1], similarity)  # (Q,)
+        if excluded is None and self.leave_one_out:
+            rows = np.arange(len(self.queries))
+            excluded = (rows, rows)
+        self.excluded = excluded
 
     @property
-    def available(self) -> int:
-        """How many neighbours a query can have."""
-        return len(self.references) - self.leave_one_out
+    def available(self) -> Ids:
+        """How many neighbours each query can have, (Q,)."""
+        return len(self.references) - self.left_out
+
+    @property
+    def left_out(self) -> Ids:
+        """How many references do not exist for each query, (Q,)."""
+        if self.excluded is None:
+            return np.zeros(len(self.queries), dtype=np.int64)
+        own, theirs = self.excluded
+        return np.bincount(theirs, minlength=int(own.max()) + 1)[own]
 
     def chunks(
-        self, k: int, rows: Ids | None = None, chunk_size: int | None = None
+        self, k: int | Ids, rows: Ids | None = None, chunk_size: int | None = None
     ) -> Iterator[tuple[Ids, Ids, Matrix]]:
         """Search for the neighbours of some queries, a chunk at a time.
 
         Args:
-            k: neighbours per query, in [1, available].
-            rows: (q,) rows of the queries to search for; None means all.
+            k: how many neighbours, in [1, available]; or (Q,) how many for each query, which are cut at ``available``.
+            rows: (q,) the queries to search for; None means all.
             chunk_size: at most this many queries at a time; None lets memory decide.
 
         Returns:
-            An iterator of query rows (c,), ids (c, k) and scores (c, k). Each query comes once, in no fixed order.
+            An iterator of query rows (c,), ids (c, k) and scores (c, k), where k is the largest in the chunk; id -1 and
+            score -inf where a query has no more neighbours. Each query comes once, in no fixed order.
 
         Raises:
             ValueError: ``k`` or ``chunk_size`` out of range.
         """
-        check_positive("k", k)
-        if k > self.available:
+        chunk_size = len(self.queries) if chunk_size is None else check_positive("chunk_size", chunk_size)
+        if isinstance(k, np.ndarray):
+            k = np.minimum(k, self.available)
+        elif check_positive("k", k) > (fewest := self.available.min()):
             left = " other than the query" if self.leave_one_out else ""
             raise ValueError(
-                f"k must be at most {self.available}, the number of references{left}, got {k}. "
+                f"k must be at most {fewest}, the number of references{left}, got {k}. "
                 "Ask for fewer neighbours or add references."
             )
+        needed = np.broadcast_to(k, len(self.queries))  # (Q,)
+        widths = needed + self.left_out + SPARE
+        some = self._needed(int(widths.max()))
         rows = np.arange(len(self.queries)) if rows is None else rows
-        chunk_size = len(self.queries) if chunk_size is None else check_positive("chunk_size", chunk_size)
-        width = min(k + self.leave_one_out + SPARE, len(self.references))
-        return self._settle(rows, k, width, chunk_size)
+        return self._settle(rows[np.argsort(widths[rows], kind="stable")], needed, widths, some, chunk_size)
 
-    def _settle(self, rows: Ids, k: int, width: int, chunk_size: int) -> Iterator[tuple[Ids, Ids, Matrix]]:
-        """Yield the queries that ``width`` candidates settle; look for the others among more."""
-        size = max(1, min(chunk_size, ENTRIES // max(width, self.queries.shape[1])))
-        for start in range(0, len(rows), size):
-            chunk = rows[start : start + size]
-            ids, scores, settled = self._nearest(chunk, k, width)
+    def block_size(self, entries: int) -> int:
+        """How many queries have a block of at most so many scores."""
+        return max(1, entries // len(self.references))
+
+    def block(self, rows: Ids) -> Matrix:
+        """The scores (q, N) of all references for some queries, up to ``rounding``; minus infinity where excluded."""
+        queries = self.queries[rows]
+        block = queries @ self.references.T
+        if self.similarity == "euclidean":
+            block *= 2
+            block -= np.square(queries).sum(axis=1, keepdims=True)
+            block -= self._squared_norms
+        self.exclude(block, rows)
+        return block
+
+    def exclude(self, block: Matrix, rows: Ids) -> None:
+        """Write minus infinity over the scores (q, N) of references that do not exist for some queries."""
+        if self.excluded is not None:
+            places, ids = self._excluded_members.of(self.excluded[0][rows])
+            block[places, ids] = -np.inf
+
+    def pair_scores(self, queries: Ids, references: Ids) -> Matrix:
+        """The scores (P,) of some pairs of a query and a reference, each computed from its own two vectors alone."""
+        faiss = import_faiss()
+        pairwise = faiss.pairwise_indexed_inner_product
+        if self.similarity == "euclidean":
+            pairwise = faiss.pairwise_indexed_L2sqr
+        queries, references = np.ascontiguousarray(queries), np.ascontiguousarray(references)
+        scores = np.empty(len(queries), dtype=np.float32)
+        arrays = (self.queries, queries, self.references, references, scores)
+        pairwise(self.queries.shape[1], len(queries), *map(faiss.swig_ptr, arrays))
+        return -scores if self.similarity == "euclidean" else scores
+
+    def exact_scores(self, block: Matrix, rows: Ids, places: Ids, ids: Ids) -> Matrix:
+        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``, which ``block`` has roughly."""
+        return self.pair_scores(rows[places], ids)
+
+    @cached_property
+    def _squared_norms(self) -> Matrix:
+        return np.square(self.references).sum(axis=1)  # (N,)
+
+    @cached_property
+    def _excluded_members(self) -> "Members":
+        assert self.excluded is not None
+        return Members(self.excluded[1])
+
+    @cached_property
+    def _earlier(self) -> NDArray[np.int64]:
+        """How many equal references come before each, (N,)."""
+        return _earlier_copies(self.references)
+
+    def _needed(self, copies: int) -> Ids | None:
+        """The references that may be among the nearest, if not all: behind so many equal ones, another is not."""
+        if self._earlier.max() < copies:
+            return None
+        return np.flatnonzero(self._earlier < copies)
+
+    def _settle(
+        self, rows: Ids, needed: Ids, widths: Ids, some: Ids | None, chunk_size: int
+    ) -> Iterator[tuple[Ids, Ids, Matrix]]:
+        """Yield the queries that ``widths`` (Q,) candidates settle; look for the others among more.
+
+        Rows come with their widths ascending; only ``some`` references are looked at, or all.
+        """
+        most = len(self.references if some is None else some)
+        references = self.references if some is None else self.references[some]
+        start = 0
+        while start < len(rows):
+            chunk = rows[start : start + min(chunk_size, self._chunk_size(widths[rows[start]]))]
+            chunk = chunk[: self._chunk_size(widths[chunk[-1]])]
+            width, k = min(int(widths[chunk[-1]]), most), int(needed[chunk].max())
+            ids, scores, settled = self._nearest(chunk, k, width, references, some)
             yield chunk[settled], ids[settled], scores[settled]
             if not settled.all():
-                yield from self._settle(chunk[~settled], k, min(WIDEN * width, len(self.references)), chunk_size)
+                wider = np.full(len(widths), WIDEN * width)
+                yield from self._settle(chunk[~settled], needed, wider, some, chunk_size)
+            start += len(chunk)
 
-    def _nearest(self, rows: Ids, k: int, width: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+    def _chunk_size(self, width: int) -> int:
+        """How many queries keep the temporary arrays small."""
+        return max(1, ENTRIES // max(int(width), self.queries.shape[1]))
+
+    def _nearest(
+        self, rows: Ids, k: int, width: int, references: Matrix, some: Ids | None
+    ) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
         """The k nearest of ``width`` candidates, and for each query whether they are the k nearest of all."""
         queries = self.queries[rows]
-        ids, last = _candidates(queries, self.references, width, self.similarity)
-        scores = _scores(queries, self.references, ids, self.similarity)
-        if self.leave_one_out:
-            scores[ids == rows[:, None]] = -np.inf
-        order = np.empty(ids.shape, dtype=np.complex128)
-        order.real, order.imag = -scores, ids  # complex numbers sort by real part, then by imaginary part
-        order.sort(axis=1)
-        ids, scores = order.imag[:, :k].astype(np.int64), -order.real[:, :k].astype(np.float32)
-        return ids, scores, scores[:, -1] > last + self._rounding[rows]
+        ids, last = _candidates(queries, references, width, self.similarity)
+        scores = _scores(queries, references, ids, self.similarity)
+        ids = ids if some is None else some[ids]
+        if self.excluded is not None:
+            scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
+        ids, scores = first_of(order_keys(scores, ids), k)
+        settled = np.full(len(rows), width == len(references) or k == 0)
+        if not settled.all():
+            settled = scores[:, -1] > last + self.rounding[rows]
+        return ids, scores, settled
+
+
+class Members:
+    """The rows of each class.
+
+    Args:
+        codes: (N,) the class of each row, integers from 0.
+
+    Example:
+        >>> owners, rows = Members(np.array([0, 1, 0])).of(np.array([1, 0]))
+        >>> owners, rows
+        (array([0, 1, 1]), array([1, 0, 2]))
+    """
+
+    def __init__(self, codes: Ids):
+        self._rows = np.argsort(codes, kind="stable")
+        self._counts = np.bincount(codes)
+        self._starts = self._counts.cumsum() - self._counts
+
+    def of(self, codes: Ids) -> tuple[Ids, Ids]:
+        """All rows of some classes: the position in ``codes`` of the class that a row belongs to, and the row."""
+        known = codes < len(self._counts)
+        counts = np.where(known, self._counts[codes * known], 0)
+        owners = np.repeat(np.arange(len(codes)), counts)
+        return owners, self._rows[spans(self._starts[codes * known], counts)]
+
+
+def spans(starts: Ids, lengths: Ids) -> Ids:
+    """The integers of some ranges, one range after the other.
+
+    Example:
+        >>> spans(np.array([5, 0]), np.array([2, 3]))
+        array([5, 6, 0, 1, 2])
+    """
+    ends = lengths.cumsum()
+    return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
+
+
+def import_faiss() -> Any:
+    """The faiss module, without its incomplete type stubs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("faiss must be installed to search. Install it with: pip install faiss-cpu") from error
+    return faiss
+
+
+def first_of(keys: NDArray[np.uint64], k: int) -> tuple[Ids, Matrix]:
+    """The first of some keys (c, n), which change their order: rows (c, k), -1 where there are no more, and scores."""
+    if 2 * k < keys.shape[1]:
+        keys.partition(k, axis=1)
+        keys = keys[:, :k]
+    keys.sort(axis=1)
+    ids, scores = rows_of(keys[:, :k]), scores_of(keys[:, :k])
+    ids[scores == -np.inf] = -1
+    return ids, scores
+
+
+def _earlier_copies(references: Matrix) -> NDArray[np.int64]:
+    """How many equal rows come before each row, (N,). Only rows that add up to the same are looked at."""
+    earlier = np.zeros(len(references), dtype=np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = references.sum(axis=1)  # of each row alone, so that equal rows have equal sums
+    _, which, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    seen: Counter[bytes] = Counter()
+    for row in np.flatnonzero(counts[which] > 1).tolist():
+        content = blake2b(references[row], digest_size=16).digest()
+        earlier[row] = seen[content]
+        seen[content] += 1
+    return earlier
 
 
 def _candidates(queries: Matrix, references: Matrix, width: int, similarity: Similarity) -> tuple[Ids, NDArray]:
     """The references (q, width) that faiss finds nearest, and the score (q,) of the last of them, up to rounding."""
-    import faiss
-
+    faiss = import_faiss()
     if width == len(references):  # every reference is a candidate, and there is no other that could be nearer
         return np.tile(np.arange(width), (len(queries), 1)), np.full(len(queries), -np.inf)
     if similarity == "euclidean":
@@ -182,23 +358,21 @@ def _candidates(queries: Matrix, references: Matrix, width: int, similarity: Sim
 
 def _scores(queries: Matrix, references: Matrix, ids: Ids, similarity: Similarity) -> Matrix:
     """The score of each candidate (q, width), computed from its own two vectors alone."""
-    import faiss
-
-    untyped: Any = faiss  # its type stubs do not know the two functions below
-    pairwise = untyped.fvec_L2sqr_by_idx if similarity == "euclidean" else untyped.fvec_inner_products_by_idx
+    faiss = import_faiss()
+    pairwise = faiss.fvec_L2sqr_by_idx if similarity == "euclidean" else faiss.fvec_inner_products_by_idx
     scores = np.empty(ids.shape, dtype=np.float32)
     pointers = [faiss.swig_ptr(array) for array in (scores, queries, references, ids)]
     pairwise(*pointers, queries.shape[1], *ids.shape)
     return -scores if similarity == "euclidean" else scores
 
 
-def _check_two_sets(queries: Matrix, references: Matrix, shared: bool) -> None:
-    if queries.shape[1] != references.shape[1]:
+def _check_two_sets(queries: NDArray, references: NDArray, overlap: bool) -> None:
+    if queries.ndim == references.ndim == 2 and queries.shape[1] != references.shape[1]:
         raise ValueError(
             f"queries and references must have the same width, got {queries.shape[1]} and {references.shape[1]} "
             "columns. Embed both with the same model."
         )
-    if shared or np.array_equal(queries, references):
+    if not overlap and queries.size and (np.shares_memory(queries, references) or np.array_equal(queries, references)):
         raise ValueError(
             f"queries and references must be two sets, got rows that are in both (shapes {queries.shape} and "
             f"{references.shape}): each of them would find itself. Leave references out for leave-one-out, "
@@ -206,8 +380,18 @@ def _check_two_sets(queries: Matrix, references: Matrix, shared: bool) -> None:
         )
 
 
-def _prepare(matrix: Matrix, name: str, similarity: Similarity) -> tuple[Matrix, NDArray[np.float64]]:
-    """The rows (N, D) as faiss is to compare them, and their norms (N,)."""
+def _rows(values: Any, name: str, similarity: Similarity, names: Names) -> tuple[Matrix, NDArray[np.float64]]:
+    return prepare(as_matrix(values, name, names=names), name, similarity, names)
+
+
+def prepare(
+    matrix: Matrix, name: str, similarity: Similarity, names: Names = None
+) -> tuple[Matrix, NDArray[np.float64]]:
+    """The rows (N, D) as faiss is to compare them, and their norms (N,).
+
+    Raises:
+        ValueError: a zero vector with ``"cosine"``.
+    """
     rows = max(1, ENTRIES // matrix.shape[1])
     norms = np.concatenate(
         [np.linalg.norm(matrix[i : i + rows].astype(np.float64), axis=1) for i in range(0, len(matrix), rows)]
@@ -217,7 +401,7 @@ def _prepare(matrix: Matrix, name: str, similarity: Similarity) -> tuple[Matrix,
     zero = np.flatnonzero(norms == 0)
     if len(zero):
         raise ValueError(
-            f"{name} must have a direction for cosine similarity, got a zero vector in row {zero[0]} "
+            f"{name} must have a direction for cosine similarity, got a zero vector in {row_name(zero[0], names)} "
             f"({len(zero)} of {len(matrix)} rows). Remove these rows, or use similarity='euclidean'."
         )
     unit = np.divide(matrix, norms[:, None], out=np.empty_like(matrix), casting="same_kind")

@@ -146,7 +146,7 @@ def test_the_bound_on_rounding_holds_for_the_matrix_products_of_faiss(similarity
     exact = all_scores(checked.queries, checked.references, "dot" if similarity == "cosine" else similarity)
     error = np.abs(sign * values - np.take_along_axis(exact, ids, axis=1))
     assert (error.max(axis=1) > 0).all()
-    assert (error <= checked._rounding[:, None] / 2).all()
+    assert (error <= checked.rounding[:, None] / 2).all()
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

@@ -1,0 +1,176 @@
+"""What a retrieval evaluation has to find: two sets, their classes, and which pairs count."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pml_center.evaluation.distance_search import DistanceSearch, native_similarity
+from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.gallery import Ties, rank_gallery
+from pml_center.evaluation.index_search import IndexSearch
+from pml_center.evaluation.inputs import as_array, class_codes
+from pml_center.evaluation.ranking import Counts, Ranking
+from pml_center.evaluation.retrieval_report import Neighbours
+from pml_center.evaluation.search import ExactSearch, Ids
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalTask:
+    """Queries to search for among references, and their classes.
+
+    Args:
+        search: the two sets, and the references that do not exist for a query.
+        classes: the labels that occur, indexed by code.
+        codes: (Q,) the class of each query.
+        reference_codes: (N,) the class of each reference.
+        relevant: (Q,) how many references have the query's label and exist for it, R.
+
+    Example:
+        >>> task = open_task(Samples([[1.0, 0], [0, 1], [1, 1]], ["a", "b", "a"]))
+        >>> task.classes, task.codes, task.relevant
+        (['a', 'b'], array([0, 1, 0]), array([1, 0, 1]))
+    """
+
+    search: ExactSearch
+    classes: list[Hashable]
+    codes: Ids
+    reference_codes: Ids
+    relevant: Counts
+
+    def first_neighbours(
+        self, needed: Counts, neighbours: Neighbours, chunk_size: int | None = None
+    ) -> Iterator[tuple[Ids, Ranking, Flags]]:
+        """Rank among the first neighbours of each query, which are also written to ``neighbours``.
+
+        Args:
+            needed: (Q,) how many neighbours the metrics of a query look at.
+            neighbours: of all queries; as many are written as it has columns.
+            chunk_size: at most this many queries at a time.
+
+        Returns:
+            An iterator of query rows (c,), their ranking, and whether a hit and a miss among these neighbours tie (c,).
+        """
+        kept = neighbours.ids.shape[1]
+        at_least = np.maximum(needed + 1, kept)  # one more shows whether the last of them ties
+        for rows, ids, scores in self.search.chunks(at_least, chunk_size=chunk_size):
+            k = min(kept, ids.shape[1])
+            neighbours.ids[rows, :k], neighbours.scores[rows, :k] = ids[:, :k], scores[:, :k]
+            hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
+            ties = (hits[:, 1:] != hits[:, :-1]) & (scores[:, 1:] == scores[:, :-1])
+            ties &= np.arange(1, hits.shape[1]) <= needed[rows, None]
+            deepest = int(needed[rows].max())
+            yield rows, Ranking.of(hits[:, :deepest], self.relevant[rows], deepest), ties.any(axis=1)
+
+    def whole_gallery(self, ties: Ties, deepest: int) -> Iterator[tuple[Ids, Ranking, Flags]]:
+        """Rank the whole gallery for the queries that have something to find; see :func:`rank_gallery`.
+
+        Args:
+            ties: what becomes of equal scores.
+            deepest: how many neighbours the metrics look at, were there so many.
+        """
+        some = np.flatnonzero(self.relevant)
+        for rows, ranking, tied in rank_gallery(self.search, self.codes, self.reference_codes, some, ties):
+            yield rows, replace(ranking, depth=max(ranking.depth, deepest)), tied
+
+
+def open_task(
+    queries: Samples,
+    references: Samples | None = None,
+    similarity: Any = "cosine",
+    index: Any = "Flat",
+    included: bool = False,
+) -> RetrievalTask:
+    """Check two sets and number their classes.
+
+    Args:
+        queries: embeddings, labels and perhaps groups and names.
+        references: likewise; None means leave-one-out.
+        similarity: a name or a PML distance.
+        index: ``"Flat"``, a string for ``faiss.index_factory`` or a ``knn_func``.
+        included: the first Q references are the queries, each of which is left out for itself.
+
+    Raises:
+        TypeError: embeddings that are not real numbers, labels or groups that are not hashable.
+        ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; groups of one set
+            only; first references that are not the queries.
+    """
+    classes: dict[Hashable, int] = {}
+    codes = _codes(queries.labels, queries, "labels", classes)
+    reference_codes = codes if references is None else _codes(references.labels, references, "gallery_labels", classes)
+    excluded = _same_label_and_group(queries, references, codes, reference_codes)
+    if included and references is not None:
+        _check_included(queries, references, codes, reference_codes)
+        excluded = np.arange(len(codes)), np.arange(len(reference_codes))
+    search = _open_search(queries, references, similarity, index, excluded, included)
+    relevant = np.bincount(reference_codes, minlength=len(classes))[codes] - search.left_out  # these share the label
+    return RetrievalTask(search, list(classes), codes, reference_codes, relevant)
+
+
+def _open_search(
+    queries: Samples,
+    references: Samples | None,
+    similarity: Any,
+    index: Any,
+    excluded: tuple[Ids, Ids] | None,
+    overlap: bool,
+) -> ExactSearch:
+    native: Any = similarity if isinstance(similarity, str) else native_similarity(similarity)
+    sets = (queries.embeddings, None if references is None else references.embeddings)
+    options: dict[str, Any] = {
+        "excluded": excluded,
+        "overlap": overlap,
+        "names": (queries.names, None if references is None else references.names),
+    }
+    if native is None:
+        return DistanceSearch(*sets, similarity, **options)
+    if isinstance(index, str) and index == "Flat":
+        return ExactSearch(*sets, native, **options)
+    return IndexSearch(*sets, native, index, **options)
+
+
+def _codes(values: Any, samples: Samples, name: str, known: dict[Hashable, int]) -> Ids:
+    shape = np.shape(as_array(samples.embeddings))
+    return class_codes(values, shape[0] if shape else 0, name, known)
+
+
+def _same_label_and_group(
+    queries: Samples, references: Samples | None, codes: Ids, reference_codes: Ids
+) -> tuple[Ids, Ids] | None:
+    """A number for each pair of a label and a group, of the queries and of the references."""
+    if references is not None and (queries.groups is None) != (references.groups is None):
+        given = "gallery_groups" if queries.groups is None else "query_groups"
+        raise ValueError(
+            f"query_groups and gallery_groups must come together, got only {given}. Pass both, or neither."
+        )
+    if queries.groups is None:
+        return None
+    known: dict[Hashable, int] = {}
+    groups = reference_groups = _codes(queries.groups, queries, "query_groups", known)
+    if references is not None:
+        reference_groups = _codes(references.groups, references, "gallery_groups", known)
+    pairs = np.concatenate([codes * len(known) + groups, reference_codes * len(known) + reference_groups])
+    _, numbers = np.unique(pairs, return_inverse=True)
+    return numbers[: len(codes)], numbers[len(codes) :]
+
+
+def _check_included(queries: Samples, references: Samples, codes: Ids, reference_codes: Ids) -> None:
+    first = as_array(references.embeddings)[: len(codes)]
+    if not np.array_equal(first, as_array(queries.embeddings)) or (reference_codes[: len(codes)] != codes).any():
+        raise ValueError(
+            f"reference must begin with the {len(codes)} queries because ref_includes_query=True, got other embeddings "
+            "or labels. Put the queries first, or set ref_includes_query=False."
+        )
+
+
+def progress_bar(chunks: Iterator[tuple[Ids, Ranking, Flags]], queries: int) -> Iterator[tuple[Ids, Ranking, Flags]]:
+    """The same chunks, with a bar on stderr when that is a terminal and the work takes seconds."""
+    with tqdm(total=queries, desc="search", unit="query", delay=2, disable=None) as bar:
+        for rows, ranking, tied in chunks:
+            yield rows, ranking, tied
+            bar.update(len(rows))
