@@ -1,8 +1,18 @@
 """Exact retrieval evaluation: embed, search, measure, report."""
 
+from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
+from pml_center.evaluation.clustering import (
+    ClusteringEvaluator,
+    adjusted_mutual_information,
+    normalized_mutual_information,
+    pairwise_f1,
+)
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
 from pml_center.evaluation.faiss_searcher import FaissSearcher
+from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.html_report import write_html
+from pml_center.evaluation.identification import IdentificationEvaluator
+from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.ranking import (
     Ranking,
     ir_recall_at_k,
@@ -19,6 +29,7 @@ from pml_center.evaluation.ranking import (
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval import RetrievalEvaluator
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
+from pml_center.evaluation.roc import Roc, roc
 from pml_center.evaluation.search import nearest_neighbours
 from pml_center.evaluation.spread import intra_inter_distance
 from pml_center.evaluation.statistics import (
@@ -29,21 +40,38 @@ from pml_center.evaluation.statistics import (
     two_sample_bootstrap,
     wilson_interval,
 )
+from pml_center.evaluation.templates import templates
+from pml_center.evaluation.threshold_report import ThresholdReport
+from pml_center.evaluation.verification import VerificationEvaluator, VerificationReport, shared_identities
 
 __all__ = [
+    "ClusteringEvaluator",
+    "Episode",
     "FaissSearcher",
+    "FewShotEvaluator",
+    "FoldAccuracy",
+    "IdentificationEvaluator",
     "Neighbours",
     "PairedTest",
+    "Pairs",
     "Ranking",
     "Report",
     "RetrievalEvaluator",
     "RetrievalReport",
+    "Roc",
     "Samples",
+    "ThresholdReport",
+    "VerificationEvaluator",
+    "VerificationReport",
+    "adjusted_mutual_information",
+    "best_threshold",
     "bootstrap_interval",
+    "cross_validated_accuracy",
     "embed",
     "embed_samples",
     "intra_inter_distance",
     "ir_recall_at_k",
+    "lfw_pairs",
     "load_samples",
     "map_at_k",
     "mean_average_precision",
@@ -52,12 +80,20 @@ __all__ = [
     "mean_reciprocal_rank",
     "ndcg_at_k",
     "nearest_neighbours",
+    "normalized_mutual_information",
+    "omniglot_runs",
+    "pair_scores",
     "paired_test",
+    "pairwise_f1",
     "precision_at_k",
     "r_precision",
     "recall_at_k",
     "resampled_counts",
+    "roc",
+    "sample_episodes",
     "save_samples",
+    "shared_identities",
+    "templates",
     "two_sample_bootstrap",
     "wilson_interval",
     "write_html",

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.roc import Counts, Flags, Roc, Scores, last_of_ties
+from pml_center.evaluation.roc import Counts, Flags, Ranking, Scores
 from pml_center.evaluation.statistics import Interval, two_sample_bootstrap, wilson_interval
 
-KEPT = 10_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
+KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
 
 class PairSample(NamedTuple):
@@ -62,37 +62,34 @@ def pair_intervals(
         (low, high) of each metric. Where no resample differs from 0, or from 1, Wilson's interval with a trial for each
         person who has a genuine pair.
     """
-    order = np.argsort(-sample.scores, kind="stable")
-    scores, same = sample.scores[order], sample.same[order]
-    people, weight = sample.people[order], sample.weight[order]
-    ends = last_of_ties(scores)
-    threshold = np.concatenate([[np.inf], scores[ends]])
-    right = None if right is None else right[order]
+    same, weight = sample.same, sample.weight
+    ranking = Ranking(sample.scores, same)
     genuine_share = weight[same].sum() / weight.sum()
-    counts = np.zeros((2, len(ends) + 1))
     names = ([] if right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
     names += [f"tar_at_far_{target:g}" for target in far]
 
     def statistic(genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
-        times = np.empty(len(scores))
+        times = np.empty(len(same))
         times[same], times[~same] = genuine_weights, impostor_weights
         times *= weight
-        totals = times[~same].sum(), times[same].sum()
-        if not all(totals):
+        curve = ranking.roc(times)
+        if not curve.genuine_pairs or not curve.impostor_pairs:
             return [np.nan] * len(names)
-        for row, kind in zip(counts, (~same, same), strict=True):
-            row[1:] = (times * kind).cumsum()[ends]
-        curve = Roc(threshold, counts[1], counts[0], totals[1], totals[0])
         values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in far)]
         if right is None:
             return values
-        shares = [(times * right * kind).sum() / total for kind, total in zip((~same, same), totals, strict=True)]
-        return [genuine_share * shares[1] + (1 - genuine_share) * shares[0], *values]
+        genuine, impostor = (times * right * same).sum(), (times * right * ~same).sum()
+        share = genuine_share * genuine / curve.genuine_pairs + (1 - genuine_share) * impostor / curve.impostor_pairs
+        return [share, *values]
 
+    people = sample.people
     low, high = two_sample_bootstrap(statistic, people[same, 0], people[~same], level, resamples, seed)
     persons = len(np.unique(people[same, 0]))
-    intervals = {}
-    for name, ends_of in zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True):
-        fixed = ends_of[0] == ends_of[1] and ends_of[0] in (0, 1)
-        intervals[name] = wilson_interval(ends_of[0] * persons, persons, level) if fixed else ends_of
-    return intervals
+    ends = zip(low.tolist(), high.tolist(), strict=True)
+    return {name: settled(interval, persons, level) for name, interval in zip(names, ends, strict=True)}
+
+
+def settled(interval: Interval, units: int, level: float) -> Interval:
+    """A bootstrap interval, or Wilson's where every resample gave 0, or every one 1."""
+    low, high = interval
+    return wilson_interval(low * units, units, level) if low == high and low in (0, 1) else interval

@@ -3,6 +3,7 @@
 A *genuine* pair shows one identity twice, an *impostor* pair shows two. ``score >= threshold`` accepts a pair.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
 FEW = 10  # a rate that rests on fewer errors than this is mostly chance
+DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of which those are measured that rest on enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +42,8 @@ class Roc:
     threshold: Scores
     genuine: Counts
     impostor: Counts
-    genuine_pairs: int
-    impostor_pairs: int
+    genuine_pairs: float
+    impostor_pairs: float
 
     @property
     def far(self) -> Scores:
@@ -69,7 +71,13 @@ class Roc:
         return float(self.threshold[self.index_at(far)])
 
     def index_at(self, far: float) -> int:
-        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads."""
+        """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads.
+
+        Raises:
+            ValueError: a target outside [0, 1).
+        """
+        if not 0 <= far < 1:
+            raise ValueError(f"far must be in [0, 1), got {far!r}. Use 0.001 for one in a thousand.")
         return int(np.searchsorted(self.far, far, side="right")) - 1
 
     @property
@@ -125,22 +133,25 @@ def roc(scores: Any, same: Any) -> Roc:
         >>> roc([0.2, 0.9, 0.4, 0.7], [0, 1, 1, 0]).equal_error_rate
         0.5
     """
-    return ranked(*checked_pairs(scores, same))
+    return Ranking(*checked_pairs(scores, same)).roc()
 
 
-def ranked(scores: NDArray, same: Flags) -> Roc:
-    """:func:`roc` of arrays that were checked."""
-    order = np.argsort(-scores, kind="stable")
-    scores, same = scores[order], same[order]
-    ends = last_of_ties(scores)
-    genuine, accepted = same.cumsum()[ends], ends + 1
-    return Roc(
-        np.concatenate([[np.inf], scores[ends]]),
-        np.concatenate([[0], genuine]),
-        np.concatenate([[0], accepted - genuine]),
-        int(same.sum()),
-        int((~same).sum()),
-    )
+class Ranking:
+    """Scored pairs, sorted once, whose curve is wanted under several weights. Takes arrays that were checked."""
+
+    def __init__(self, scores: NDArray, same: Flags):
+        self.order = np.argsort(-scores, kind="stable")
+        self.same = same[self.order]
+        ranked = scores[self.order]
+        self.ends = last_of_ties(ranked)
+        self.threshold = np.concatenate([[np.inf], ranked[self.ends]])
+
+    def roc(self, weights: NDArray | None = None) -> Roc:
+        """The curve in which each pair counts as often as its weight (P,) says; once by default."""
+        weights = np.ones(len(self.order), dtype=np.int64) if weights is None else weights[self.order]
+        sums = [(weights * kind).cumsum() for kind in (self.same, ~self.same)]
+        genuine, impostor = (np.concatenate([[0], each[self.ends]]) for each in sums)
+        return Roc(self.threshold, genuine, impostor, genuine[-1].item(), impostor[-1].item())
 
 
 def last_of_ties(scores: NDArray) -> Counts:
@@ -182,3 +193,24 @@ def checked_flags(same: Any, pairs: int) -> Flags:
             "Error rates need both; check which value means the same identity."
         )
     return flags
+
+
+def check_rates(name: str, rates: Sequence[float] | None) -> None:
+    """Targets of an error rate must be in (0, 1)."""
+    for rate in rates or ():
+        if not 0 < rate < 1:
+            raise ValueError(f"{name} must be in (0, 1), got {rate!r}. Use 0.001 for one in a thousand.")
+
+
+def measurable(
+    wanted: Sequence[float] | None, trials: int, what: str, units: str
+) -> tuple[list[float], tuple[str, ...]]:
+    """The targets of an error rate to measure, and a warning where those that were asked for rest on too little."""
+    if wanted is None:
+        return [rate for rate in DECADES if rate * trials >= FEW], ()
+    doubtful = [f"{rate:g}" for rate in wanted if rate * trials < FEW]
+    if not doubtful:
+        return list(wanted), ()
+    return list(wanted), (
+        f"{what} {', '.join(doubtful)} is decided by fewer than {FEW} of {trials:,} {units}: mostly chance",
+    )

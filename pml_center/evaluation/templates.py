@@ -43,7 +43,7 @@ def templates(
                [1.        , 0.        ]], dtype=float32), ['t1', 't2'])
 
     Source: Whitelam et al., IARPA Janus Benchmark-B, CVPR Workshops 2017 (the sets); Crosswhite et al., Template
-        adaptation, FG 2017, arXiv:1603.03958, section 3 (averages of media).
+        adaptation, FG 2017, arXiv:1603.03958 (averages of media).
     """
     from scipy.sparse import csr_array
 

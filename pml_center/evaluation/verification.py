@@ -1,9 +1,7 @@
 """Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
 
-import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +13,10 @@ from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.inputs import check_positive, class_codes
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
 from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, scores_of
-from pml_center.evaluation.report import Report
-from pml_center.evaluation.roc import FEW, Flags, Roc, Scores, checked_pairs, ranked
+from pml_center.evaluation.roc import Flags, Ranking, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
 from pml_center.evaluation.statistics import Interval, check_level
-
-DECADES = tuple(
-    10.0**-power for power in range(1, 7)
-)  # targets of FAR, of which those are measured that pairs suffice for
+from pml_center.evaluation.threshold_report import ThresholdReport
 
 
 def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
@@ -43,12 +37,10 @@ def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) ->
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class VerificationReport(Report):
-    """A report on pairs.
+class VerificationReport(ThresholdReport):
+    """A report on pairs. Over folds the threshold of ``accuracy`` is the mean of theirs.
 
     Args:
-        thresholds: the threshold behind each metric that has one: a pair is accepted where its score is at least that.
-            Of ``accuracy`` over folds it is the mean of theirs.
         scores: (P,) the score of each pair, larger for more alike; None for all pairs.
         same: (P,) whether each shows one identity; None for all pairs.
 
@@ -60,7 +52,6 @@ class VerificationReport(Report):
         array([(1, 0.2), (3, 0.6)], dtype=[('pair', '<i8'), ('score', '<f8')])
     """
 
-    thresholds: Mapping[str, float] = field(default_factory=dict)
     scores: Scores | None = None
     same: Flags | None = None
 
@@ -85,14 +76,6 @@ class VerificationReport(Report):
         found = np.empty(len(worst), dtype=[("pair", np.int64), ("score", np.float64)])
         found["pair"], found["score"] = worst, self.scores[worst]
         return found
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """As :meth:`Report.to_json`, with the thresholds; null where a threshold accepts nothing."""
-        thresholds = {name: value if np.isfinite(value) else None for name, value in self.thresholds.items()}
-        text = json.dumps(json.loads(super().to_json()) | {"thresholds": thresholds}, indent=2)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
 
 
 @dataclass(frozen=True)
@@ -143,9 +126,7 @@ class VerificationEvaluator:
         check_choices(similarity=(self.similarity, Similarity))
         if self.ci is not None:
             check_choices(ci=(self.ci, Literal["identity"]))
-        for target in self.far or ():
-            if not 0 < target < 1:
-                raise ValueError(f"far must be in (0, 1), got {target!r}. Use 0.001 for one in a thousand.")
+        check_rates("far", self.far)
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
         check_level(self.ci_level)
@@ -208,12 +189,13 @@ class VerificationEvaluator:
         self, scores: Scores, same: Flags, folds: Rows | None, people: Rows | None, how: str, unit: str = "people"
     ) -> VerificationReport:
         """The report on a list of pairs."""
-        curve = ranked(scores, same)
-        far, warnings = self._targets(curve.impostor_pairs)
+        curve = Ranking(scores, same).roc()
+        genuine, impostor = int(same.sum()), int((~same).sum())
+        far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         metrics, thresholds = _rates(curve, far)
         metrics["area_under_roc"] = curve.area
         per_fold, right = {}, None
-        counts = {"pairs": len(scores), "genuine": curve.genuine_pairs, "impostor": curve.impostor_pairs}
+        counts = {"pairs": len(scores), "genuine": genuine, "impostor": impostor}
         if folds is not None:
             counts["folds"] = int(folds.max()) + 1
             warnings += _overlap(people, folds, unit)
@@ -257,7 +239,7 @@ class VerificationEvaluator:
                 f"labels must make genuine and impostor pairs, got {genuine:,} and {impostor:,}. "
                 "There must be two identities, and one of them needs two rows."
             )
-        far, warnings = self._targets(impostor)
+        far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         found = all_pairs(prepared, codes, self.similarity, far, self.ci is not None, self.seed, self.progress)
         metrics, thresholds = _rates(found.exact, far)
         return VerificationReport(
@@ -270,18 +252,6 @@ class VerificationEvaluator:
             curves={"roc": found.binned.points()},
             warnings=warnings,
             thresholds=thresholds,
-        )
-
-    def _targets(self, impostor_pairs: int) -> tuple[list[float], tuple[str, ...]]:
-        """The targets of FAR to measure, and what makes them doubtful."""
-        if self.far is None:
-            return [target for target in DECADES if target * impostor_pairs >= FEW], ()
-        doubtful = [target for target in self.far if target * impostor_pairs < FEW]
-        if not doubtful:
-            return list(self.far), ()
-        names = ", ".join(f"{target:g}" for target in doubtful)
-        return list(self.far), (
-            f"TAR at FAR {names} is decided by fewer than {FEW} of {impostor_pairs:,} impostor pairs: mostly chance",
         )
 
     def _intervals(

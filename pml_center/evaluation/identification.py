@@ -1,0 +1,328 @@
+"""Identification: who of a gallery is on an image, and is it anybody of them at all?"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.checks import check_choices
+from pml_center.evaluation.inputs import as_array, check_positive, class_codes
+from pml_center.evaluation.pair_intervals import settled
+from pml_center.evaluation.pairs import Rows, scores_of
+from pml_center.evaluation.report import Report
+from pml_center.evaluation.roc import Flags, Ranking, check_rates, measurable
+from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, resampled_counts
+from pml_center.evaluation.threshold_report import ThresholdReport
+
+Resampled = Literal["identity", "query"]
+Values = NDArray[np.float64]
+
+ENTRIES = 2**20  # scores of one identity at a time
+
+
+@dataclass(frozen=True)
+class IdentificationEvaluator:
+    """Search for each image's identity in a gallery: rank-k accuracy, TPIR at a FPIR, and a curve over distractors.
+
+    A *mated* query has its identity in the gallery, a *non-mated* one has not.
+
+    * ``rank_k``, closed set: the share of mated queries with a reference of their identity among the first k. The curve
+      over k is the CMC.
+    * ``tpir_at_fpir_…``, open set (also DIR@FAR): the share of mated queries whose nearest reference is of their
+      identity and scores at least a threshold. The threshold is the lowest at which the share of non-mated queries
+      that are taken for somebody, because their nearest reference scores as much, does not exceed the target.
+
+    Enrol one template for each identity, see :func:`templates`: with more, rank_k counts references and not identities,
+    and large identities are found more easily.
+
+    Args:
+        ranks: the k of each ``rank_k``; the CMC goes up to the largest.
+        fpir: targets of the false positive identification rate, in (0, 1). None means 0.1, 0.01, …, 1e-6, as far as ten
+            non-mated queries or more may be taken for somebody. A target below that is measured with a warning.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
+        ci: what the bootstrap of the confidence intervals resamples: ``"identity"``, with all its queries, or
+            ``"query"``. None means no intervals. Never the gallery.
+        ci_level: the level of the intervals, in (0, 1).
+        resamples: of the bootstrap.
+        seed: of its random numbers, and of the order of distractors.
+
+    Raises:
+        ValueError: an unknown choice, or a number out of range.
+
+    Example:
+        >>> gallery = [[1, 0], [0, 1], [-1, 0]]
+        >>> queries = [[0.9, 0.1], [0.2, 0.9], [0.1, 1], [0.3, -1]]
+        >>> evaluator = IdentificationEvaluator(ranks=(1, 2), fpir=(0.5,), ci=None)
+        >>> print(evaluator(queries, ["Ann", "Bob", "Ann", "Zoe"], gallery, ["Ann", "Bob", "Cid"]))
+        4 queries, 3 mated, 1 non-mated, 3 references: cosine similarity
+        rank_1            0.6667
+        rank_2            1.0000
+        tpir_at_fpir_0.5  0.6667
+        warning: TPIR at FPIR 0.5 is decided by fewer than 10 of 1 non-mated queries: mostly chance
+
+    Source: Grother et al., Face Recognition Vendor Test part 2: identification, NISTIR 8271, 2019.
+    """
+
+    ranks: Sequence[int] = (1, 5, 10)
+    fpir: Sequence[float] | None = None
+    similarity: Similarity = "cosine"
+    ci: Resampled | None = "identity"
+    ci_level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(similarity=(self.similarity, Similarity))
+        if self.ci is not None:
+            check_choices(ci=(self.ci, Resampled))
+        if not self.ranks:
+            raise ValueError("ranks must name at least one rank, got none. Use (1,).")
+        for rank in self.ranks:
+            check_positive("ranks", rank)
+        check_rates("fpir", self.fpir)
+        check_level(self.ci_level)
+        check_positive("resamples", self.resamples)
+
+    def __call__(
+        self, embeddings: Any, labels: Iterable[Hashable], references: Any, reference_labels: Iterable[Hashable]
+    ) -> ThresholdReport:
+        """Identify queries (probes) in a gallery.
+
+        Args:
+            embeddings: (Q, D) finite real numbers, the queries.
+            labels: (Q,) the identity of each, anything hashable.
+            references: (N, D) the gallery.
+            reference_labels: (N,) the identity of each reference.
+
+        Raises:
+            TypeError: embeddings that are not real numbers, labels that are not hashable.
+            ValueError: as for :func:`nearest_neighbours`; labels that do not match their rows; no mated query; targets
+                of FPIR without a non-mated query.
+        """
+        return self.over_galleries(embeddings, labels, [(references, reference_labels)])
+
+    def over_galleries(
+        self, embeddings: Any, labels: Iterable[Hashable], galleries: Sequence[tuple[Any, Iterable[Hashable]]]
+    ) -> ThresholdReport:
+        """Identify the same queries in several galleries, and average the rates of these, as the two of IJB.
+
+        A query that is mated in one gallery is non-mated in another. Joining the galleries would be another protocol.
+
+        Args:
+            embeddings: (Q, D) the queries.
+            labels: (Q,) their identities.
+            galleries: references and their labels, of each gallery.
+
+        Returns:
+            The report. It has thresholds and values per query only of a single gallery.
+
+        Raises:
+            ValueError: as for one gallery.
+        """
+        if not galleries:
+            raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
+        known: dict[Hashable, int] = {}
+        queries = as_array(embeddings)
+        codes = class_codes(labels, len(queries), "labels", known)
+        searched = [self._search(queries, codes, *gallery, known) for gallery in galleries]
+        non_mated = min(int((~each.mated).sum()) for each in searched)
+        if self.fpir and not non_mated:
+            raise ValueError(
+                "fpir must be left out where every query is mated, got no query without a reference of its identity. "
+                "Add images of people who are not in the gallery."
+            )
+        fpir, warnings = measurable(self.fpir, non_mated, "TPIR at FPIR", "non-mated queries")
+        counts = {"queries": len(codes), "galleries": len(galleries)}
+        per_query: dict[str, Values] = {}
+        thresholds: dict[str, float] = {}
+        if len(galleries) == 1:
+            counts = {"queries": len(codes), "mated": len(codes) - non_mated, "non-mated": non_mated}
+            per_query, thresholds = searched[0].per_query(self.ranks, fpir)
+        ranks = range(1, max(self.ranks) + 1)
+        return ThresholdReport(
+            metrics=dict(zip(_names(self.ranks, fpir), _mean_rates(searched, self.ranks, fpir), strict=True)),
+            protocol=f"{self.similarity} similarity" + (", mean over galleries" if len(galleries) > 1 else ""),
+            counts=counts | {"references": sum(each.references for each in searched)},
+            per_unit=per_query,
+            ci=self._intervals(searched, codes, fpir),
+            ci_level=self.ci_level,
+            ci_method=f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}",
+            curves={"cmc": {"rank": np.array(ranks), "rate": np.array(_mean_rates(searched, ranks, ()))}},
+            warnings=warnings,
+            thresholds=thresholds,
+        )
+
+    def _search(
+        self,
+        queries: NDArray,
+        codes: Rows,
+        references: Any,
+        reference_labels: Iterable[Hashable],
+        known: dict[Hashable, int],
+    ) -> "_Searched":
+        search = ExactSearch(queries, references, self.similarity)
+        reference_codes = class_codes(reference_labels, len(search.references), "reference_labels", known)
+        mated = np.isin(codes, reference_codes)
+        if not mated.any():
+            raise ValueError(
+                f"labels must be shared by queries and references, got {len(codes)} queries without a reference of "
+                "their label. Check that both sets name their identities alike."
+            )
+        rank = np.full(len(codes), np.iinfo(np.int64).max)
+        score = np.empty(len(codes), dtype=np.float64)
+        for rows, ids, scores in search.chunks(min(max(self.ranks), search.available)):
+            hits = reference_codes[ids] == codes[rows, None]
+            found = hits.any(axis=1)
+            rank[rows[found]] = hits[found].argmax(axis=1) + 1
+            score[rows] = scores[:, 0]
+        return _Searched(mated, rank, score, len(search.references))
+
+    def _intervals(self, searched: list["_Searched"], codes: Rows, fpir: Sequence[float]) -> dict[str, Interval]:
+        if self.ci is None:
+            return {}
+        units = codes if self.ci == "identity" else np.arange(len(codes))
+        rates = [
+            _mean_rates(searched, self.ranks, fpir, counts[units])
+            for counts in resampled_counts(int(units.max()) + 1, self.resamples, self.seed)
+        ]
+        ends = np.nanquantile(rates, [(1 - self.ci_level) / 2, (1 + self.ci_level) / 2], axis=0)
+        mated = len(np.unique(units[np.any([each.mated for each in searched], axis=0)]))
+        found = zip(_names(self.ranks, fpir), zip(*ends.tolist(), strict=True), strict=True)
+        return {name: settled(interval, mated, self.ci_level) for name, interval in found}
+
+    def distractor_curve(
+        self, embeddings: Any, labels: Iterable[Hashable], distractors: Any, sizes: Sequence[int] | None = None
+    ) -> Report:
+        """Rank-1 accuracy of one mate among more and more distractors, as MegaFace measures it.
+
+        Each image is a query, and each other image of its identity is in turn the only mate in the gallery. The mate
+        must score higher than all distractors; a tie counts as a failure.
+
+        Args:
+            embeddings: (Q, D) finite real numbers.
+            labels: (Q,) their identities. Images whose identity no other image has are left out and counted.
+            distractors: (N, D) images of other people. A mistake there lowers the curve for good: clean them.
+            sizes: numbers of distractors, in [1, N]; None means 10, 100, … and N. They are drawn once, in random order,
+                so that each set holds the smaller ones.
+
+        Returns:
+            The report, with ``rank_1_at_N`` for each size: the share of its mates that a query finds, averaged over the
+            queries.
+
+        Raises:
+            TypeError: embeddings that are not real numbers, labels that are not hashable.
+            ValueError: as for :func:`nearest_neighbours`; sizes out of range; no identity with two images.
+
+        Source: Kemelmacher-Shlizerman et al., The MegaFace Benchmark, CVPR 2016, arXiv:1512.00596.
+        """
+        queries, others = as_array(embeddings), as_array(distractors)
+        codes = class_codes(labels, len(queries))
+        mates = np.bincount(codes)[codes] - 1
+        if not mates.any():
+            raise ValueError(
+                f"labels must repeat, got {len(codes)} images of as many identities. A query needs a mate."
+            )
+        sizes = _sizes(sizes, len(others))
+        order = np.random.default_rng(self.seed).permutation(len(others))
+        best = np.full((len(codes), len(sizes)), -np.inf, dtype=np.float32)  # of the distractors so far
+        for column, (start, stop) in enumerate(pairwise([0, *sizes])):
+            search = ExactSearch(queries, others[np.sort(order[start:stop])], self.similarity)
+            for rows, _, scores in search.chunks(1, rows=np.flatnonzero(mates)):
+                best[rows, column] = scores[:, 0]
+        found = _mates_above(search.queries, codes, np.maximum.accumulate(best, axis=1), self.similarity)
+        rates = np.where(mates[:, None] > 0, found / np.maximum(mates, 1)[:, None], np.nan)
+        names = [f"rank_1_at_{size}" for size in sizes]
+        per_query = dict(zip(names, rates.T, strict=True))
+        ci = {}
+        if self.ci is not None:
+            clusters = codes if self.ci == "identity" else None
+            intervals = bootstrap_interval(rates.T, clusters, self.ci_level, self.resamples, self.seed)
+            units = len(np.unique(codes[mates > 0])) if self.ci == "identity" else int((mates > 0).sum())
+            ci = {name: settled(ends, units, self.ci_level) for name, ends in zip(names, intervals, strict=True)}
+        means = np.nanmean(rates, axis=0)
+        return Report(
+            metrics=dict(zip(names, means.tolist(), strict=True)),
+            protocol=f"{self.similarity} similarity, one mate among distractors",
+            counts={
+                "queries": int((mates > 0).sum()),
+                "distractors": len(others),
+                "skipped": int((mates == 0).sum()),
+            },
+            per_unit=per_query,
+            ci=ci,
+            ci_level=self.ci_level,
+            ci_method=f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}",
+            curves={"distractors": {"size": np.array(sizes), "rate": means}},
+        )
+
+
+class _Searched:
+    """What a search in one gallery found for each query."""
+
+    def __init__(self, mated: Flags, rank: Rows, score: Values, references: int):
+        self.mated = mated  # (Q,)
+        self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
+        self.score = score  # (Q,) of the nearest reference
+        self.references = references
+        self.ranking = Ranking(np.where(mated & (rank > 1), -np.inf, score), mated)  # a wrong name is never accepted
+
+    def rates(self, ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
+        """Each ``rank_k`` and each TPIR, with every query counted as often as its weight says."""
+        times = self.mated.astype(np.int64) if weights is None else weights * self.mated
+        if not times.any():
+            return [np.nan] * len([*ranks, *fpir])
+        closed = [float((times * (self.rank <= rank)).sum() / times.sum()) for rank in ranks]
+        if not fpir:
+            return closed
+        curve = self.ranking.roc(weights)
+        return closed + [curve.tar_at(target) if curve.impostor_pairs else np.nan for target in fpir]
+
+    def per_query(self, ranks: Iterable[int], fpir: Sequence[float]) -> tuple[dict[str, Values], dict[str, float]]:
+        """What counted as found for each mated query, and the thresholds of the open set."""
+        right = [self.rank <= rank for rank in ranks]
+        thresholds = {}
+        for target in fpir:
+            thresholds[f"tpir_at_fpir_{target:g}"] = threshold = self.ranking.roc().threshold_at(target)
+            right.append((self.rank == 1) & (self.score >= threshold))
+        values = [np.where(self.mated, each, np.nan) for each in right]
+        return dict(zip(_names(ranks, fpir), values, strict=True)), thresholds
+
+
+def _names(ranks: Iterable[int], fpir: Sequence[float]) -> list[str]:
+    return [f"rank_{rank}" for rank in ranks] + [f"tpir_at_fpir_{target:g}" for target in fpir]
+
+
+def _mean_rates(
+    searched: list[_Searched], ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None
+) -> list[float]:
+    """The rates of several galleries, averaged."""
+    return np.mean([each.rates(ranks, fpir, weights) for each in searched], axis=0).tolist()
+
+
+def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
+    """How many distractors to measure with, ascending."""
+    if sizes is None:
+        return sorted({10**power for power in range(1, 10) if 10**power < distractors} | {distractors})
+    for size in sizes:
+        if check_positive("sizes", size) > distractors:
+            raise ValueError(
+                f"sizes must be at most {distractors}, the number of distractors, got {size}. Ask for fewer."
+            )
+    return sorted(set(sizes))
+
+
+def _mates_above(prepared: Matrix, codes: Rows, best: Matrix, similarity: Similarity) -> Rows:
+    """How many of its mates score above the best distractor, for each query and number of distractors (Q, S)."""
+    found = np.zeros(best.shape, dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        for some in np.array_split(rows, -(-(len(rows) ** 2) // ENTRIES)):
+            first, second = np.repeat(some, len(rows)), np.tile(rows, len(some))
+            scores = scores_of(prepared, first, second, similarity).reshape(len(some), len(rows))
+            scores[some[:, None] == rows] = -np.inf  # an image is not its own mate
+            found[some] = (scores[:, :, None] > best[some, None, :]).sum(axis=1)
+    return found
