@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from os.path import basename
 from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
@@ -13,7 +14,7 @@ from pml_center import plots
 from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
-from pml_center.evaluation.roc import ranked
+from pml_center.evaluation.roc import roc
 from pml_center.evaluation.search import ENTRIES, ExactSearch, Similarity
 from pml_center.evaluation.thumbnails import Thumbnails
 from pml_center.evaluation.verification import VerificationReport
@@ -125,13 +126,24 @@ def drawn(draw: "Callable[[Axes], Any]", caption: str) -> Plot:
 def _curves(report: Report) -> list[Plot]:
     found = []
     if "roc" in report.curves:
-        roc = {name: report.curves["roc"].get(name) for name in ("far", "tar", "low", "high")}
+        points = {name: report.curves["roc"].get(name) for name in ("far", "tar", "low", "high")}
         pairs = f"{report.counts.get('genuine', 0):,} genuine and {report.counts.get('impostor', 0):,} impostor pairs."
-        found += _roc_and_det(roc, pairs)
+        found += _roc_and_det(points, pairs)
     if "cmc" in report.curves:
         curve: dict[str, Any] = {name: report.curves["cmc"].get(name) for name in ("rank", "rate", "low", "high")}
         found.append(drawn(lambda ax: plots.cmc(**curve, ax=ax), f"Over {_measured(report)}."))
+    for name in report.curves.keys() - {"roc", "cmc"}:
+        (across, xs), (up, ys) = list(report.curves[name].items())[:2]
+        found.append(
+            drawn(partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name), f"Over {_measured(report)}.")
+        )
     return found
+
+
+def _line(ax: "Axes", xs: NDArray, ys: NDArray, **words: str) -> None:
+    ax.plot(xs, ys, marker="o", color=plots.BRIGHT[0])
+    ax.grid(color=plots.GREY, alpha=0.25)
+    ax.set(xscale="log" if xs.min() > 0 and xs.max() > 50 * xs.min() else "linear", **words)  # type: ignore[arg-type]
 
 
 def _roc_and_det(curve: dict[str, Any], caption: str) -> list[Plot]:
@@ -281,7 +293,7 @@ class _RetrievalParts:
             )
             if same.any() and not same.all():
                 scores = row_scores(self.search, first, second)
-                curve = ranked(scores.astype(np.float64), same)
+                curve = roc(scores, same)
                 drawn_from = f"{SAMPLED:,} pairs of each kind, drawn at random."
                 found.append(_histogram(scores, same, curve.equal_error_threshold, self._score, drawn_from))
                 if "roc" not in report.curves:

@@ -11,12 +11,17 @@ from PIL import Image
 mpl.use("Agg")
 
 from pml_center.data import digits
-from pml_center.evaluation import Report, RetrievalEvaluator, write_html
+from pml_center.evaluation import (
+    IdentificationEvaluator,
+    Pairs,
+    Report,
+    RetrievalEvaluator,
+    VerificationEvaluator,
+    write_html,
+)
 from pml_center.evaluation.html_parts import nearest_mates, row_scores, sampled_pairs
-from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.search import ExactSearch
 from pml_center.evaluation.thumbnails import SIDE, Thumbnails
-from pml_center.evaluation.verification import VerificationEvaluator
 
 DIGITS = digits().subset(np.arange(300))
 LABELS = [DIGITS.classes[label] for label in DIGITS.labels]
@@ -240,6 +245,13 @@ def test_any_report_has_a_page(page):
     assert "3.2500" in found.text
     assert "CMC" in found.text
     assert "Over 4 probes." in found.text
+
+
+def test_a_curve_that_no_plot_is_made_for_is_a_line(page):
+    evaluator = IdentificationEvaluator(ci=None)
+    found = page(evaluator.distractor_curve(PIXELS[:100], LABELS[:100], PIXELS[100:299]))
+    assert "distractors" in found.text
+    assert "rank_1_at_199" in found.text
 
 
 def test_to_html_is_the_page_of_one_report(tmp_path, retrieval):
