@@ -1,6 +1,6 @@
 """What stands on the page of a report: which plots, pictures and tables each kind of report has."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center import plots
+from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
@@ -48,6 +49,7 @@ class Material:
         embeddings: (Q, D) of the queries or rows.
         references: (N, D) of the references, where these are another set.
         pairs: those that were verified.
+        has_roc: whether a report on the page has a ROC of its own, so that retrieval need not estimate one.
     """
 
     images: Sequence[Any] | None = None
@@ -55,6 +57,7 @@ class Material:
     embeddings: Any = None
     references: Any = None
     pairs: Pairs | None = None
+    has_roc: bool = False
 
 
 class Card(NamedTuple):
@@ -121,6 +124,44 @@ def drawn(draw: "Callable[[Axes], Any]", caption: str) -> Plot:
         figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
     svg = buffer.getvalue()
     return Plot(svg[svg.index("<svg") :].replace(INK, "currentColor"), caption)
+
+
+def history(epochs: Sequence[Mapping[str, float]]) -> list[Part]:
+    """How the loss and its parts moved in training.
+
+    Args:
+        epochs: for each epoch its number ``epoch``, the learning rate ``lr``, and the means of the loss and its parts.
+    """
+    if not epochs:
+        return []
+    steps = [each["epoch"] for each in epochs]
+    losses = {name: [each[name] for each in epochs] for name in epochs[0] if name not in ("epoch", "lr", "seconds")}
+    rates = {"learning rate": [each["lr"] for each in epochs]}
+    drawings = [
+        drawn(lambda ax: plots.training_curves(steps, losses, ax=ax), "Means over each epoch."),
+        drawn(lambda ax: plots.training_curves(steps, rates, ax=ax), "At the end of each epoch."),
+    ]
+    return [Part("Training", kind="plots", plots=drawings)]
+
+
+def neighbours(queries: Any, samples: Samples, images: Any, ids: NDArray, scores: NDArray, score: str) -> Part:
+    """Images, each with those that are most like it.
+
+    Args:
+        queries: Q images that have names.
+        samples: the rows that were searched in.
+        images: of the rows, None where there are none.
+        ids: (Q, K) the rows found, nearest first.
+        scores: (Q, K) their scores.
+        score: what the scores are.
+    """
+    thumbnails = Thumbnails()
+    own, others = _Rows(None, None, queries, thumbnails), _Rows(samples.labels, samples.names, images, thumbnails)
+    rows = [
+        [own.card(number), *(others.card(row, f"{value:.3f}") for row, value in zip(*found, strict=True))]
+        for number, found in enumerate(zip(ids.tolist(), scores.tolist(), strict=True))
+    ]
+    return Part("Nearest images", f"Below each image: its class and its {score}.", "gallery", rows=rows)
 
 
 def _curves(report: Report) -> list[Plot]:
@@ -296,7 +337,7 @@ class _RetrievalParts:
                 curve = roc(scores, same)
                 drawn_from = f"{SAMPLED:,} pairs of each kind, drawn at random."
                 found.append(_histogram(scores, same, curve.equal_error_threshold, self._score, drawn_from))
-                if "roc" not in report.curves:
+                if not self.material.has_roc:
                     points = curve.points()
                     found += _roc_and_det({"far": points["far"], "tar": points["tar"]}, drawn_from)
         found += _curves(report)

@@ -47,7 +47,7 @@ def write_html(
         pairs: those that were verified, to show the mistakes.
         title: the heading.
         details: tables of configuration and environment, by their name; None has the versions of the packages.
-        extra: more parts, below the last report.
+        extra: more parts, below the reports.
 
     Returns:
         The path.
@@ -65,11 +65,14 @@ def write_html(
         ...     "leave-one-out" in page.read_text(encoding="utf-8")
         True
     """
-    material = Material(images, reference_images, embeddings, references, pairs)
+    has_roc = any("roc" in report.curves for report in reports.values())
+    material = Material(images, reference_images, embeddings, references, pairs, has_roc)
     thumbnails, numbers = Thumbnails(), count()
     chapters = [_chapter(name, report, material, thumbnails) for name, report in reports.items()]
-    if chapters:
-        chapters[-1]["parts"] += extra
+    if extra:
+        chapters.append(
+            dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics"), "") | {"parts": extra}
+        )
     for chapter in chapters:
         chapter["parts"] = [_placed(part, next(numbers)) for part in chapter["parts"]]
     if details is None:

@@ -174,7 +174,7 @@ class IdentificationEvaluator:
             )
         rank = np.full(len(codes), np.iinfo(np.int64).max)
         score = np.empty(len(codes), dtype=np.float64)
-        for rows, ids, scores in search.chunks(min(max(self.ranks), search.available)):
+        for rows, ids, scores in search.chunks(min(max(self.ranks), int(np.min(search.available)))):
             hits = reference_codes[ids] == codes[rows, None]
             found = hits.any(axis=1)
             rank[rows[found]] = hits[found].argmax(axis=1) + 1
