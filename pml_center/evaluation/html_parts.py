@@ -68,6 +68,7 @@ class Card(NamedTuple):
     name: str
     note: str = ""
     kind: str = ""  # "hit", "miss" or neither
+    file: str = ""  # shown where the user may want to look for it
 
 
 class Plot(NamedTuple):
@@ -169,7 +170,14 @@ def _curves(report: Report) -> list[Plot]:
     if "roc" in report.curves:
         points = {name: report.curves["roc"].get(name) for name in ("far", "tar", "low", "high")}
         pairs = f"{report.counts.get('genuine', 0):,} genuine and {report.counts.get('impostor', 0):,} impostor pairs."
-        found += _roc_and_det(points, pairs)
+        bars = [
+            (float(name.removeprefix("tar_at_far_")), *ends)
+            for name, ends in report.ci.items()
+            if name.startswith("tar_at_far_")
+        ]
+        if bars:
+            pairs += f" Bars: {100 * report.ci_level:g} % intervals of the true accept rate."
+        found += _roc_and_det(points, pairs, bars)
     if "cmc" in report.curves:
         curve: dict[str, Any] = {name: report.curves["cmc"].get(name) for name in ("rank", "rate", "low", "high")}
         found.append(drawn(lambda ax: plots.cmc(**curve, ax=ax), f"Over {_measured(report)}."))
@@ -187,12 +195,25 @@ def _line(ax: "Axes", xs: NDArray, ys: NDArray, **words: str) -> None:
     ax.set(xscale="log" if xs.min() > 0 and xs.max() > 50 * xs.min() else "linear", **words)  # type: ignore[arg-type]
 
 
-def _roc_and_det(curve: dict[str, Any], caption: str) -> list[Plot]:
+def _roc_and_det(curve: dict[str, Any], caption: str, bars: Sequence[tuple] = ()) -> list[Plot]:
+    """Both plots of one curve, with bars (FAR, low, high) where the true accept rate has an interval."""
     if not (np.asarray(curve["far"]) > 0).any():
         return []
+    style: Any = {"color": plots.BRIGHT[0], "alpha": 0.45, "linewidth": 5}
+
+    def draw_roc(ax: "Axes") -> None:
+        plots.roc(**curve, ax=ax)
+        for far, low, high in bars:
+            ax.plot([far, far], [low, high], solid_capstyle="butt", **style)
+
+    def draw_det(ax: "Axes") -> None:
+        plots.det(**curve, ax=ax)
+        for far, low, high in bars:
+            ax.plot([far, far], [1 - high, 1 - low], solid_capstyle="butt", **style)
+
     return [
-        drawn(lambda ax: plots.roc(**curve, ax=ax), caption),
-        drawn(lambda ax: plots.det(**curve, ax=ax), f"{caption} The dotted line is where both errors are equal."),
+        drawn(draw_roc, caption),
+        drawn(draw_det, f"{caption} The dotted line is where both errors are equal."),
     ]
 
 
@@ -217,12 +238,12 @@ class _Rows:
             str(names[row]) if names is not None else name(row) if callable(name) else f"row {row}"
         )
 
-    def card(self, row: int, note: str = "", kind: str = "", show_name: bool = False) -> Card:
+    def card(self, row: int, note: str = "", kind: str = "", show_file: bool = False) -> Card:
         picture, name = self.thumbnails.uri(self.images, row), self.name(row)
-        label = "" if self.labels is None else str(self.labels[row])
-        if show_name or picture is None:
-            note = f"{basename(name)} {note}".strip()
-        return Card(picture, label or basename(name), name, note, kind)
+        file = basename(name)
+        title = file if self.labels is None else str(self.labels[row])
+        shown = self.labels is not None and (show_file or picture is None)
+        return Card(picture, title, name, note, kind, file if shown else "")
 
 
 class _RetrievalParts:
@@ -277,8 +298,8 @@ class _RetrievalParts:
         report = self.report
         wrong = ~report.hits[:, 0] & (report.neighbours.ids[:, 0] >= 0) & ~np.isnan(self.values)
         rows = np.flatnonzero(wrong)
-        worst = rows[np.argsort(-report.neighbours.scores[rows, 0], kind="stable")][:PAIRS]
-        pairs = [(row, report.neighbours.ids[row, 0], report.neighbours.scores[row, 0]) for row in worst.tolist()]
+        worst = rows[np.argsort(-report.neighbours.scores[rows, 0], kind="stable")]
+        pairs = self._first(worst, report.neighbours.ids[worst, 0], report.neighbours.scores[worst, 0])
         return Part(
             "Hardest mistakes",
             f"Queries whose nearest reference is of another class, the most similar first: {len(rows):,} of "
@@ -293,12 +314,12 @@ class _RetrievalParts:
             return Part("")
         mates, scores = nearest_mates(self.search, self.report.codes, self.report.reference_codes)
         rows = np.flatnonzero(mates >= 0)
-        worst = rows[np.argsort(scores[rows], kind="stable")][:PAIRS]
+        worst = rows[np.argsort(scores[rows], kind="stable")]
         return Part(
             "Hardest positives",
             "Queries whose nearest reference of their own class is the least similar of all.",
             "pairs",
-            rows=self._pairs([(row, mates[row], scores[row]) for row in worst.tolist()], "hit"),
+            rows=self._pairs(self._first(worst, mates[worst], scores[worst]), "hit"),
         )
 
     def label_errors(self) -> Part:
@@ -309,7 +330,7 @@ class _RetrievalParts:
             "Pairs with different labels of which each is the other's nearest neighbour, the most similar first: "
             f"{len(pairs):,} in all. One of the two labels may be wrong.",
             "pairs",
-            rows=self._pairs(pairs[:PAIRS].tolist(), "miss", show_name=True),
+            rows=self._pairs(pairs[:PAIRS].tolist(), "miss", show_file=True),
         )
 
     def near_duplicates(self) -> Part:
@@ -322,7 +343,7 @@ class _RetrievalParts:
             f"Pairs with {self._score} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may be one image: "
             f"{len(pairs):,} in all.",
             "pairs",
-            rows=self._pairs(pairs[:PAIRS].tolist(), "", show_name=True),
+            rows=self._pairs(pairs[:PAIRS].tolist(), "", show_file=True),
         )
 
     def drawings(self) -> Part:
@@ -394,14 +415,24 @@ class _RetrievalParts:
             if reference >= 0
         ]
 
-    def _pairs(self, pairs: Sequence[tuple], kind: str, show_name: bool = False) -> list[list[Card]]:
+    def _pairs(self, pairs: Sequence[tuple], kind: str, show_file: bool = False) -> list[list[Card]]:
         return [
             [
-                self.queries.card(int(query), "" if show_name else "query", show_name=show_name),
-                self.references.card(int(reference), f"{score:.3f}", kind, show_name),
+                self.queries.card(int(query), "query", show_file=show_file),
+                self.references.card(int(reference), f"{score:.3f}", kind, show_file),
             ]
             for query, reference, score in pairs
         ]
+
+    def _first(self, queries: NDArray, references: NDArray, scores: NDArray) -> list[tuple]:
+        """The first pairs, each once where either image of it may be the query."""
+        found: dict[tuple, tuple] = {}
+        for pair in zip(queries.tolist(), references.tolist(), scores.tolist(), strict=True):
+            key = tuple(sorted(pair[:2])) if self.report.leave_one_out else pair[:2]
+            found.setdefault(key, pair)
+            if len(found) == PAIRS:
+                break
+        return list(found.values())
 
     def _projection(self) -> Plot:
         codes = self.report.codes
