@@ -43,7 +43,7 @@ def evaluate(
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
     task = open_task(model, data, options, making)
     reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocols}
-    pixels = _pixels(task) if task.rows.run and "retrieval" in reports else None
+    pixels = _pixels(task) if "retrieval" in reports else None
     files = _write(task, data, reports, pixels)
     if options.json:
         print(json.dumps(_content(task, reports, pixels, files)))
@@ -74,11 +74,13 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
         print(f"warning: {warning}")
 
 
-def _pixels(task: "Task") -> "Report":
-    """Retrieval by raw pixels, which any model has to beat."""
+def _pixels(task: "Task") -> "Report | None":
+    """Retrieval by raw pixels, which a run has to beat; None for other models, and where images are embedded already."""
     from pml_center.cli.protocols import retrieval
     from pml_center.cli.sources import pixels
 
+    if not task.rows.run or (task.gallery and not task.gallery.run):
+        return None
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
     options = replace(task.options, similarity="euclidean", ci="none")
     gallery = task.gallery and pixels(task.gallery)

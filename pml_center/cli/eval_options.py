@@ -30,6 +30,7 @@ class EvalOptions:
             pairs enough for.
         ways: classes in an episode of few-shot.
         shots: known images of each class in an episode.
+        queries: images of each class to classify in an episode.
         episodes: of few-shot; by default as many as share no image.
         similarity: how embeddings are compared.
         index: a faiss factory string for retrieval, such as 'IVF256,Flat' or 'HNSW32'; Flat is exact.
@@ -53,6 +54,7 @@ class EvalOptions:
     far: tuple[float, ...] | None = None
     ways: int = 5
     shots: int = 1
+    queries: int = 15
     episodes: int | None = None
     similarity: Literal["cosine", "dot", "euclidean"] = "cosine"
     index: str = "Flat"

@@ -102,7 +102,7 @@ def fewshot(task: Task) -> Report:
     """Episodes of a few known images per class."""
     options, rows = task.options, task.rows.samples
     settings = {"similarity": options.similarity, "ci": task.unit("episode"), **task.intervals}
-    evaluator = FewShotEvaluator(options.ways, options.shots, episodes=options.episodes, **settings)
+    evaluator = FewShotEvaluator(options.ways, options.shots, options.queries, options.episodes, **settings)
     return evaluator(rows.embeddings, rows.labels)
 
 
