@@ -75,7 +75,7 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
 
 
 def _pixels(task: "Task") -> "Report | None":
-    """Retrieval by raw pixels, which a run has to beat; None for other models, and where images are embedded already."""
+    """Retrieval by raw pixels, which a run has to beat; None for other models, and where only embeddings are known."""
     from pml_center.cli.protocols import retrieval
     from pml_center.cli.sources import pixels
 
