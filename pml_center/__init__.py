@@ -12,9 +12,10 @@ _HOMES = {
     "data": "pml_center.data",
     "evaluation": "pml_center.evaluation",
     "losses": "pml_center.losses",
+    "regularizers": "pml_center.regularizers",
 }
 
-__all__ = ["__version__", "create_embedder", "data", "evaluation", "losses", "param_groups"]
+__all__ = ["__version__", "create_embedder", "data", "evaluation", "losses", "param_groups", "regularizers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> None:
+def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name: str = "embeddings") -> None:
     """Embeddings must be a finite floating-point matrix of the expected width.
 
     Finiteness is looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
@@ -19,6 +19,7 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
     Args:
         embeddings: (B, D) floating point.
         embedding_size: the width D that a loss was built with; None accepts any.
+        name: what they are called, for the message.
 
     Raises:
         TypeError: embeddings that are not floating point.
@@ -33,19 +34,17 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
             loss ...
     """
     if not isinstance(embeddings, Tensor):
-        raise TypeError(
-            f"embeddings must be a tensor, got {type(embeddings).__name__}. Convert them with torch.as_tensor."
-        )
+        raise TypeError(f"{name} must be a tensor, got {type(embeddings).__name__}. Convert them with torch.as_tensor.")
     if not embeddings.is_floating_point():
-        raise TypeError(f"embeddings must be floating point, got dtype {embeddings.dtype}. Convert them with .float().")
+        raise TypeError(f"{name} must be floating point, got dtype {embeddings.dtype}. Convert them with .float().")
     if embeddings.ndim != 2:
         raise ValueError(
-            f"embeddings must have shape (batch, embedding_size), got shape {tuple(embeddings.shape)}. "
+            f"{name} must have shape (batch, embedding_size), got shape {tuple(embeddings.shape)}. "
             "Flatten or pool them to one row per image."
         )
     if embedding_size is not None and embeddings.shape[1] != embedding_size:
         raise ValueError(
-            f"embeddings must have {embedding_size} columns because embedding_size={embedding_size}, "
+            f"{name} must have {embedding_size} columns because embedding_size={embedding_size}, "
             f"got shape {tuple(embeddings.shape)}. Build the loss with embedding_size={embeddings.shape[1]}, "
             f"or the model with create_embedder(..., embedding_size={embedding_size})."
         )
@@ -55,21 +54,24 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None) -> N
     rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
     value = embeddings[rows[0]][~embeddings[rows[0]].isfinite()][0].item()
     raise ValueError(
-        f"embeddings must be finite, got {value} in row {rows[0]} ({len(rows)} of {len(embeddings)} rows are not "
+        f"{name} must be finite, got {value} in row {rows[0]} ({len(rows)} of {len(embeddings)} rows are not "
         "finite). Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
     )
 
 
-def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index: int | None = None) -> Tensor:
+def check_labels(
+    labels: object, num_classes: int | None, batch_size: int, ignore_index: int | None = None, name: str = "labels"
+) -> Tensor:
     """Labels must be integers that index the classes, one for each embedding.
 
     On CUDA values are looked at without a synchronisation: the process stops a little later, with the rule alone.
 
     Args:
         labels: (B,) integers in [0, num_classes).
-        num_classes: how many classes the loss was built with.
+        num_classes: how many classes the loss was built with; None accepts any integers.
         batch_size: B, how many embeddings there are.
         ignore_index: a label that is allowed beside them.
+        name: what they are called, for the message.
 
     Returns:
         The labels as int64.
@@ -88,23 +90,23 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
     """
     if not isinstance(labels, Tensor):
         raise TypeError(
-            f"labels must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
+            f"{name} must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
-            f"labels must be integers, got dtype {labels.dtype}. Convert them with .long() if they hold class numbers."
+            f"{name} must be integers, got dtype {labels.dtype}. Convert them with .long() if they hold class numbers."
         )
     if labels.shape != (batch_size,):
         raise ValueError(
-            f"labels must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
+            f"{name} must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
             "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
     labels = labels.long()
-    if not len(labels):
+    if num_classes is None or not len(labels):
         return labels
     if labels.is_cuda:  # looked at by the device itself, which stops with this message
         inside = (labels >= 0) & (labels < num_classes) | (labels == (0 if ignore_index is None else ignore_index))
-        torch._assert_async(inside.all(), f"labels must be in [0, {num_classes}) because num_classes={num_classes}")
+        torch._assert_async(inside.all(), f"{name} must be in [0, {num_classes}) because num_classes={num_classes}")
         return labels
     low, high = labels.aminmax()
     if low >= 0 and high < num_classes:
@@ -115,7 +117,7 @@ def check_labels(labels: object, num_classes: int, batch_size: int, ignore_index
     if outside.any():
         bad = int(outside.nonzero()[0])
         raise ValueError(
-            f"labels must be in [0, {num_classes}) because num_classes={num_classes}, "
+            f"{name} must be in [0, {num_classes}) because num_classes={num_classes}, "
             f"got {labels[bad].item()} at position {bad}. "
             "Renumber them from 0, e.g. with torch.unique(labels, return_inverse=True)."
         )

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pml_center import losses
+from pml_center.checks import constructor_arguments
+from pml_center.losses.base_class_loss import BaseClassLoss
 
 NUM_CLASSES, EMBEDDING_SIZE = 7, 5
 
@@ -30,19 +32,58 @@ class Case:
         return issubclass(self.loss, losses.MarginSoftmaxLoss)
 
     @property
+    def has_classes(self) -> bool:
+        """Whether it has a row for each class; else its references are the batch's own."""
+        return issubclass(self.loss, BaseClassLoss)
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether it asks for a second set of embeddings; it is given :func:`references`."""
+        return self.loss.takes_references
+
+    @property
     def is_cross_entropy(self) -> bool:
         """Whether it is one of logits, not a sum over classes, and nothing beside."""
         engine = losses.MarginSoftmaxLoss
         return self.is_softmax and self.loss.combine is engine.combine and self.loss.penalty is engine.penalty
 
+    def make(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):
+        """The loss as it is made."""
+        sizes = {"num_classes": num_classes, "embedding_size": embedding_size} if self.has_classes else {}
+        loss = self.loss(**sizes, **{**self.arguments, **arguments})
+        if self.takes_references:
+            loss.register_forward_pre_hook(with_references, with_kwargs=True)
+        return loss
+
+    def chunks(self, size: int) -> dict[str, int]:
+        """The argument that makes blocks of so many classes, for losses that have blocks."""
+        return {"chunk_size": size} if "chunk_size" in constructor_arguments(self.loss, stop=nn.Module) else {}
+
     def build(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):
         """The loss in fp64 with rows of length about 1, so that every class matters."""
-        loss = self.loss(num_classes, embedding_size, **{**self.arguments, **arguments}).double()
+        loss = self.make(num_classes, embedding_size, **arguments).double()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in filter(torch.is_floating_point, [*loss.parameters(), *loss.buffers()]):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.double))
         return loss
+
+
+def references(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """A second set of embeddings as wide as the first, and its labels: two or three for each of four classes."""
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(10, embeddings.shape[-1], generator=generator, dtype=torch.double)
+    return rows.to(torch.promote_types(embeddings.dtype, torch.float32)), torch.arange(10) % 4
+
+
+def with_references(loss, args, kwargs):
+    """Hook: gives references to a call without any."""
+    if len(args) > 3 and args[3] is not None:
+        return args, kwargs
+    return args[:3], kwargs | dict(zip(REFERENCES, references(args[0]), strict=True))
+
+
+REFERENCES = ("ref_emb", "ref_labels")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -396,6 +437,125 @@ def center(loss, embeddings, labels):
     return (embeddings - loss.centers.clone()[labels]).pow(2).sum(1) / 2
 
 
+def center_with_radius(loss, embeddings, labels):
+    distance = (embeddings - loss.centers.clone()[labels]).pow(2).sum(1).sqrt()
+    return torch.where(distance > 1.5, (distance - 1.5) ** 2 / 2, 0) / embeddings.shape[1]
+
+
+def island(loss, embeddings, labels):
+    centers = loss.centers.clone()
+    pairs = [(j, k) for j in range(len(centers)) for k in range(len(centers)) if j != k]
+    cosines = [torch.cosine_similarity(centers[j], centers[k], dim=0) for j, k in pairs]
+    return center(loss, embeddings, labels) + 10 * sum(cosine + 1 for cosine in cosines)
+
+
+def softmax_center(loss, embeddings, labels):
+    return softmax(loss.softmax, embeddings, labels) + 0.1 * center(loss.center, embeddings, labels)
+
+
+def softmax_shared_center(loss, embeddings, labels):
+    weights = loss.softmax.class_weights.weight
+    own = (loss.center.length * weights / weights.pow(2).sum(1, keepdim=True).sqrt())[labels]
+    return softmax(loss.softmax, embeddings, labels) + 0.1 * (embeddings - own).pow(2).sum(1) / 2
+
+
+def git(loss, embeddings, labels, same_class=False, repulsion=0.5):
+    losses, centers = [], loss.centers.clone()
+    for i, y in enumerate(labels.tolist()):
+        total = (embeddings[i] - centers[y]).pow(2).sum() / 2
+        for j, other in enumerate(labels.tolist()):
+            if j != i and (same_class or other != y):
+                total = total + repulsion / (1 + (embeddings[i] - centers[other]).pow(2).sum())
+        losses.append(total)
+    return torch.stack(losses)
+
+
+def git_over_all_others(loss, embeddings, labels):
+    return git(loss, embeddings, labels, same_class=True, repulsion=1)
+
+
+def range_loss(loss, embeddings, labels, k=2, margin=2e4, alpha=5e-5, beta=1e-4, power=2):
+    def distance(a, b):
+        return (a - b).pow(2).sum() ** (power / 2)
+
+    classes = sorted(set(labels.tolist()))
+    members = {c: [x for x, y in zip(embeddings, labels.tolist(), strict=True) if y == c] for c in classes}
+    intra = {}
+    for c in classes:
+        distances = [distance(a, b) for i, a in enumerate(members[c]) for b in members[c][:i]]
+        longest = sorted(distances, key=Tensor.item, reverse=True)[:k]
+        intra[c] = len(longest) / sum(1 / d for d in longest) if longest else 0 * embeddings.sum()
+    means = {c: sum(members[c]) / len(members[c]) for c in classes}
+    between = [distance(means[c], means[d]) for c in classes for d in classes if c < d]
+    inter = (margin - min(between, key=Tensor.item)).clamp_min(0)
+    shares = [alpha * intra[y] * len(labels) / len(members[y]) for y in labels.tolist()]
+    return torch.stack(shares) + beta * inter
+
+
+def euclidean_range_loss(loss, embeddings, labels):
+    return range_loss(loss, embeddings, labels, k=3, margin=10, alpha=0.5, beta=0.7, power=1)
+
+
+def marginal(loss, embeddings, labels):
+    unit = [x / x.pow(2).sum().sqrt() for x in embeddings]
+    size, losses = len(labels), []
+    for i in range(size):
+        total = torch.zeros((), dtype=torch.double)
+        for j in set(range(size)) - {i}:
+            sign = 1 if labels[i] == labels[j] else -1
+            total = total + (0.3 - sign * (1.2 - (unit[i] - unit[j]).pow(2).sum())).clamp_min(0)
+        losses.append(size * total / (size**2 - size))
+    return torch.stack(losses)
+
+
+def centroid_triplet(loss, embeddings, labels, power=2, everywhere=False):
+    def mean(rows):
+        return sum(rows) / len(rows)
+
+    labels, losses = labels.tolist(), []
+    for i, x in enumerate(embeddings):
+        others = [embeddings[j] for j, y in enumerate(labels) if y == labels[i] and j != i]
+        classes = sorted(set(labels) - {labels[i]})
+        negatives = [mean([embeddings[j] for j, y in enumerate(labels) if y == c]) for c in classes]
+        if not others:
+            losses.append(0 * x.sum())
+            continue
+        positive = (x - mean(others)).pow(2).sum() ** (power / 2)
+        hinges = [(positive - (x - c).pow(2).sum() ** (power / 2) + 0.5).clamp_min(0) for c in negatives]
+        losses.append(mean(hinges) if everywhere else max(hinges, key=Tensor.item))
+    return torch.stack(losses)
+
+
+def euclidean_centroid_triplet(loss, embeddings, labels):
+    return centroid_triplet(loss, embeddings, labels, power=1)
+
+
+def centroid_triplet_with_all(loss, embeddings, labels):
+    return centroid_triplet(loss, embeddings, labels, everywhere=True)
+
+
+def euclidean_centroid_triplet_with_all(loss, embeddings, labels):
+    return centroid_triplet(loss, embeddings, labels, power=1, everywhere=True)
+
+
+def hetero_center(loss, embeddings, labels, margin=0.0):
+    others, of_others = references(embeddings)
+    losses = []
+    for y in labels.tolist():
+        second = [x for x, other in zip(others, of_others.tolist(), strict=True) if other == y]
+        first = [x for x, other in zip(embeddings, labels.tolist(), strict=True) if other == y]
+        if not second:
+            losses.append(0 * embeddings.sum())
+            continue
+        square = (sum(first) / len(first) - sum(second) / len(second)).pow(2).sum()
+        losses.append(len(labels) / len(first) * (square - margin).clamp_min(0))
+    return torch.stack(losses)
+
+
+def hetero_center_with_margin(loss, embeddings, labels):
+    return hetero_center(loss, embeddings, labels, margin=2)
+
+
 CASES = [
     Case(losses.SoftmaxLoss, softmax),
     Case(losses.SoftmaxLoss, softmax_without_bias, {"bias": False}),
@@ -447,5 +607,26 @@ CASES = [
     Case(losses.KappaFaceLoss, kappaface, {"class_counts": 20}),
     Case(losses.KappaFaceLoss, kappaface_after_an_epoch, {"class_counts": 1}),
     Case(losses.CenterLoss, center),
+    Case(losses.CenterLoss, center, {"update": "mean"}),
     Case(losses.CenterLoss, center, {"update": "gradient"}),
+    Case(losses.CenterLoss, center_with_radius, {"radius": 1.5, "per_dim": True, "update": "gradient"}),
+    Case(losses.IslandLoss, island),
+    Case(losses.IslandLoss, island, {"update": "gradient"}),
+    Case(losses.SoftmaxCenterLoss, softmax_center, {"center_weight": 0.1}),
+    Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
+    Case(losses.GitLoss, git, {"repulsion": 0.5}),
+    Case(losses.GitLoss, git_over_all_others, {"same_class": True, "update": "gradient"}),
+    Case(losses.RangeLoss, range_loss),
+    Case(
+        losses.RangeLoss,
+        euclidean_range_loss,
+        {"k": 3, "margin": 10, "intra_weight": 0.5, "inter_weight": 0.7, "squared": False},
+    ),
+    Case(losses.MarginalLoss, marginal),
+    Case(losses.CentroidTripletLoss, centroid_triplet),
+    Case(losses.CentroidTripletLoss, euclidean_centroid_triplet, {"squared": False}),
+    Case(losses.CentroidTripletLoss, centroid_triplet_with_all, {"negatives": "all"}),
+    Case(losses.CentroidTripletLoss, euclidean_centroid_triplet_with_all, {"negatives": "all", "squared": False}),
+    Case(losses.HeteroCenterLoss, hetero_center),
+    Case(losses.HeteroCenterLoss, hetero_center_with_margin, {"margin": 2}),
 ]

@@ -177,6 +177,17 @@ def drawn_classes(loss: nn.Module, step: dict) -> None:
     loss.class_weights._sample = lambda labels: torch.from_numpy(step["out/weight_index"])
 
 
+def range_loss(**names: str) -> Callable[[Golden], nn.Module]:
+    """Range loss by the official names of k and its weights."""
+
+    def build(golden: Golden) -> nn.Module:
+        official = golden.meta["hyperparameters"]
+        arguments = {ours: official[theirs] for ours, theirs in names.items()}
+        return losses.RangeLoss(margin=official["margin"], squared="choose_k" in official, **arguments).double()
+
+    return build
+
+
 S_AND_M = {"s": "scale", "m": "margin"}
 PARTIAL_FC = {**S_AND_M, "sample_rate": "sample_rate"}
 CLAMPED = "the official code clamps the cosine, or the angle with its margin, and so has another value at the ends"
@@ -379,5 +390,13 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
             losses.KappaFaceLoss, {"s": "scale", "m": "margin"}, class_counts=10**6, beyond_pi="rotate"
         )(golden),
         inputs=shares_as_given,
+    ),
+    ("range", "charrin_caffe"): Adapter(
+        range_loss(k="choose_k", intra_weight="intra_weight", inter_weight="inter_weight"), parameters={}
+    ),
+    ("range", "chen94yue"): Adapter(
+        without("small_class")(range_loss(k="k", intra_weight="alpha", inter_weight="beta")),
+        parameters={},
+        why="it counts the distance of a sample to itself where a class has fewer than k pairs, see test_range_loss.py",
     ),
 }

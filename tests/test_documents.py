@@ -32,7 +32,10 @@ STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "py
 STATED += ("python -m sphinx -W docs docs/_build",)
 # Fences that Sphinx builds. Any other language than these, python and bash would be code that no test has run.
 DIRECTIVES = {"{eval-rst}", "{image}", "{include}", "{literalinclude}", "{toctree}"}
-PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in ("losses", "evaluation", "data", "training"))]
+PUBLIC = [
+    "pml_center",
+    *(f"pml_center.{name}" for name in ("losses", "regularizers", "evaluation", "data", "training")),
+]
 PUBLIC += ["pml_center.backbones", "pml_center.plots"]
 PUBLIC += [f"pml_center.ops.{module.name}" for module in pkgutil.iter_modules(pml_center.ops.__path__)]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from pytorch_metric_learning import losses as pml_losses
 
-from pml_center import losses
+from pml_center import losses, regularizers
 from tests.cases import CASES
+from tests.regularizer_cases import REGULARIZER_CASES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pml_center"
@@ -39,6 +40,9 @@ DECLARED = {
 }  # constants and read-only properties that a paper may state beside the hooks
 
 each_final_loss = pytest.mark.parametrize("name", FINAL)
+
+
+each_regularizer = pytest.mark.parametrize("name", regularizers.__all__)
 
 
 def subclasses(kind):
@@ -89,12 +93,51 @@ def test_a_loss_has_no_subclass(name):
     assert not subclasses(getattr(losses, name)), f"{name} is final; share a function of ops instead"
 
 
+def test_regularizers_were_found():
+    assert len(regularizers.__all__) >= 4
+    assert all(name.endswith("Regularizer") for name in regularizers.__all__)
+
+
+@each_regularizer
+def test_a_regularizer_is_documented_and_tested(name):
+    kind = getattr(regularizers, name)
+    for section in ["Args:", "Shape:", "Example:", "Source:"]:
+        assert re.search(rf"^{section}", inspect.getdoc(kind), re.MULTILINE), f"{name} has no section {section}"
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\.\. autoclass:: {name}$", page, re.MULTILINE), f"docs/losses.md has no autoclass of {name}"
+    entries = (ROOT / "docs" / "references.bib").read_text(encoding="utf-8")
+    assert re.search(rf"keywords = {{.*\b{name}\b.*}}", entries), f"docs/references.bib has no entry of {name}"
+    assert kind in {case.regularizer for case in REGULARIZER_CASES}, f"tests/regularizer_cases.py has no case of {name}"
+    assert not subclasses(kind), f"{name} is final; share a function of ops instead"
+
+
 def test_a_softmax_loss_overrides_nothing_but_the_hooks():
     papers = subclasses(losses.MarginSoftmaxLoss)
     for paper in papers:
         own = {name for name in vars(paper) if name == "__init__" or not name.startswith("__")}
         assert own <= HOOKS | DECLARED, f"{paper.__name__}: {own - HOOKS - DECLARED}"
     assert len(papers) >= 4
+
+
+CENTER_HOOKS = {
+    "__init__",
+    "pull",
+    "penalty",
+    "spread",
+    "default_init",
+    "takes_any_distance",
+    "own_centers",
+    "class_rows",
+    "get_default_distance",
+}
+
+
+def test_a_center_loss_overrides_nothing_but_the_hooks():
+    papers = subclasses(losses.BaseCenterLoss)
+    for paper in papers:
+        own = {name for name in vars(paper) if not name.startswith("_")} - {"get_logits", "predict"}
+        assert own <= CENTER_HOOKS, f"{paper.__name__}: {own - CENTER_HOOKS}"
+    assert len(papers) >= 2
 
 
 def parameters(kind):
@@ -128,6 +171,7 @@ def is_below(module, packages):
 
 LAYERS = {
     "losses": [
+        "pml_center.regularizers",
         "pml_center.evaluation",
         "pml_center.training",
         "pml_center.backbones",
@@ -135,8 +179,17 @@ LAYERS = {
         "timm",
         "faiss",
     ],
-    "evaluation": ["pml_center.losses", "pml_center.training"],
-    "data": ["pml_center.losses", "pml_center.training", "pml_center.evaluation"],
+    "regularizers": [
+        "pml_center.losses",
+        "pml_center.evaluation",
+        "pml_center.training",
+        "pml_center.backbones",
+        "pml_center.data",
+        "timm",
+        "faiss",
+    ],
+    "evaluation": ["pml_center.losses", "pml_center.regularizers", "pml_center.training"],
+    "data": ["pml_center.losses", "pml_center.regularizers", "pml_center.training", "pml_center.evaluation"],
 }
 
 
@@ -180,8 +233,9 @@ def test_the_package_loads_nothing_heavy(module):
     assert not loaded & {"torch", "numpy", "pytorch_metric_learning", "timm", "faiss", "matplotlib", "sklearn"}
 
 
-def test_the_losses_load_no_more_than_pml_does():
-    loaded = loaded_by("pml_center.losses")
+@pytest.mark.parametrize("module", ["pml_center.losses", "pml_center.regularizers"])
+def test_the_losses_load_no_more_than_pml_does(module):
+    loaded = loaded_by(module)
     assert "pytorch_metric_learning" in loaded
     assert not loaded & {"timm", "torchvision", "faiss", "matplotlib", "cyclopts", "sklearn"}
     pml = loaded_by("pytorch_metric_learning.losses, pytorch_metric_learning.distances")

@@ -9,17 +9,10 @@ step, without the gradient of the weights itself.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import sys
-import time
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from measure import circumstances, measured_with, peak_bytes, seconds, step_of, table, write
 from pytorch_metric_learning import losses as pml_losses
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from pml_center import losses
@@ -27,23 +20,6 @@ from pml_center import losses
 SIZES = [(128, 1_000), (512, 10_000), (128, 10_000), (128, 100_000), (16, 10)]
 FAMILY_SIZE = (256, 10_000)
 EMBEDDING_SIZE = 512
-
-
-def step_of(loss, embeddings, labels, autocast=False):
-    """One forward and backward, as a function without arguments."""
-
-    def clear():
-        loss.zero_grad(set_to_none=True)
-        embeddings.grad = None
-
-    def step():
-        clear()
-        with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=autocast):
-            value = loss(embeddings, labels)
-        value.backward()
-
-    step.clear = clear
-    return step
 
 
 def gemm3_of(embeddings, classes):
@@ -75,47 +51,6 @@ def family(batch, classes, device):
     return steps
 
 
-def synchronize(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(steps, device, budget):
-    """Median seconds of each step; they take turns until the budget is spent, at least five rounds."""
-    times = {name: [] for name in steps}
-    started = time.perf_counter()
-    rounds = 0
-    while rounds < 6 or time.perf_counter() - started < budget:
-        for name, step in steps.items():
-            synchronize(device)
-            before = time.perf_counter()
-            step()
-            synchronize(device)
-            if rounds:  # the first round warms up
-                times[name].append(time.perf_counter() - before)
-        rounds += 1
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def peak_bytes(step, device):
-    """Peak of allocated bytes above the start of a step."""
-    step()
-    step.clear()  # what the last step left must not be freed in this one
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
-
-
 def candidates(batch, classes, device):
     """What is compared at one size, by name."""
     embeddings = torch.randn(batch, EMBEDDING_SIZE, device=device, requires_grad=True)
@@ -137,16 +72,6 @@ def candidates(batch, classes, device):
     steps["ArcFace bf16"] = step_of(built["ArcFace"], embeddings, labels, autocast=True)
     steps["PML ArcFace bf16"] = step_of(pml_losses.ArcFaceLoss(**sizes).to(device), embeddings, labels, autocast=True)
     return steps
-
-
-def processor():
-    """The name of the CPU, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def main():
@@ -184,39 +109,29 @@ def main():
         name: {"milliseconds": round(time * 1e3, 3), "of SoftmaxLoss": round(time / medians["SoftmaxLoss"], 3)}
         for name, time in medians.items()
     }
-    machine = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
     result = {
-        "command": " ".join(["python docs/benchmarks/margin_softmax.py", *sys.argv[1:]]),
-        "machine": machine,
-        "threads": arguments.threads,
-        "versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")},
+        **circumstances(__file__, arguments.device, arguments.threads),
         "embedding_size": EMBEDDING_SIZE,
         "rows": rows,
         "family": {"batch": FAMILY_SIZE[0], "classes": FAMILY_SIZE[1], "losses": compared},
     }
     if arguments.out:
-        path = Path(arguments.out)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+        write(result, page(result), arguments.out)
 
 
 def page(result):
     """The results as a page of the documentation."""
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
         "# Margin softmax: time and memory",
         "",
         __doc__.split("\n\n", 2)[2].strip(),
         "",
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, in fp32 "
-        f"but where it says bf16, D = {result['embedding_size']}. The numbers are in `margin_softmax.json`.",
+        f"{measured_with(result)}, in fp32 but where it says bf16, D = {result['embedding_size']}. The numbers are in "
+        "`margin_softmax.json`.",
     ]
-    columns = [name for name in result["rows"][0] if name not in ("batch", "classes")]
     for batch, classes in dict.fromkeys((row["batch"], row["classes"]) for row in result["rows"]):
-        lines += ["", f"## B = {batch}, C = {classes:,}", "", "| " + " | ".join(columns) + " |"]
-        lines.append("|---" + "|---:" * (len(columns) - 1) + "|")
         own = [row for row in result["rows"] if (row["batch"], row["classes"]) == (batch, classes)]
-        lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in own]
+        lines += ["", f"## B = {batch}, C = {classes:,}", "", *table(own, left_out=("batch", "classes"))]
     size = result["family"]
     lines += ["", f"## Every loss at its defaults, B = {size['batch']}, C = {size['classes']:,}", ""]
     lines += ["| loss | milliseconds | of SoftmaxLoss |", "|---|---:|---:|"]

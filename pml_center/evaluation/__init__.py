@@ -27,7 +27,7 @@ from pml_center.evaluation.ranking import (
     recall_at_k,
 )
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.retrieval import RetrievalEvaluator
+from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.roc import Roc, roc
 from pml_center.evaluation.search import nearest_neighbours
@@ -69,6 +69,7 @@ __all__ = [
     "cross_validated_accuracy",
     "embed",
     "embed_samples",
+    "evaluate",
     "intra_inter_distance",
     "ir_recall_at_k",
     "lfw_pairs",

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pml_center.evaluation.pair_intervals import KEPT, PairSample
-from pml_center.evaluation.pairs import Rows, scores_of
+from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.roc import Counts, Roc
-from pml_center.evaluation.search import Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch, Matrix
 
 BLOCK = (512, 2048)  # rows and columns of scores at a time
 BINS = 2**15  # at most; a bin is never narrower than rounding
@@ -34,34 +34,24 @@ class AllPairs(NamedTuple):
     sample: PairSample | None  # for the bootstrap
 
 
-def all_pairs(
-    prepared: Matrix,
-    codes: Rows,
-    similarity: Similarity,
-    far: Sequence[float],
-    sampled: bool = False,
-    seed: int = 0,
-    progress: bool = True,
-) -> AllPairs:
+def all_pairs(search: ExactSearch, codes: Rows, far: Sequence[float], sampled: bool = False, seed: int = 0) -> AllPairs:
     """The receiver operating characteristic over all N(N − 1)/2 pairs of rows.
 
     Args:
-        prepared: (N, D) rows that were checked, and normalised where the similarity asks for that.
+        search: its (N, D) queries, scored by its similarity.
         codes: (N,) the identity of each row, numbered from 0.
-        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
         far: targets of the false accept rate, in (0, 1). Rates at these and at the equal error rate come out exactly.
         sampled: also draw pairs for the bootstrap: of impostor pairs the more the higher they score.
         seed: of these draws.
-        progress: show a progress bar on stderr when that is a terminal and the work takes a while.
 
     Example:
-        >>> rows = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, -0.8]], dtype=np.float32)
-        >>> all_pairs(rows, np.array([0, 0, 1, 1]), "cosine", far=[0.5]).exact.tar_at(0.5)
+        >>> search = ExactSearch([[1, 0], [0.8, 0.6], [0, 1], [0.6, -0.8]])
+        >>> all_pairs(search, np.array([0, 0, 1, 1]), far=[0.5]).exact.tar_at(0.5)
         0.5
     """
-    scores = _Scores(prepared, codes, similarity)
+    scores = _Scores(search, codes)
     total = (2 + sampled) * scores.pairs
-    with tqdm(total=total, desc="pairs", unit_scale=True, delay=2, disable=None if progress else True) as bar:
+    with tqdm(total=total, desc="pairs", unit_scale=True, delay=2, disable=None) as bar:
         binned, bin_of_point = _binned(scores, bar)
         bins = {int(bin_of_point[binned.index_at(target) + 1]) for target in far if binned.far[-1] > target}
         bins.add(int(bin_of_point[binned.index_at_equal_error]))
@@ -87,18 +77,18 @@ class _Part(NamedTuple):
 class _Scores:
     """The scores of all pairs, block by block, of rows sorted by identity: genuine pairs then lie near the diagonal."""
 
-    def __init__(self, prepared: Matrix, codes: Rows, similarity: Similarity):
-        order = np.argsort(codes, kind="stable")
+    def __init__(self, search: ExactSearch, codes: Rows):
         sizes = np.bincount(codes)
-        self.rows, self.codes, self.similarity = prepared[order], codes[order], similarity
+        self.search, self.order = search, np.argsort(codes, kind="stable")
+        self.codes = codes[self.order]
         self.ends = np.cumsum(sizes)[self.codes]  # (N,) where the identity of each row ends
         self.pairs = len(codes) * (len(codes) - 1) // 2
         self.genuine_pairs = int((sizes * (sizes - 1) // 2).sum())
-        matrix = torch.from_numpy(self.rows)
+        matrix = torch.from_numpy(search.queries[self.order])
         self.left = self.right = matrix
         norms = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
         size = float(norms.max()) ** 2
-        if similarity == "euclidean":  # −|a − b|² as one product
+        if search.similarity == "euclidean":  # −|a − b|² as one product
             one, square, size = torch.ones_like(norms), norms.square(), 4 * size
             self.left, self.right = torch.cat([2 * matrix, -square, one], 1), torch.cat([matrix, one, -square], 1)
         float32 = np.finfo(np.float32)
@@ -109,7 +99,7 @@ class _Scores:
 
     def parts(self, bar: tqdm) -> Iterator[_Part]:
         """All pairs once, genuine and impostor pairs apart. What was yielded is overwritten by the next."""
-        count, (height, width) = len(self.rows), BLOCK
+        count, (height, width) = len(self.codes), BLOCK
         buffer = torch.empty(height * width)
         for top in range(0, count, height):
             bottom = min(top + height, count)
@@ -124,6 +114,10 @@ class _Scores:
                 else:
                     yield from self._split(block, top, left)
             bar.update(sum(count - 1 - row for row in range(top, bottom)))
+
+    def exactly(self, first: Rows, second: Rows) -> Matrix:
+        """The scores of some pairs of sorted rows, each from its own two rows alone."""
+        return self.search.pair_scores(self.order[first], self.order[second])
 
     def _split(self, block: NDArray[np.float32], top: int, left: int) -> Iterator[_Part]:
         rows = np.arange(top, top + block.shape[0])[:, None]
@@ -157,8 +151,7 @@ def _exact(scores: _Scores, bins: set[int], bar: tqdm) -> Roc:
             positions = kept if positions is None else positions[kept]
             inside = values < band.high
             band.above[part.same] += len(values) - int(np.count_nonzero(inside))
-            pairs = part.rows(positions[inside])
-            band.tallies[part.same].add(scores_of(scores.rows, *pairs, scores.similarity))
+            band.tallies[part.same].add(scores.exactly(*part.rows(positions[inside])))
     pieces = [band.piece() for band in reversed(bands)]
     threshold, genuine, impostor = (np.concatenate(each) for each in zip(*pieces, strict=True))
     return _roc(scores, threshold, genuine, impostor)
@@ -176,7 +169,7 @@ def _sample(scores: _Scores, binned: Roc, bin_of_point: Rows, seed: int, bar: tq
         random = np.random.default_rng((seed, part.row, part.column, part.same))
         kept = np.flatnonzero(random.random(len(chance)) < chance)
         first, second = part.rows(kept if part.positions is None else part.positions[kept])
-        found = scores_of(scores.rows, first, second, scores.similarity).astype(np.float64)
+        found = scores.exactly(first, second).astype(np.float64)
         people = np.stack([scores.codes[first], scores.codes[second]], axis=1)
         drawn.append(PairSample(found, np.full(len(kept), bool(part.same)), people, 1 / chance[kept]))
     return PairSample(*(np.concatenate(each) for each in zip(*drawn, strict=True)))

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 from pml_center.checks import check_choices
+from pml_center.evaluation.embed import embed_samples, labelled_samples
 from pml_center.evaluation.inputs import check_positive, class_codes
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch, Matrix, Similarity, import_faiss
 
 Counts = NDArray[np.int64]
 
@@ -177,7 +180,6 @@ class ClusteringEvaluator:
         runs: of k-means, with the seeds ``seed``, ``seed + 1``, ….
         iterations: of k-means in each run.
         seed: the first seed.
-        progress: show a progress bar over the runs on stderr when that is a terminal.
 
     Raises:
         ValueError: an unknown choice, or a number that is not positive.
@@ -199,7 +201,6 @@ class ClusteringEvaluator:
     runs: int = 5
     iterations: int = 20
     seed: int = 0
-    progress: bool = True
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
@@ -210,11 +211,12 @@ class ClusteringEvaluator:
         check_positive("runs", self.runs)
         check_positive("iterations", self.iterations)
 
-    def __call__(self, embeddings: Any, labels: Iterable[Hashable]) -> Report:
+    def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Cluster embeddings and compare with their labels.
 
         Args:
-            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device; or the folder of
+                :func:`save_samples`, which holds labels too.
             labels: (N,) the class of each row, anything hashable; at least two classes.
 
         Raises:
@@ -222,8 +224,9 @@ class ClusteringEvaluator:
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows, a single
                 class, more clusters than rows.
         """
-        prepared = ExactSearch(embeddings, similarity=self.similarity).queries
-        codes = class_codes(labels, len(prepared))
+        samples = labelled_samples(embeddings, labels)
+        prepared = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None)).queries
+        codes = class_codes(samples.labels, len(prepared))
         classes = int(codes.max()) + 1
         if classes < 2:
             raise ValueError("labels must name at least two classes, got 1. One class leaves nothing to find.")
@@ -232,7 +235,7 @@ class ClusteringEvaluator:
             raise ValueError(
                 f"clusters must be at most {len(prepared)}, the number of rows, got {count}. Ask for fewer."
             )
-        runs = tqdm(range(self.runs), desc="k-means", unit="run", disable=None if self.progress else True)
+        runs = tqdm(range(self.runs), desc="k-means", unit="run", delay=2, disable=None)
         found = [self._run(prepared, codes, count, self.seed + run) for run in runs]
         per_run = {
             name: np.array(values) for name, values in zip(_Scores._fields, zip(*found, strict=True), strict=True)
@@ -249,10 +252,24 @@ class ClusteringEvaluator:
             unit="run",
         )
 
-    def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> _Scores:
-        import faiss
+    def run(self, model: nn.Module, data: Any, device: str | torch.device | None = None, **loading: Any) -> Report:
+        """Embed data with a model and cluster the embeddings.
 
-        kmeans = faiss.Kmeans(
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+        """
+        samples = embed_samples(model, data, device, **loading)
+        return self(samples.embeddings, samples.labels)
+
+    def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> _Scores:
+        kmeans = import_faiss().Kmeans(
             prepared.shape[1],
             clusters,
             niter=self.iterations,

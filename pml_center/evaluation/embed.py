@@ -92,6 +92,29 @@ def load_samples(folder: str | Path) -> Samples:
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 
+def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any = None) -> Samples:
+    """What was given, or what a folder of :func:`save_samples` holds where nothing was given."""
+    given = Samples(values, labels, groups, names)
+    if not isinstance(values, (str, Path)):
+        return given
+    stored = load_samples(values)
+    return Samples(
+        stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
+    )
+
+
+def labelled_samples(values: Any, labels: Any, groups: Any = None, names: Any = None, kind: str = "") -> Samples:
+    """:func:`samples_of`, where embeddings and labels must both be known; ``kind`` begins their names in an error."""
+    samples = samples_of(values, labels, groups, names)
+    if samples.embeddings is None or samples.labels is None:
+        prefix = "gallery" if kind else "embeddings"
+        raise ValueError(
+            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
+            "Pass both, or a folder of save_samples."
+        )
+    return samples
+
+
 def embed_samples(
     model: nn.Module,
     data: Any,

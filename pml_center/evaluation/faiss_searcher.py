@@ -188,6 +188,6 @@ class FaissSearcher:
         if len(short):
             raise ValueError(
                 f"k must be at most what the index finds, got {k} with too few neighbours for query {short[0]} "
-                f"({len(short)} of {len(ids)} queries). Raise efSearch in parameters, ask for fewer, or use 'Flat'."
+                f"({len(short)} of {len(ids)} queries). Ask for fewer, or use 'Flat'."
             )
         return scores, ids

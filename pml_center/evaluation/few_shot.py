@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
+from pml_center.evaluation.embed import embed_samples, labelled_samples
 from pml_center.evaluation.inputs import check_positive, class_codes
 from pml_center.evaluation.pair_intervals import settled
 from pml_center.evaluation.pairs import as_list
@@ -202,11 +205,12 @@ class FewShotEvaluator:
             check_positive(name, getattr(self, name))
         check_level(self.ci_level)
 
-    def __call__(self, embeddings: Any, labels: Iterable[Hashable]) -> Report:
+    def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Classify in episodes that are drawn from labelled embeddings.
 
         Args:
-            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device; or the folder of
+                :func:`save_samples`, which holds labels too.
             labels: (N,) the class of each row, anything hashable.
 
         Raises:
@@ -214,8 +218,9 @@ class FewShotEvaluator:
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows; as for
                 :func:`sample_episodes`.
         """
-        prepared = ExactSearch(embeddings, similarity=self.similarity).queries
-        codes = class_codes(labels, len(prepared))
+        samples = labelled_samples(embeddings, labels)
+        prepared = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None)).queries
+        codes = class_codes(samples.labels, len(prepared))
         episodes = sample_episodes(codes, self.ways, self.shots, self.queries, self.episodes, self.disjoint, self.seed)
         images = "episodes that share no image" if self.disjoint else "episodes that may share images"
         warnings = []
@@ -244,6 +249,22 @@ class FewShotEvaluator:
         for number, episode in enumerate(episodes):
             _check_episode(episode, number, len(prepared))
         return self._report(prepared.astype(np.float64), episodes, f"given episodes, {self._rule}", ())
+
+    def run(self, model: nn.Module, data: Any, device: str | torch.device | None = None, **loading: Any) -> Report:
+        """Embed data with a model and classify in episodes of its embeddings.
+
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+        """
+        samples = embed_samples(model, data, device, **loading)
+        return self(samples.embeddings, samples.labels)
 
     @property
     def _rule(self) -> str:

@@ -6,14 +6,17 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pml_center.checks import check_choices
+from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.inputs import as_array, check_positive, class_codes
 from pml_center.evaluation.pair_intervals import settled
-from pml_center.evaluation.pairs import Rows, scores_of
+from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.roc import Flags, Ranking, check_rates, measurable
+from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, resampled_counts
 from pml_center.evaluation.threshold_report import ThresholdReport
@@ -88,25 +91,33 @@ class IdentificationEvaluator:
         check_positive("resamples", self.resamples)
 
     def __call__(
-        self, embeddings: Any, labels: Iterable[Hashable], references: Any, reference_labels: Iterable[Hashable]
+        self,
+        embeddings: Any,
+        labels: Iterable[Hashable] | None = None,
+        gallery: Any = None,
+        gallery_labels: Iterable[Hashable] | None = None,
     ) -> ThresholdReport:
         """Identify queries (probes) in a gallery.
 
         Args:
-            embeddings: (Q, D) finite real numbers, the queries.
+            embeddings: (Q, D) finite real numbers, the queries: a numpy array or memmap, or a tensor on any device; or
+                the folder of :func:`save_samples`, which holds labels too.
             labels: (Q,) the identity of each, anything hashable.
-            references: (N, D) the gallery.
-            reference_labels: (N,) the identity of each reference.
+            gallery: (N, D) the references, likewise.
+            gallery_labels: (N,) the identity of each reference.
 
         Raises:
             TypeError: embeddings that are not real numbers, labels that are not hashable.
             ValueError: as for :func:`nearest_neighbours`; labels that do not match their rows; no mated query; targets
                 of FPIR without a non-mated query.
         """
-        return self.over_galleries(embeddings, labels, [(references, reference_labels)])
+        return self.over_galleries(embeddings, labels, [(gallery, gallery_labels)])
 
     def over_galleries(
-        self, embeddings: Any, labels: Iterable[Hashable], galleries: Sequence[tuple[Any, Iterable[Hashable]]]
+        self,
+        embeddings: Any,
+        labels: Iterable[Hashable] | None,
+        galleries: Sequence[tuple[Any, Iterable[Hashable] | None]],
     ) -> ThresholdReport:
         """Identify the same queries in several galleries, and average the rates of these, as the two of IJB.
 
@@ -126,9 +137,10 @@ class IdentificationEvaluator:
         if not galleries:
             raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
         known: dict[Hashable, int] = {}
-        queries = as_array(embeddings)
-        codes = class_codes(labels, len(queries), "labels", known)
-        searched = [self._search(queries, codes, *gallery, known) for gallery in galleries]
+        queries = labelled_samples(embeddings, labels)
+        codes = class_codes(queries.labels, len(as_array(queries.embeddings)), "labels", known)
+        references = [labelled_samples(*gallery, kind="gallery_") for gallery in galleries]
+        searched = [self._search(queries, codes, each, known) for each in references]
         non_mated = min(int((~each.mated).sum()) for each in searched)
         if self.fpir and not non_mated:
             raise ValueError(
@@ -156,16 +168,29 @@ class IdentificationEvaluator:
             thresholds=thresholds,
         )
 
-    def _search(
-        self,
-        queries: NDArray,
-        codes: Rows,
-        references: Any,
-        reference_labels: Iterable[Hashable],
-        known: dict[Hashable, int],
-    ) -> "_Searched":
-        search = ExactSearch(queries, references, self.similarity)
-        reference_codes = class_codes(reference_labels, len(search.references), "reference_labels", known)
+    def run(
+        self, model: nn.Module, data: Any, gallery: Any, device: str | torch.device | None = None, **loading: Any
+    ) -> ThresholdReport:
+        """Embed queries and a gallery with a model and identify the queries.
+
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: the queries: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            gallery: the references, likewise.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+        """
+        queries, references = (embed_samples(model, each, device, **loading) for each in (data, gallery))
+        return self(queries.embeddings, queries.labels, references.embeddings, references.labels)
+
+    def _search(self, queries: Samples, codes: Rows, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
+        names = (queries.names, gallery.names)
+        search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names)
+        reference_codes = class_codes(gallery.labels, len(search.references), "gallery_labels", known)
         mated = np.isin(codes, reference_codes)
         if not mated.any():
             raise ValueError(
@@ -174,7 +199,7 @@ class IdentificationEvaluator:
             )
         rank = np.full(len(codes), np.iinfo(np.int64).max)
         score = np.empty(len(codes), dtype=np.float64)
-        for rows, ids, scores in search.chunks(min(max(self.ranks), int(np.min(search.available)))):
+        for rows, ids, scores in search.chunks(min(max(self.ranks), len(search.references))):
             hits = reference_codes[ids] == codes[rows, None]
             found = hits.any(axis=1)
             rank[rows[found]] = hits[found].argmax(axis=1) + 1
@@ -228,12 +253,13 @@ class IdentificationEvaluator:
             )
         sizes = _sizes(sizes, len(others))
         order = np.random.default_rng(self.seed).permutation(len(others))
+        search = ExactSearch(queries, similarity=self.similarity)
         best = np.full((len(codes), len(sizes)), -np.inf, dtype=np.float32)  # of the distractors so far
         for column, (start, stop) in enumerate(pairwise([0, *sizes])):
-            search = ExactSearch(queries, others[np.sort(order[start:stop])], self.similarity)
-            for rows, _, scores in search.chunks(1, rows=np.flatnonzero(mates)):
+            among = ExactSearch(queries, others[np.sort(order[start:stop])], self.similarity)
+            for rows, _, scores in among.chunks(1, rows=np.flatnonzero(mates)):
                 best[rows, column] = scores[:, 0]
-        found = _mates_above(search.queries, codes, np.maximum.accumulate(best, axis=1), self.similarity)
+        found = _mates_above(search, codes, np.maximum.accumulate(best, axis=1))
         rates = np.where(mates[:, None] > 0, found / np.maximum(mates, 1)[:, None], np.nan)
         names = [f"rank_1_at_{size}" for size in sizes]
         per_query = dict(zip(names, rates.T, strict=True))
@@ -268,7 +294,8 @@ class _Searched:
         self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
         self.score = score  # (Q,) of the nearest reference
         self.references = references
-        self.ranking = Ranking(np.where(mated & (rank > 1), -np.inf, score), mated)  # a wrong name is never accepted
+        right = np.where(mated & (rank > 1), -np.inf, score)  # a wrong name is never accepted
+        self.ranking = RankedPairs(right, mated)
 
     def rates(self, ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
         """Each ``rank_k`` and each TPIR, with every query counted as often as its weight says."""
@@ -315,14 +342,14 @@ def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
     return sorted(set(sizes))
 
 
-def _mates_above(prepared: Matrix, codes: Rows, best: Matrix, similarity: Similarity) -> Rows:
+def _mates_above(search: ExactSearch, codes: Rows, best: Matrix) -> Rows:
     """How many of its mates score above the best distractor, for each query and number of distractors (Q, S)."""
     found = np.zeros(best.shape, dtype=np.int64)
     order = np.argsort(codes, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         for some in np.array_split(rows, -(-(len(rows) ** 2) // ENTRIES)):
             first, second = np.repeat(some, len(rows)), np.tile(rows, len(some))
-            scores = scores_of(prepared, first, second, similarity).reshape(len(some), len(rows))
+            scores = search.pair_scores(first, second).reshape(len(some), len(rows))
             scores[some[:, None] == rows] = -np.inf  # an image is not its own mate
             found[some] = (scores[:, :, None] > best[some, None, :]).sum(axis=1)
     return found

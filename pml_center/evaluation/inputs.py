@@ -88,7 +88,12 @@ def class_codes(
         >>> class_codes(["cat", "dog", "cat"], rows=3)
         array([0, 1, 0])
     """
-    values = list(labels.tolist() if isinstance(labels, (np.ndarray, torch.Tensor)) else labels)
+    if isinstance(labels, (np.ndarray, torch.Tensor)):
+        array = as_array(labels)
+        if array.dtype.kind in "biu" and array.shape == (rows,):
+            return _integer_codes(array, {} if known is None else known)
+        labels = array.tolist()
+    values = list(labels)
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."
@@ -107,6 +112,15 @@ def class_codes(
             )
         codes[position] = known.setdefault(value, len(known))
     return codes
+
+
+def _integer_codes(labels: NDArray, known: dict[Hashable, int]) -> NDArray[np.int64]:
+    """:func:`class_codes` of an array of integers (rows,), where looking at each class once is enough."""
+    classes, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    appearance = np.argsort(first)
+    codes = np.empty(len(classes), dtype=np.int64)
+    codes[appearance] = [known.setdefault(label, len(known)) for label in classes[appearance].tolist()]
+    return codes[inverse]
 
 
 def check_positive(name: str, value: int) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.roc import Counts, Flags, Ranking, Scores
+from pml_center.evaluation.roc import Counts, Flags, RankedPairs, Scores
 from pml_center.evaluation.statistics import Interval, two_sample_bootstrap, wilson_interval
 
 KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
@@ -63,7 +63,7 @@ def pair_intervals(
         person who has a genuine pair.
     """
     same, weight = sample.same, sample.weight
-    ranking = Ranking(sample.scores, same)
+    ranking = RankedPairs(sample.scores, same)
     genuine_share = weight[same].sum() / weight.sum()
     names = ([] if right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
     names += [f"tar_at_far_{target:g}" for target in far]

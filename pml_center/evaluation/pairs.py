@@ -131,24 +131,10 @@ def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "co
         >>> pair_scores([[1, 0], [0, 1], [3, 4]], [0, 0], [1, 2])
         array([0. , 0.6], dtype=float32)
     """
-    prepared = ExactSearch(rows, similarity=similarity).queries
+    search = ExactSearch(rows, similarity=similarity)
     sides = _checked_rows(first, "first"), _checked_rows(second, "second")
-    check_rows(*sides, count=len(prepared))
-    return scores_of(prepared, *sides, similarity)
-
-
-def scores_of(prepared: Matrix, first: Rows, second: Rows, similarity: Similarity) -> Matrix:
-    """:func:`pair_scores` of rows that were checked, and normalised where the similarity asks for that."""
-    import faiss
-
-    untyped: Any = faiss  # its type stubs do not know the two functions below
-    euclidean = similarity == "euclidean"
-    pairwise = untyped.pairwise_indexed_L2sqr if euclidean else untyped.pairwise_indexed_inner_product
-    scores = np.empty(len(first), dtype=np.float32)
-    first, second = np.ascontiguousarray(first, np.int64), np.ascontiguousarray(second, np.int64)
-    pointers = [faiss.swig_ptr(array) for array in (prepared, first, prepared, second, scores)]
-    pairwise(prepared.shape[1], len(scores), *pointers)
-    return -scores if euclidean else scores
+    check_rows(*sides, count=len(search.queries))
+    return search.pair_scores(*sides)
 
 
 def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:

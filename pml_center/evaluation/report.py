@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,11 +157,13 @@ class Report:
         return write_html(path, {"": self}, **material)
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the values of the units, a line each."""
+        """Write the values of the units, a line each, behind what is known of each."""
+        units = len(next(iter(self.per_unit.values()), ()))
+        columns = {self.unit: range(units)} | self._unit_columns() | dict(self.per_unit)
         with Path(path).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([self.unit, *self.per_unit])
-            writer.writerows(zip(range(self._units), *self.per_unit.values(), strict=True))
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
 
     def __str__(self) -> str:
         width = max(map(len, self.metrics), default=0)
@@ -173,9 +175,9 @@ class Report:
             lines.append(f"{100 * self.ci_level:g} % intervals: {self.ci_method}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
-    @property
-    def _units(self) -> int:
-        return len(next(iter(self.per_unit.values()), ()))
+    def _unit_columns(self) -> dict[str, Sequence]:
+        """What else is known of each unit, for :meth:`to_csv`."""
+        return {}
 
     def _measured(self, name: str, known: Mapping[str, object]) -> str:
         if name not in known:

@@ -1,5 +1,6 @@
 """Retrieval: each query is searched for among references, and what is found is measured."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pml_center.backbones import create_embedder
 from pml_center.checks import check_choices, unknown_name
+from pml_center.data import open_images
 from pml_center.evaluation.distance_search import native_similarity
-from pml_center.evaluation.embed import Samples, embed_samples, load_samples
+from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.gallery import Ties
 from pml_center.evaluation.index_search import DEPTH, IndexSearch
 from pml_center.evaluation.inputs import check_positive
@@ -104,6 +107,8 @@ class RetrievalEvaluator:
         check_positive("resamples", self.resamples)
         for k in self.recall_at:
             check_positive("recall_at", k)
+        if not self._functions:
+            raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":
             reason = "ties='expected'" if self.ties == "expected" else "metrics of the whole gallery"
             raise ValueError(f"index must be 'Flat' with {reason}, got {self.index!r}. An index gives only neighbours.")
@@ -142,12 +147,14 @@ class RetrievalEvaluator:
             ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; a gallery
                 without labels; no query with a relevant reference.
         """
-        queries = _samples(embeddings, labels, query_groups, names, "")
+        queries = labelled_samples(embeddings, labels, query_groups, names, "")
         if gallery is None and gallery_labels is None:
             if gallery_groups is not None:
                 raise ValueError("gallery_groups must come with a gallery, got only groups. Pass query_groups alone.")
             return self._evaluate(queries, None)
-        return self._evaluate(queries, _samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_"))
+        return self._evaluate(
+            queries, labelled_samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_")
+        )
 
     def run(
         self,
@@ -213,7 +220,7 @@ class RetrievalEvaluator:
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
         values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
-        return {name: float(np.nanmean(value)) for name, value in values.items()}
+        return {name: _mean(value) for name, value in values.items()}
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the metrics, as PML's hooks ask for them."""
@@ -312,12 +319,12 @@ class RetrievalEvaluator:
         measured = ~np.isnan(table[0])
         table, codes = table[:, measured], np.unique(codes[measured], return_inverse=True)[1]
         sizes = np.bincount(codes)
-        metrics = dict(zip(values, table.mean(axis=1).tolist(), strict=True))
+        metrics = {name: _mean(value) for name, value in values.items()}
         ci = self._intervals(list(values), table, codes if self.ci == "class" else None)
         if sizes.min() < sizes.max():
             by_class = np.stack([np.bincount(codes, row) / sizes for row in table])  # (M, C)
             names = [f"macro_{name}" for name in values]
-            metrics |= zip(names, by_class.mean(axis=1).tolist(), strict=True)
+            metrics |= zip(names, map(_mean, by_class), strict=True)
             ci |= self._intervals(names, by_class, None)
         return metrics, ci
 
@@ -349,19 +356,10 @@ class RetrievalEvaluator:
         return ", ".join(parts)
 
 
-def _samples(values: Any, labels: Any, groups: Any, names: Any, kind: str) -> Samples:
-    """What was given, or what a folder holds where nothing was given."""
-    if isinstance(values, (str, Path)):
-        stored = load_samples(values)
-        given = Samples(stored.embeddings, labels, groups, names)
-        return Samples(*(old if new is None else new for old, new in zip(stored, given, strict=True)))
-    if values is None or labels is None:
-        prefix = "gallery" if kind else "embeddings"
-        raise ValueError(
-            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
-            "Pass both, or a folder of save_samples."
-        )
-    return Samples(values, labels, groups, names)
+def _mean(values: Values) -> float:
+    """The mean of what is not NaN, correctly rounded: no order of the rows changes its last digit."""
+    known = values[~np.isnan(values)]
+    return math.fsum(known.tolist()) / len(known)
 
 
 def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:
@@ -378,6 +376,44 @@ def _warnings(tie_rate: float) -> tuple[str, ...]:
     if tie_rate <= MANY_TIES:
         return ()
     return (
-        f"for {tie_rate:.1%} of the queries a right and a wrong reference have the same score. Have the embeddings "
-        "collapsed, or were they quantised? ties='expected' does not depend on the order of the rows.",
+        f"equal scores may decide about {tie_rate:.1%} of the queries. Have the embeddings collapsed, or were they "
+        "quantised? ties='expected' does not depend on the order of the rows.",
     )
+
+
+def evaluate(
+    model: nn.Module | str,
+    data: Any,
+    gallery: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    **settings: Any,
+) -> RetrievalReport:
+    """Measure retrieval with a model on a data set, in one call.
+
+    Args:
+        model: images (B, ...) -> embeddings (B, D), or the name of a timm model whose pretrained weights to load, such
+            as ``"resnet50"``, ``"hf-hub:owner/model"`` or ``"local-dir:path"``.
+        data: a folder with one folder of images per class, ``"digits"``, a DataLoader or a data set.
+        gallery: likewise; None means that each image is searched for among the others.
+        device: where to compute; None means where the model is.
+        batch_size: images at a time, where ``data`` is not a DataLoader.
+        workers: processes that read images, likewise.
+        settings: of the :class:`RetrievalEvaluator`.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: as for the evaluator and for embedding.
+
+    Example:
+        >>> from pml_center import create_embedder
+        >>> report = evaluate(create_embedder("convnet"), "digits", recall_at=(1,), ci=None)
+        >>> report.counts["queries"]
+        1797
+    """
+    evaluator = RetrievalEvaluator(**settings)
+    model = create_embedder(model, pretrained=True) if isinstance(model, str) else model
+    data, gallery = (open_images(each) if isinstance(each, (str, Path)) else each for each in (data, gallery))
+    return evaluator.run(model, data, gallery, device, batch_size=batch_size, workers=workers)

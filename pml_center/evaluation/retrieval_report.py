@@ -39,7 +39,7 @@ class RetrievalReport(Report):
         leave_one_out: whether the references are the queries.
         names: (Q,) what to call the queries, e.g. their paths; None where nobody said.
         reference_names: (N,) likewise for the references.
-        tie_rate: the share of queries with a hit and a miss of equal score, so that the rule for ties decides.
+        tie_rate: the share of queries about which equal scores may decide, because a hit and a miss have the same.
 
     Example:
         >>> from pml_center.evaluation import RetrievalEvaluator
@@ -183,6 +183,9 @@ class RetrievalReport(Report):
                 "queries). Evaluate both models on the same data, in the same order."
             )
         return super().compare(other, resamples, seed)
+
+    def _unit_columns(self) -> dict[str, Sequence]:
+        return ({} if self.names is None else {"name": self.names}) | {"label": self.labels}
 
     def _pairs(self, queries: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray:
         fields = [("query", np.int64), ("reference", np.int64), ("score", np.float64)]

@@ -54,7 +54,8 @@ class RetrievalTask:
             chunk_size: at most this many queries at a time.
 
         Returns:
-            An iterator of query rows (c,), their ranking, and whether a hit and a miss among these neighbours tie (c,).
+            An iterator of query rows (c,), their ranking, and whether a tie may decide about a metric (c,): of a hit
+            and a miss among these neighbours, or of the last of them and the next.
         """
         kept = neighbours.ids.shape[1]
         at_least = np.maximum(needed + 1, kept)  # one more shows whether the last of them ties
@@ -62,8 +63,11 @@ class RetrievalTask:
             k = min(kept, ids.shape[1])
             neighbours.ids[rows, :k], neighbours.scores[rows, :k] = ids[:, :k], scores[:, :k]
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
-            ties = (hits[:, 1:] != hits[:, :-1]) & (scores[:, 1:] == scores[:, :-1])
-            ties &= np.arange(1, hits.shape[1]) <= needed[rows, None]
+            place = np.arange(1, hits.shape[1])
+            last = needed[rows, None]
+            # Whom the last neighbour ties with is not all known, so that hits may be among them.
+            ties = (scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] >= 0)
+            ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
             yield rows, Ranking.of(hits[:, :deepest], self.relevant[rows], deepest), ties.any(axis=1)
 
@@ -126,6 +130,7 @@ def _open_search(
         "excluded": excluded,
         "overlap": overlap,
         "names": (queries.names, None if references is None else references.names),
+        "called": ("embeddings", "gallery"),
     }
     if native is None:
         return DistanceSearch(*sets, similarity, **options)

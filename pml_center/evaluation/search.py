@@ -89,6 +89,7 @@ class ExactSearch:
             means the query itself for leave-one-out, and none otherwise.
         overlap: the queries may be among the references, because ``excluded`` says which they are.
         names: what to call the rows of the queries and of the references in an error, e.g. their paths.
+        called: what to call the two sets in an error.
 
     Raises:
         TypeError: embeddings that are not real numbers.
@@ -108,6 +109,7 @@ class ExactSearch:
         excluded: tuple[Ids, Ids] | None = None,
         overlap: bool = False,
         names: tuple[Names, Names] = (None, None),
+        called: tuple[str, str] = ("queries", "references"),
     ):
         check_choices(similarity=(similarity, Similarity))
         self.similarity = similarity
@@ -117,9 +119,9 @@ class ExactSearch:
             self.references, reference_norms = self.queries, norms
         else:
             queries, references = as_array(queries), as_array(references)
-            _check_two_sets(queries, references, overlap)
-            self.queries, norms = _rows(queries, "queries", similarity, names[0])
-            self.references, reference_norms = _rows(references, "references", similarity, names[1])
+            _check_two_sets(queries, references, overlap, *called)
+            self.queries, norms = _rows(queries, called[0], similarity, names[0])
+            self.references, reference_norms = _rows(references, called[1], similarity, names[1])
         self.rounding = _rounding(norms, reference_norms.max(), self.queries.shape[1], similarity)  # (Q,)
         if excluded is None and self.leave_one_out:
             rows = np.arange(len(self.queries))
@@ -366,17 +368,17 @@ def _scores(queries: Matrix, references: Matrix, ids: Ids, similarity: Similarit
     return -scores if similarity == "euclidean" else scores
 
 
-def _check_two_sets(queries: NDArray, references: NDArray, overlap: bool) -> None:
+def _check_two_sets(queries: NDArray, references: NDArray, overlap: bool, query: str, reference: str) -> None:
     if queries.ndim == references.ndim == 2 and queries.shape[1] != references.shape[1]:
         raise ValueError(
-            f"queries and references must have the same width, got {queries.shape[1]} and {references.shape[1]} "
+            f"{query} and {reference} must have the same width, got {queries.shape[1]} and {references.shape[1]} "
             "columns. Embed both with the same model."
         )
     if not overlap and queries.size and (np.shares_memory(queries, references) or np.array_equal(queries, references)):
         raise ValueError(
-            f"queries and references must be two sets, got rows that are in both (shapes {queries.shape} and "
-            f"{references.shape}): each of them would find itself. Leave references out for leave-one-out, "
-            "or take the queries out of the references."
+            f"{query} and {reference} must be two sets, got rows that are in both (shapes {queries.shape} and "
+            f"{references.shape}): each of them would find itself. Leave {reference} out for leave-one-out, "
+            f"or take the {query} out of the {reference}."
         )
 
 

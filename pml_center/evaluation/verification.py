@@ -2,19 +2,23 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
+from pml_center.evaluation.embed import embed_samples, samples_of
 from pml_center.evaluation.inputs import check_positive, class_codes
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
-from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, scores_of
-from pml_center.evaluation.roc import Flags, Ranking, Roc, Scores, check_rates, checked_pairs, measurable
-from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
+from pml_center.evaluation.search import ExactSearch, Similarity
 from pml_center.evaluation.statistics import Interval, check_level
 from pml_center.evaluation.threshold_report import ThresholdReport
 
@@ -94,7 +98,6 @@ class VerificationEvaluator:
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap.
         seed: of its random numbers.
-        progress: show a progress bar over all pairs, on stderr when that is a terminal and the work takes a while.
 
     Raises:
         ValueError: an unknown choice, or a number out of range.
@@ -120,7 +123,6 @@ class VerificationEvaluator:
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0
-    progress: bool = True
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
@@ -133,15 +135,21 @@ class VerificationEvaluator:
         check_positive("resamples", self.resamples)
 
     def __call__(
-        self, embeddings: Any, labels: Iterable[Hashable] | None = None, pairs: Pairs | None = None
+        self,
+        embeddings: Any,
+        labels: Iterable[Hashable] | None = None,
+        pairs: Pairs | str | Path | None = None,
+        names: Sequence[str] | None = None,
     ) -> VerificationReport:
         """Verify the pairs of a protocol, or all N(N − 1)/2 pairs of rows.
 
         Args:
-            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device.
+            embeddings: (N, D) finite real numbers: a numpy array or memmap, or a tensor on any device; or the folder of
+                :func:`save_samples`, which holds labels and names too.
             labels: (N,) the identity of each row, anything hashable. Without pairs they say which pairs are genuine.
                 With pairs they may be left out; they serve the intervals and the checks of the protocol.
-            pairs: those to verify; None means all.
+            pairs: those to verify, or a file that :func:`lfw_pairs` reads; None means all.
+            names: (N,) what to call each row, e.g. its path, for such a file and for errors.
 
         Returns:
             The report. All pairs have neither folds nor accuracy: there, the share of impostor pairs is an accident of
@@ -150,22 +158,55 @@ class VerificationEvaluator:
         Raises:
             TypeError: embeddings that are not real numbers, labels that are not hashable.
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows or the
-                pairs, rows of pairs that do not exist, neither labels nor pairs, no genuine or no impostor pair.
+                pairs, rows of pairs that do not exist, neither labels nor pairs, no genuine or no impostor pair; a file
+                of pairs without names.
         """
-        prepared = ExactSearch(embeddings, similarity=self.similarity).queries
-        codes = None if labels is None else class_codes(labels, len(prepared))
+        samples = samples_of(embeddings, labels, names=names)
+        search = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None))
+        codes = None if samples.labels is None else class_codes(samples.labels, len(search.queries))
         if pairs is None:
             if codes is None:
                 raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
-            return self._all(prepared, codes)
-        check_rows(pairs.first, pairs.second, len(prepared))
-        scores = scores_of(prepared, pairs.first, pairs.second, self.similarity).astype(np.float64)
+            return self._all(search, codes)
+        if not isinstance(pairs, Pairs):
+            if samples.names is None:
+                raise ValueError(
+                    f"names must say which image each row is because pairs come from {str(pairs)!r}, got none. "
+                    "Pass names=, or a folder of save_samples that has them."
+                )
+            pairs = lfw_pairs(pairs, samples.names)
+        check_rows(pairs.first, pairs.second, len(search.queries))
+        scores = search.pair_scores(pairs.first, pairs.second).astype(np.float64)
         people, unit = pairs.people, "people"
         if codes is not None:
             people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
         elif people is None:
             people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
         return self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+
+    def run(
+        self,
+        model: nn.Module,
+        data: Any,
+        pairs: Pairs | str | Path | None = None,
+        device: str | torch.device | None = None,
+        **loading: Any,
+    ) -> VerificationReport:
+        """Embed data with a model and verify pairs of the embeddings.
+
+        Args:
+            model: images (B, ...) -> embeddings (B, D).
+            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
+            pairs: those to verify, or a file of pairs; None means all.
+            device: where to compute; None means where the model is.
+            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: as for :func:`embed_samples` and for calling the evaluator.
+        """
+        samples = embed_samples(model, data, device, **loading)
+        return self(samples.embeddings, samples.labels, pairs, samples.names)
 
     def of_scores(self, scores: Any, same: Any, folds: Any = None, people: Any = None) -> VerificationReport:
         """Verify pairs that something else has scored.
@@ -189,7 +230,7 @@ class VerificationEvaluator:
         self, scores: Scores, same: Flags, folds: Rows | None, people: Rows | None, how: str, unit: str = "people"
     ) -> VerificationReport:
         """The report on a list of pairs."""
-        curve = Ranking(scores, same).roc()
+        curve = RankedPairs(scores, same).roc()
         genuine, impostor = int(same.sum()), int((~same).sum())
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         metrics, thresholds = _rates(curve, far)
@@ -229,7 +270,7 @@ class VerificationEvaluator:
             same=same,
         )
 
-    def _all(self, prepared: Matrix, codes: Rows) -> VerificationReport:
+    def _all(self, search: ExactSearch, codes: Rows) -> VerificationReport:
         """The report on all pairs."""
         sizes = np.bincount(codes)
         genuine = int((sizes * (sizes - 1) // 2).sum())
@@ -240,7 +281,7 @@ class VerificationEvaluator:
                 "There must be two identities, and one of them needs two rows."
             )
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
-        found = all_pairs(prepared, codes, self.similarity, far, self.ci is not None, self.seed, self.progress)
+        found = all_pairs(search, codes, far, self.ci is not None, self.seed)
         metrics, thresholds = _rates(found.exact, far)
         return VerificationReport(
             metrics=metrics,

@@ -8,6 +8,7 @@ from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
 from pml_center.losses.broadface_loss import BroadFaceLoss
 from pml_center.losses.center_loss import CenterLoss
+from pml_center.losses.centroid_triplet_loss import CentroidTripletLoss
 from pml_center.losses.circle_softmax_loss import CircleSoftmaxLoss
 from pml_center.losses.coco_loss import COCOLoss
 from pml_center.losses.combined_margin_loss import CombinedMarginLoss
@@ -15,16 +16,22 @@ from pml_center.losses.cosface_loss import CosFaceLoss
 from pml_center.losses.curricularface_loss import CurricularFaceLoss
 from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
 from pml_center.losses.elasticface_loss import ElasticFaceLoss
+from pml_center.losses.git_loss import GitLoss
+from pml_center.losses.hetero_center_loss import HeteroCenterLoss
+from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
 from pml_center.losses.magface_loss import MagFaceLoss
 from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
+from pml_center.losses.marginal_loss import MarginalLoss
 from pml_center.losses.mv_softmax_loss import MVSoftmaxLoss
 from pml_center.losses.normalized_softmax_loss import NormalizedSoftmaxLoss
 from pml_center.losses.npcface_loss import NPCFaceLoss
 from pml_center.losses.p2sgrad_loss import P2SGradLoss
+from pml_center.losses.range_loss import RangeLoss
 from pml_center.losses.sface_loss import SFaceLoss
+from pml_center.losses.softmax_center_loss import SoftmaxCenterLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
 from pml_center.losses.sphereface2_loss import SphereFace2Loss
 from pml_center.losses.sphereface_loss import SphereFaceLoss
@@ -42,22 +49,29 @@ __all__ = [
     "BroadFaceLoss",
     "COCOLoss",
     "CenterLoss",
+    "CentroidTripletLoss",
     "CircleSoftmaxLoss",
     "CombinedMarginLoss",
     "CosFaceLoss",
     "CurricularFaceLoss",
     "DynamicArcFaceLoss",
     "ElasticFaceLoss",
+    "GitLoss",
+    "HeteroCenterLoss",
+    "IslandLoss",
     "KappaFaceLoss",
     "LargeMarginSoftmaxLoss",
     "LiArcFaceLoss",
     "MVSoftmaxLoss",
     "MagFaceLoss",
     "MarginSoftmaxLoss",
+    "MarginalLoss",
     "NPCFaceLoss",
     "NormalizedSoftmaxLoss",
     "P2SGradLoss",
+    "RangeLoss",
     "SFaceLoss",
+    "SoftmaxCenterLoss",
     "SoftmaxLoss",
     "SphereFace2Loss",
     "SphereFaceLoss",

@@ -1,35 +1,75 @@
 """BaseCenterLoss: owns, updates and checks the centers."""
 
-from typing import Literal
+import math
+import warnings
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pytorch_metric_learning.distances import LpDistance
+import torch.distributed as dist
+import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.ops.centers import center_step
+from pml_center.losses.base_element_loss import joined_by_wrapper
+from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
+from pml_center.ops.collectives import gather_rows, processes
 
-Update = Literal["paper", "gradient"]
+Update = Literal["paper", "mean", "gradient"]
+Init = Literal["zeros", "normal", "first_batch"]
+
+LOOK_EVERY = 50  # training batches between two looks for collapse: a look costs a pass over the batch
+COLLAPSED = 1e-4  # of the embeddings' length: a spread below is one point
+
+
+class CenterBatch(NamedTuple):
+    """What a center loss may look at."""
+
+    embeddings: Tensor
+    """(B, D)"""
+    own: Tensor
+    """(B, D) the center of each embedding's class."""
+    labels: Tensor
+    """(B,)"""
+    centers: Tensor
+    """(C, D) all of them."""
 
 
 class BaseCenterLoss(BaseClassLoss):
-    """A loss that pulls each embedding towards the center of its class: abstract.
+    """A loss that compares each embedding with the center of its class: abstract.
 
-    A final subclass says :meth:`pull`. Here centers are gathered, and moved once the loss of a training batch
-    is known.
+    A final subclass says :meth:`pull`, and where it needs to :meth:`penalty` and :meth:`spread`. Here centers are
+    gathered, started, counted, and moved once the loss of a training batch is known: in closed form from buffers, or by
+    an optimizer.
 
     Args:
         num_classes: C.
         embedding_size: D.
-        alpha: in (0, 1], the rate of the paper's center step; unused by ``update="gradient"``.
-        update: ``"paper"``: centers are a buffer, stepped in closed form, no optimizer needed.
-            ``"gradient"``: centers are parameters, give them to an optimizer.
-        kwargs: PML's arguments, see :class:`~pml_center.losses.base_class_loss.BaseClassLoss`.
-            ``weight_init_func`` fills the centers, by default with 0. A ``weight_regularizer`` sees the
-            centers, and moves them only if they are parameters.
+        alpha: in (0, 1], the rate of the center step; unused by ``update="gradient"``.
+        update: ``"paper"``: centers are a buffer that moves by ``α · Σ(x − c) / (1 + n)`` for the n embeddings of each
+            class present; ``"mean"``: by ``α · Σ(x − c) / n``. Neither needs an optimizer. ``"gradient"``: centers are
+            parameters, give them to an optimizer.
+        init: ``"zeros"``, ``"normal"`` (N(0, 1)), or ``"first_batch"``: each center starts from the mean of the first
+            embeddings of its class. None leaves it to ``weight_init_func``, or to the default of the loss.
+        sparse_gradient: with ``update="gradient"``, whether the gradient of the centers is a sparse tensor of the rows
+            in the batch, for ``torch.optim.SGD`` or ``SparseAdam``. A dense one costs O(C·D) at every step.
+            DistributedDataParallel does not take it.
+        accumulation_steps: training batches that make one step of your optimizer. The centers then step once for them
+            all, from their sums and counts. None leaves the step to :meth:`step_centers`.
+        process_group: processes that train together, of ``torch.distributed``; None is all of them. Centers that step
+            by themselves take the step of the joined batch, the same on each.
+        kwargs: ``ignore_index``, ``loss_weights``, ``miner_weighting`` and PML's arguments, see
+            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` fills the centers. A
+            ``weight_regularizer`` sees the centers, and moves them only if they are parameters.
     """
+
+    default_init: ClassVar[Init] = "zeros"
+    takes_any_distance: ClassVar[bool] = False
+
+    centers: Tensor
+    last_seen: Tensor
+    step: Tensor
 
     def __init__(
         self,
@@ -37,50 +77,223 @@ class BaseCenterLoss(BaseClassLoss):
         embedding_size: int,
         alpha: float = 0.5,
         update: Update = "paper",
+        *,
+        init: Init | None = None,
+        sparse_gradient: bool = False,
+        accumulation_steps: int | None = 1,
+        process_group: dist.ProcessGroup | None = None,
+        weight_init_func: Any = None,
         **kwargs,
     ):
-        super().__init__(num_classes, embedding_size, **kwargs)
+        super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
         check_choices(update=(update, Update))
+        if init is not None:
+            check_choices(init=(init, Init))
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be in (0, 1], got {alpha}. The paper's rate is 0.5.")
-        self.alpha = alpha
-        self.update = update
-        centers = torch.empty(embedding_size, num_classes)  # PML's layout: initialisers look at fan-in and fan-out
-        self.weight_init_func(centers)
-        centers = centers.t().contiguous()  # (C, D)
-        if update == "gradient":
-            self.centers = nn.Parameter(centers)
-        else:
-            self.register_buffer("centers", centers)
+        if sparse_gradient and update != "gradient":
+            raise ValueError(
+                f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
+                'Leave it out, or use update="gradient".'
+            )
+        if accumulation_steps is not None and (accumulation_steps < 1 or accumulation_steps != int(accumulation_steps)):
+            raise ValueError(
+                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps}. "
+                "It is the number of batches for one step of your optimizer."
+            )
+        if init is not None and weight_init_func is not None:
+            raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+        self.alpha, self.update, self.init = alpha, update, init or self.default_init
+        self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
+        self.process_group = process_group
+        self._build_centers(init)
+        self.register_buffer("last_seen", torch.zeros(num_classes, dtype=torch.long))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self._pending: ClassSums | None = None
+        self._pending_batches = 0
         self.add_to_recordable_attributes(list_of_names=["alpha"], is_stat=False)
+        self.add_to_recordable_attributes(
+            list_of_names=["avg_norm", "avg_center_norm", "avg_intra", "avg_inter"], is_stat=True
+        )
+        self._batches_unlooked: float = 0
 
-    def pull(self, embeddings: Tensor, own: Tensor) -> Tensor:
-        """The loss of each sample, (B,).
-
-        Args:
-            embeddings: (B, D).
-            own: (B, D), the center of each embedding's class.
-        """
+    def pull(self, batch: CenterBatch) -> Tensor:
+        """The loss of each sample, (B,)."""
         raise NotImplementedError
+
+    def penalty(self, batch: CenterBatch) -> Tensor | None:
+        """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
+        return None
+
+    def spread(self, centers: Tensor) -> None:
+        """A term of the step beside the pull: move all centers in place, (C, D). Seen before the pull moves any."""
+
+    @torch.no_grad()
+    def step_centers(self) -> None:
+        """Move the centers by what has gathered since their last step: for ``accumulation_steps=None``, or a short end.
+
+        Call it beside ``optimizer.step()``, on every process. With no batch since the last step it does nothing.
+
+        Raises:
+            ValueError: centers that an optimizer moves.
+        """
+        if self.update == "gradient":
+            raise ValueError(
+                'step_centers must not be called with update="gradient", whose centers an optimizer moves. '
+                "Call optimizer.step() alone."
+            )
+        if self._pending is not None:
+            self._move(self._pending)
+            self._pending, self._pending_batches = None, 0
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Pull, then step the centers: the loss is that of the centers before the step."""
-        own = self.centers[labels].to(embeddings.dtype)
+        batch = CenterBatch(embeddings, self.own_centers(labels).to(embeddings.dtype), labels, self.class_rows())
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
-        losses = self.pull(embeddings, own)
-        if self.training and self.update == "paper":
-            center_step(self.centers, self.distance.maybe_normalize(embeddings.detach()), labels, self.alpha)
-        return losses
+        losses, penalty = self.pull(batch), self.penalty(batch)
+        with torch.no_grad():
+            self._record(batch)
+            if self.training and self.update != "gradient":
+                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                del batch  # one (B, D) block less while the centers step
+                self._gather(difference, labels)
+            elif self.training:
+                self._see(labels)
+        return losses if penalty is None else losses + penalty
+
+    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Count the batch, and start the centers of classes that come for the first time."""
+        super().before_batch(embeddings, labels)
+        if not self.training or not (len(labels) or processes(self.process_group) > 1):
+            return
+        self.step = self.step + 1  # replaced, never mutated
+        with torch.no_grad():
+            if self.init == "first_batch":
+                self._start_centers(self._compared(embeddings), labels)
+            if not len(labels):  # other processes may have some, and wait for us
+                self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
+        self._warn_of_collapse(embeddings.detach(), labels)
+
+    def own_centers(self, labels: Tensor) -> Tensor:
+        """The center of each label, (B, D)."""
+        if self.sparse_gradient:
+            return F.embedding(labels, self.centers, sparse=True)
+        return self.centers.index_select(0, labels)  # several times faster than centers[labels]
 
     def class_rows(self) -> Tensor:
         """The centers, (C, D)."""
         return self.centers
 
-    def get_default_distance(self):
-        """PML's hook: the squared Euclidean distance, nothing normalised."""
-        return LpDistance(normalize_embeddings=False, p=2, power=2)
-
     def get_default_weight_init_func(self):
-        """PML's hook: 0; N(0, 1) for a distance of directions, which 0 has none of."""
-        return c_f.TorchInitWrapper(nn.init.normal_ if self.distance.normalize_embeddings else nn.init.zeros_)
+        """PML's hook: that of ``default_init``; N(0, 1) for a distance of directions, which 0 has none of."""
+        normal = self.default_init == "normal" or self.distance.normalize_embeddings
+        return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
+
+    def _build_centers(self, init: Init | None) -> None:
+        centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out
+        if init in ("zeros", "normal"):
+            (nn.init.zeros_ if init == "zeros" else nn.init.normal_)(centers)
+        else:
+            self.weight_init_func(centers)
+        centers = centers.t().contiguous()  # (C, D)
+        if self.update == "gradient":
+            self.centers = nn.Parameter(centers)
+        else:
+            self.register_buffer("centers", centers)
+
+    def _compared(self, embeddings: Tensor) -> Tensor:
+        """Embeddings as the centers average them, detached."""
+        return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
+
+    def _see(self, labels: Tensor) -> None:
+        """Remember when the classes of all processes were seen."""
+        if processes(self.process_group) > 1:
+            labels = torch.cat(gather_rows(labels, self.process_group))
+        self.last_seen.index_fill_(0, labels, self.step)
+
+    def _gather(self, difference: Tensor, labels: Tensor) -> None:
+        """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
+
+        (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
+        """
+        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
+            finite = difference.isfinite().all(1)
+            difference, labels = difference[finite], labels[finite]
+        found = self._joined(class_sums(difference, labels))
+        if self.accumulation_steps == 1:
+            self._move(found)
+            return
+        self._pending = found if self._pending is None else merge_class_sums([self._pending, found])
+        self._pending_batches += 1
+        if self.accumulation_steps is not None and self._pending_batches >= self.accumulation_steps:
+            self.step_centers()
+
+    def _move(self, differences: ClassSums) -> None:
+        """One step of the centers."""
+        self.spread(self.centers)
+        center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
+        self.last_seen.index_fill_(0, differences.classes, self.step)
+
+    def _joined(self, own: ClassSums) -> ClassSums:
+        """The sums of all processes."""
+        if processes(self.process_group) == 1:
+            return own
+        parts = zip(*(gather_rows(each, self.process_group) for each in own), strict=True)
+        joined = [ClassSums(*part) for part in parts]
+        return joined[0] if joined_by_wrapper() else merge_class_sums(joined)  # under it, each has all
+
+    def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Put the center of each class that was never seen at the mean of its embeddings."""
+        new = self.last_seen.index_select(0, labels) == 0
+        first = self._joined(class_sums(embeddings[new], labels[new]))
+        self.centers.index_copy_(0, first.classes, first.sums / first.counts.unsqueeze(1))
+        self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
+
+    def _record(self, batch: CenterBatch) -> None:
+        """PML's recordable statistics: lengths and distances, Euclidean, of embeddings as they are."""
+        if not self.collect_stats:
+            return
+        self.avg_norm = batch.embeddings.norm(dim=1).mean().item()
+        self.avg_center_norm = batch.own.norm(dim=1).mean().item()
+        self.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
+        seen = batch.centers[self.last_seen > 0]
+        scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
+        self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
+
+    def _warn_of_collapse(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Say, once, that different classes have become one point, at which a pull alone is smallest."""
+        if torch.compiler.is_compiling():  # a count that changes with every batch would compile every batch anew
+            return
+        self._batches_unlooked += 1
+        if self._batches_unlooked < LOOK_EVERY:
+            return
+        self._batches_unlooked = 0
+        if len(labels) < 2 or bool((labels == labels[0]).all()):
+            return
+        spread, length = (embeddings - embeddings.mean(0)).norm(), embeddings.norm()
+        if spread <= COLLAPSED * length:
+            self._batches_unlooked = -math.inf
+            warnings.warn(
+                f"embeddings of different classes have become one point: their spread is {float(spread):.3g}, their "
+                f"length {float(length):.3g}. {type(self).__name__} alone is smallest there: add a loss that separates "
+                "classes, or give this one a smaller weight.",
+                stacklevel=2,
+            )
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """With what waits for the next step of the centers, where anything does."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._pending is not None:
+            pending = {**self._pending._asdict(), "batches": torch.tensor(self._pending_batches)}
+            destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Also takes a state with other pending batches than ours, or with none."""
+        names = [f"{prefix}pending_{name}" for name in (*ClassSums._fields, "batches")]
+        *sums, batches = [state_dict.pop(name, None) for name in names]
+        self._pending, self._pending_batches = None, 0
+        if batches is not None and self.accumulation_steps != 1:
+            self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
+            self._pending_batches = int(batches)
+        super()._load_from_state_dict(state_dict, prefix, *args)

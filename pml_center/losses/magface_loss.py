@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pml_center.checks import check_choices
 from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.ops.lengths import magnitude_penalty
 from pml_center.ops.margins import BeyondPi, additive_angular
 
 
@@ -91,4 +92,4 @@ class MagFaceLoss(MarginSoftmaxLoss):
         norm = batch.norm.clamp(self.lower_norm, self.upper_norm)
         if self.collect_stats:
             self.clipped_share = (norm != batch.norm).double().mean().item()
-        return self.regularizer_weight * (norm / self.upper_norm**2 + 1 / norm)
+        return self.regularizer_weight * magnitude_penalty(norm, self.upper_norm)

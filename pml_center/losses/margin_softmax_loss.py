@@ -122,6 +122,7 @@ class MarginSoftmaxLoss(BaseClassLoss):
         self.label_smoothing = label_smoothing
         self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
         self.chunk_size = chunk_size
+        self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
             num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
         )

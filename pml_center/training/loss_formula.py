@@ -16,8 +16,9 @@ import pytorch_metric_learning.regularizers
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
-from pml_center import losses
+from pml_center import losses, regularizers
 from pml_center.checks import constructor_arguments, unknown_name
+from pml_center.losses.base_element_loss import BaseElementLoss
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -56,8 +57,8 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormu
     Args:
         formula: terms joined by ``+``. A term is a loss of :mod:`pml_center.losses`, or else of PML, by name; before
             it a weight and ``*``, after it arguments in parentheses, and ``@`` with one of PML's miners. ``pml.Name``
-            takes PML's loss where both have the name. Arguments are Python literals, or PML's distances, reducers and
-            regularizers by name.
+            takes PML's loss where both have the name. Arguments are Python literals, or parts by name: regularizers of
+            :mod:`pml_center.regularizers`, or else of PML, and PML's distances and reducers.
         num_classes: given to losses that ask for it.
         embedding_size: given to losses that ask for it.
 
@@ -96,9 +97,14 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
         if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
             raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
     theirs = _public(pytorch_metric_learning.losses)
-    known = theirs | {f"pml.{name}": loss for name, loss in theirs.items()} | _public(losses)
+    known = _with_ours(theirs, _public(losses))
     known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
     loss = _build("loss", node, known, {"num_classes": num_classes, "embedding_size": embedding_size})
+    if isinstance(loss, BaseElementLoss) and loss.takes_references:
+        raise ValueError(
+            f"a term must compare the embeddings of one set of images, got {ast.unparse(node)!r}, which compares two. "
+            "Call it in Python, with ref_emb."
+        )
     return type(loss).__name__, float(weight), loss, miner
 
 
@@ -106,6 +112,11 @@ def _public(module) -> dict[str, type]:
     """The classes of a module that are final: an abstract one cannot be trained with."""
     classes = inspect.getmembers(module, inspect.isclass)
     return {name: value for name, value in classes if not name.startswith("Base") and name not in NOT_FINAL}
+
+
+def _with_ours(theirs: dict[str, type], ours: dict[str, type]) -> dict[str, type]:
+    """All by name: ours where both have it, and PML's by ``pml.Name``."""
+    return theirs | {f"pml.{name}": value for name, value in theirs.items()} | ours
 
 
 def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str, int]) -> Any:
@@ -137,15 +148,15 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
 
 
 def _value(node: ast.expr) -> Any:
-    """A literal, or one of PML's parts by name."""
+    """A literal, or a part by name."""
     name = node.func if isinstance(node, ast.Call) else node
-    if isinstance(name, ast.Name):
-        parts = (
+    if isinstance(name, ast.Name | ast.Attribute):
+        theirs = (
             _public(pytorch_metric_learning.distances)
             | _public(pytorch_metric_learning.reducers)
             | _public(pytorch_metric_learning.regularizers)
         )
-        return _build("part", node, parts, {})
+        return _build("part", node, _with_ours(theirs, _public(regularizers)), {})
     return _literal(node)
 
 

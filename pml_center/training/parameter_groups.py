@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import nn
 
 from pml_center.losses import BaseCenterLoss
@@ -17,7 +18,8 @@ def param_groups(
 ) -> list[dict]:
     """Parameter groups of a model and its losses, ready for any optimizer of torch.
 
-    Weight decay goes to the model's weight matrices alone: biases, norms, class weights and centers have none.
+    Weight decay goes to the model's weight matrices alone: biases, norms, class weights and centers have none. What a
+    regularizer learns, such as the radius of :class:`~pml_center.regularizers.RingRegularizer`, goes with its loss.
 
     Args:
         model: what makes the embeddings.
@@ -44,7 +46,9 @@ def param_groups(
     loss_lr = lr if loss_lr is None else loss_lr
     center_lr = loss_lr if center_lr is None else center_lr
     center_losses = [module for loss in losses for module in loss.modules() if isinstance(module, BaseCenterLoss)]
-    centers = [parameter for loss in center_losses for parameter in loss.parameters()]
+    regularizers = [module for loss in losses for module in loss.modules() if isinstance(module, BaseRegularizer)]
+    no_centers = {parameter for regularizer in regularizers for parameter in regularizer.parameters()}
+    centers = [p for loss in center_losses for p in loss.parameters() if p not in no_centers]
     own = list(model.parameters())
     candidates: list[tuple[str, Iterable[nn.Parameter], float, float]] = [
         ("model", [p for p in own if p.ndim > 1], lr, weight_decay),

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pml_center.evaluation import VerificationEvaluator, pair_scores, roc
 from pml_center.evaluation import all_pairs as module
-from tests.evaluation.test_retrieval import clusters
+from pml_center.evaluation.search import ExactSearch
+from tests.evaluation.clusters import clusters
 
 FAR = (0.3, 0.1, 0.01, 0.001)
 
@@ -108,10 +109,10 @@ def test_the_binned_curve_follows_the_exact_one():
 def test_never_holds_the_scores_of_all_pairs(monkeypatch):
     embeddings, labels = clusters(classes=3, per_class=400)
     sizes = []
-    histc, scores_of = torch.histc, module.scores_of
+    histc, exactly = torch.histc, module._Scores.exactly
     monkeypatch.setattr(module, "BLOCK", (64, 128))
     monkeypatch.setattr(torch, "histc", lambda values, *rest: sizes.append(len(values)) or histc(values, *rest))
-    monkeypatch.setattr(module, "scores_of", lambda *given: sizes.append(len(given[1])) or scores_of(*given))
+    monkeypatch.setattr(module._Scores, "exactly", lambda *given: sizes.append(len(given[1])) or exactly(*given))
     VerificationEvaluator(resamples=2)(embeddings, labels)
     assert len(sizes) > 500
     assert max(sizes) <= 64 * 128
@@ -125,7 +126,7 @@ def test_the_drawn_pairs_stand_for_all_of_them():
     prepared = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "KEPT", 2000)
-        sample = module.all_pairs(prepared, labels, "dot", FAR, sampled=True, seed=3).sample
+        sample = module.all_pairs(ExactSearch(prepared, similarity="dot"), labels, FAR, sampled=True, seed=3).sample
     pairs, genuine = 900 * 899 // 2, 150 * 15
     assert sample.same.sum() == genuine  # few enough to be kept
     assert len(sample.scores) < pairs / 20

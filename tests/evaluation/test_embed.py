@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pml_center.evaluation import embed
+from pml_center import create_embedder
+from pml_center.data import digits
+from pml_center.evaluation import Samples, embed, embed_samples, load_samples, save_samples
 
 
 def data(rows=10):
@@ -96,3 +98,56 @@ def test_no_bar_is_drawn_where_no_one_watches(capsys):
 def test_what_cannot_be_embedded_is_named(network, batches, error, message):
     with pytest.raises(error, match=message):
         embed(network, batches)
+
+
+# Samples: embeddings with what belongs to them
+
+
+def test_samples_survive_their_folder(tmp_path):
+    embeddings = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    samples = Samples(
+        torch.from_numpy(embeddings), np.array([7, 8, 7]), ["x", "y, z", "x"], ["a.png", "é.png", "c.png"]
+    )
+    save_samples(tmp_path / "new" / "folder", samples)
+    read = load_samples(tmp_path / "new" / "folder")
+    assert isinstance(read.embeddings, np.memmap)
+    np.testing.assert_array_equal(read.embeddings, embeddings)
+    assert read[1:] == (["7", "8", "7"], ["x", "y, z", "x"], ["a.png", "é.png", "c.png"])
+    lines = (tmp_path / "new" / "folder" / "samples.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "path,label,group"
+
+
+def test_samples_need_no_groups_and_no_names(tmp_path):
+    save_samples(tmp_path, Samples(np.ones((2, 3)), ["a", "b"]))
+    assert load_samples(tmp_path)[1:] == (["a", "b"], None, None)
+
+
+def test_samples_that_do_not_fit_together_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"label must be one per row \(2\), got 3"):
+        save_samples(tmp_path, Samples(np.ones((2, 3)), ["a", "b", "c"]))
+    with pytest.raises(FileNotFoundError, match=r"without embeddings.npy and samples.csv"):
+        load_samples(tmp_path / "nowhere")
+    save_samples(tmp_path, Samples(np.ones((2, 3)), ["a", "b"]))
+    (tmp_path / "samples.csv").write_text("label\na\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="a label for each of the 2 embeddings, got 1 rows"):
+        load_samples(tmp_path)
+    (tmp_path / "samples.csv").write_text("path\na\nb\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"got 2 rows with columns \['path'\]"):
+        load_samples(tmp_path)
+
+
+def test_images_get_the_transform_of_the_model_unless_they_have_one():
+    images = digits().subset([0, 5, 9])
+    samples = embed_samples(create_embedder("convnet", embedding_size=4).eval(), images)
+    assert (samples.labels, samples.names) == (["0", "5", "9"], ["digits[0]", "digits[5]", "digits[9]"])
+    pixels = embed_samples(nn.Flatten(), images.with_transform(lambda image: np.asarray(image, dtype=np.float32)))
+    assert pixels.embeddings.shape == (3, images[0][0].size[0] ** 2)
+    with pytest.raises(ValueError, match="data must have a transform because Flatten does not say"):
+        embed_samples(nn.Flatten(), images)
+
+
+def test_a_data_set_is_loaded_in_batches():
+    samples = embed_samples(nn.Identity(), data(10), batch_size=3)
+    np.testing.assert_array_equal(samples.embeddings, np.arange(30, dtype=np.float32).reshape(10, 3))
+    assert samples.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert (samples.groups, samples.names) == (None, None)

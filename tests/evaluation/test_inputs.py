@@ -88,6 +88,16 @@ def test_two_sets_of_labels_share_their_numbers():
     assert class_codes(["b", "c"], 2, known=known).tolist() == [1, 3]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_arrays_are_numbered_in_order_of_appearance_as_lists_are(dtype):
+    labels = np.random.default_rng(0).integers(0, 9, 200).astype(dtype)
+    known, listed = {3: 0, "x": 1}, {3: 0, "x": 1}
+    codes = class_codes(labels, 200, known=known)
+    np.testing.assert_array_equal(codes, class_codes(labels.tolist(), 200, known=listed))
+    np.testing.assert_array_equal(codes, class_codes(torch.from_numpy(labels), 200, known=listed))
+    assert known == listed
+
+
 def test_labels_that_cannot_be_used_are_named():
     with pytest.raises(ValueError, match=r"labels must be one per row \(3\), got 2"):
         class_codes([0, 1], 3)

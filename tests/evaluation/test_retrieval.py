@@ -1,85 +1,34 @@
 """The retrieval evaluator: what other libraries compute, what must never change it, and what it must not swallow."""
 
 import math
+import re
+import time
+
+import faiss
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning import distances
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
+from torch.utils.data import DataLoader, TensorDataset
 
-from pml_center.evaluation import RetrievalEvaluator, Samples, embed_samples, save_samples, search
-from tests import golden_io
-
-PML_METRICS = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
-ALL_METRICS = {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", *PML_METRICS}
-
-
-def clusters(classes=20, per_class=15, width=16, spread=1.0, seed=0):
-    """Overlapping classes: (N, width) float32 and (N,) labels, in mixed order."""
-    random = np.random.default_rng(seed)
-    labels = random.permutation(np.repeat(np.arange(classes), per_class))
-    embeddings = random.normal(size=(classes, width))[labels] + spread * random.normal(size=(len(labels), width))
-    return embeddings.astype(np.float32), labels
-
-
-# The evaluator against other implementations
-
-
-@pytest.mark.parametrize("leave_one_out", [True, False])
-@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_the_evaluator_equals_pml(leave_one_out, similarity):
-    embeddings, labels = clusters()
-    references, reference_labels = clusters(per_class=9, seed=1)
-    if similarity == "cosine":  # PML ranks by Euclidean distance, which ranks unit vectors as their cosine does
-        embeddings, references = (
-            rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (embeddings, references)
-        )
-    others = (None, None) if leave_one_out else (references, reference_labels)
-    report = RetrievalEvaluator(similarity=similarity)(embeddings, labels, *others)
-    calculator = AccuracyCalculator(include=PML_METRICS, k="max_bin_count", device=torch.device("cpu"))
-    tensors = (torch.from_numpy(values) for values in (embeddings, labels, *others) if values is not None)
-    for name, value in calculator.get_accuracy(*tensors).items():
-        assert report[name] == pytest.approx(value, rel=0, abs=1e-9), name
-
-
-@pytest.mark.parametrize("case", ["self", "split"])
-@pytest.mark.parametrize(("similarity", "official"), [("euclidean", "l2/kmax"), ("cosine", "cosine/knone")])
-def test_irregular_classes_give_the_golden_values_of_pml(case, similarity, official):
-    """Classes of 1 to 13 images; both leave out the queries that have nothing to find."""
-    golden = golden_io.load(f"eval__retrieval__irregular_{case}")
-    report = RetrievalEvaluator(similarity=similarity)(*retrieval_inputs(golden))
-    assert report.counts["skipped"] == 3
-    for name in PML_METRICS:
-        golden.assert_close(f"out/pml/{official}/sample/{name}", report[name])
-
-
-@pytest.mark.parametrize("case", ["self", "split"])
-def test_recall_is_the_cumulative_match_of_oml(case):
-    """OML keeps the queries that have nothing to find, at 0."""
-    golden = golden_io.load(f"eval__retrieval__irregular_{case}")
-    evaluator = RetrievalEvaluator(recall_at=(1, 2, 5, 10), similarity="euclidean", singletons="zero")
-    report = evaluator(*retrieval_inputs(golden))
-    for k in (1, 2, 5, 10):
-        golden.assert_close(f"out/oml/full/cmc@{k}", report.per_query[f"recall_at_{k}"])
-
-
-def retrieval_inputs(golden):
-    keys = (
-        ("embeddings", "labels")
-        if "in/embeddings" in golden.arrays
-        else ("query", "query_labels", "reference", "reference_labels")
-    )
-    return [golden.arrays[f"in/{key}"] for key in keys]
-
-
-def test_ties_are_resolved_inside_the_range_of_pml():
-    """PML's value depends on the order of the rows; ours, with its rule for ties, is one of those it could give."""
-    golden = golden_io.load("eval__ties__grid")
-    report = RetrievalEvaluator(similarity="euclidean")(*retrieval_inputs(golden))
-    for name in PML_METRICS:
-        low, high = (golden.arrays[f"out/pml/perm_{end}/{name}"] for end in ("min", "max"))
-        assert low <= report[name] <= high
+from pml_center import create_embedder
+from pml_center.data import digits
+from pml_center.evaluation import (
+    FaissSearcher,
+    RetrievalEvaluator,
+    Samples,
+    bootstrap_interval,
+    evaluate,
+    gallery,
+    save_samples,
+    search,
+    wilson_interval,
+)
+from tests.evaluation.clusters import ALL_METRICS, PML_METRICS, clusters, unit
 
 
 def test_the_evaluator_of_a_worked_example():
@@ -99,6 +48,35 @@ def test_the_evaluator_of_a_worked_example():
     assert report.protocol == "exact euclidean search, separate references, ties 0.0 %"
 
 
+def test_the_whole_gallery_of_a_worked_example():
+    """Relevant references stand at ranks 1, 3 and 5, and at 2 and 4."""
+    names = ("mean_average_precision", "mean_reciprocal_rank", "mean_inverse_negative_penalty", "precision_at_3")
+    report = RetrievalEvaluator(names, recall_at=(), similarity="euclidean")(
+        [[0.0], [0.1]], ["a", "b"], [[1], [2], [3], [4], [5]], ["a", "b", "a", "b", "a"]
+    )
+    assert report.metrics == pytest.approx(
+        {
+            "mean_average_precision": ((1 + 2 / 3 + 3 / 5) / 3 + (1 / 2 + 2 / 4) / 2) / 2,
+            "mean_reciprocal_rank": (1 + 1 / 2) / 2,
+            "mean_inverse_negative_penalty": (3 / 5 + 2 / 4) / 2,
+            "precision_at_3": (2 / 3 + 1 / 3) / 2,
+        }
+    )
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+def test_a_metric_is_the_same_from_first_neighbours_and_from_the_whole_gallery(similarity):
+    data = clusters(classes=7, per_class=9, spread=2)
+    names = (*PML_METRICS, "precision_at_5", "ir_recall_at_5", "map_at_5", "ndcg_at_5")
+    first = RetrievalEvaluator(names, similarity=similarity)(*data)
+    whole = RetrievalEvaluator((*names, "mean_average_precision"), similarity=similarity)(*data)
+    expected = RetrievalEvaluator(names, similarity=similarity, ties="expected")(*data)
+    for name in (*ALL_METRICS, *names):
+        np.testing.assert_allclose(whole.per_unit[name], first.per_unit[name], rtol=1e-12, atol=0)
+        np.testing.assert_allclose(expected.per_unit[name], first.per_unit[name], rtol=1e-12, atol=0)
+    np.testing.assert_array_equal(whole.neighbours.ids, first.neighbours.ids)
+
+
 # What must not matter
 
 
@@ -109,7 +87,7 @@ def test_the_order_of_the_references_does_not_matter(seed):
     references, reference_labels = clusters(seed=seed + 1)
     order = np.random.default_rng(seed).permutation(len(references))
     for similarity in ("cosine", "dot", "euclidean"):
-        evaluate = RetrievalEvaluator(similarity=similarity)
+        evaluate = RetrievalEvaluator(similarity=similarity, ci=None)
         given_order = evaluate(embeddings, labels, references, reference_labels)
         assert evaluate(embeddings, labels, references[order], reference_labels[order]).metrics == given_order.metrics
 
@@ -121,16 +99,73 @@ def test_the_length_of_embeddings_does_not_matter_to_cosine(seed, scale):
     assert RetrievalEvaluator()(scale * embeddings, labels).metrics == RetrievalEvaluator()(embeddings, labels).metrics
 
 
+EVERY = (*PML_METRICS, "mean_average_precision", "mean_inverse_negative_penalty", "map_at_3", "ndcg_at_3")
+
+
 @settings(deadline=None, derandomize=True, max_examples=20)
-@given(seed=st.integers(0, 1000), entries=st.integers(1, 2000))
-def test_the_size_of_chunks_does_not_matter(seed, entries):
+@given(seed=st.integers(0, 1000), entries=st.integers(1, 2000), chunk_size=st.integers(1, 30))
+def test_the_size_of_chunks_does_not_matter(seed, entries, chunk_size):
     embeddings, labels = clusters(classes=4, per_class=6, spread=2, seed=seed)
-    expected = RetrievalEvaluator()(embeddings.round(), labels)  # rounding makes ties
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "ENTRIES", entries)
-        report = RetrievalEvaluator()(embeddings.round(), labels)
-    for name in ALL_METRICS:
-        np.testing.assert_array_equal(report.per_query[name], expected.per_query[name])
+    embeddings = embeddings.round()  # makes ties
+    for metrics in (PML_METRICS, EVERY):
+        expected = RetrievalEvaluator(metrics, ci=None)(embeddings, labels)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search, "ENTRIES", entries)
+            patch.setattr(gallery, "ENTRIES", entries)
+            report = RetrievalEvaluator(metrics, ci=None, chunk_size=chunk_size)(embeddings, labels)
+        assert report.tie_rate == expected.tie_rate
+        np.testing.assert_array_equal(report.neighbours.ids, expected.neighbours.ids)
+        for name, values in expected.per_unit.items():
+            np.testing.assert_array_equal(report.per_unit[name], values)
+
+
+def test_the_number_of_threads_does_not_matter():
+    embeddings, labels = clusters(classes=40, per_class=50, width=64, spread=2)
+    embeddings = np.concatenate([embeddings, embeddings[:500]])
+    labels = np.concatenate([labels, labels[:500]])
+    threads, reports = faiss.omp_get_max_threads(), []
+    try:
+        for number in (1, 2, 3):
+            faiss.omp_set_num_threads(number)
+            torch.set_num_threads(number)
+            reports.append(RetrievalEvaluator(EVERY, ci=None)(embeddings, labels))
+    finally:
+        faiss.omp_set_num_threads(threads)
+        torch.set_num_threads(threads)
+    for report in reports[1:]:
+        assert report.metrics == reports[0].metrics
+        np.testing.assert_array_equal(report.neighbours.scores, reports[0].neighbours.scores)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 1000), similarity=st.sampled_from(["dot", "euclidean"]))
+def test_in_expectation_the_order_of_the_rows_does_not_matter_to_ties(seed, similarity):
+    random = np.random.default_rng(seed)
+    embeddings, labels = random.integers(-1, 2, size=(30, 2)), random.integers(4, size=30)
+    order = random.permutation(30)
+    evaluate = RetrievalEvaluator(EVERY, similarity=similarity, ties="expected", ci=None)
+    report, permuted = evaluate(embeddings, labels), evaluate(embeddings[order], labels[order])
+    assert report.tie_rate == permuted.tie_rate > 0.5
+    for name, values in report.per_unit.items():
+        np.testing.assert_allclose(permuted.per_unit[name], values[order], rtol=1e-12)
+
+
+def test_in_expectation_collapsed_embeddings_find_what_chance_finds():
+    labels = np.repeat(np.arange(10), 20)
+    report = RetrievalEvaluator(EVERY, ties="expected")(np.ones((200, 4)), labels)
+    for name in ("recall_at_1", "precision_at_1", "r_precision"):
+        assert report[name] == pytest.approx(19 / 199)
+    assert report.tie_rate == 1
+
+
+@settings(deadline=None, derandomize=True, max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_rotating_all_embeddings_does_not_matter(seed):
+    embeddings, labels = clusters(seed=seed)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(16, 16)))
+    for similarity in ("cosine", "dot", "euclidean"):
+        evaluate = RetrievalEvaluator(similarity=similarity, ci=None)
+        assert evaluate(embeddings @ rotation, labels).metrics == evaluate(embeddings, labels).metrics
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
@@ -150,7 +185,7 @@ def test_distractors_never_raise_a_metric():
         embeddings, labels, np.concatenate([references, distractors]), [*reference_labels, *["distractor"] * 200]
     )
     for name in ALL_METRICS:
-        assert (crowded.per_query[name] <= clean.per_query[name]).all()
+        assert (crowded.per_unit[name] <= clean.per_unit[name]).all()
 
 
 def test_few_large_classes_are_measured_in_chunks(monkeypatch):
@@ -209,7 +244,7 @@ def test_singletons_count_as_zero_on_request():
     assert report.counts == {"queries": 20, "references": 20, "skipped": 0, "duplicates": 0}
     assert "0 for queries without a relevant reference" in report.protocol
     for name in ALL_METRICS:
-        assert report.per_query[name][[3, 8]].tolist() == [0, 0]
+        assert report.per_unit[name][[3, 8]].tolist() == [0, 0]
         assert report[name] == pytest.approx(skipped[name] * 18 / 20)
 
 
@@ -245,8 +280,14 @@ def test_recall_is_optional():
         ({"gallery": np.eye(16), "gallery_labels": [1]}, r"gallery_labels must be one per row \(16\), got 1"),
         ({"gallery": np.eye(3), "gallery_labels": [1, 2, 3]}, "must have the same width, got 16 and 3"),
         (
+            {"gallery": np.eye(16), "gallery_labels": range(16), "query_groups": range(300)},
+            "query_groups and gallery_groups must come together, got only query_groups",
+        ),
+        ({"gallery_groups": [1]}, "gallery_groups must come with a gallery"),
+        ({"query_groups": [1]}, r"query_groups must be one per row \(300\), got 1"),
+        (
             {"gallery": np.zeros((0, 16)), "gallery_labels": []},
-            r"references must have shape .* got shape \(0, 16\)",
+            r"gallery must have shape .* got shape \(0, 16\)",
         ),
         (
             {"embeddings": np.full((300, 16), np.nan)},
@@ -263,8 +304,293 @@ def test_what_cannot_be_evaluated_is_named(change, message):
 
 def test_the_same_set_twice_is_refused():
     embeddings, labels = clusters()
-    with pytest.raises(ValueError, match="Leave references out for leave-one-out"):
+    with pytest.raises(ValueError, match=r"embeddings and gallery must be two sets.*Leave gallery out"):
         RetrievalEvaluator()(embeddings, labels, embeddings, labels)
+
+
+# Traps
+
+
+def test_an_embedding_that_is_not_finite_is_named_with_its_file():
+    embeddings, labels = clusters()
+    names = [f"{i}.png" for i in range(300)]
+    for value in (np.nan, np.inf, -np.inf):
+        broken = embeddings.copy()
+        broken[[7, 9], 3] = value
+        with pytest.raises(ValueError, match=rf"embeddings must be finite, got {value} in row 7 \(7.png\) \(2 of 300"):
+            RetrievalEvaluator()(broken, labels, names=names)
+        with pytest.raises(ValueError, match=rf"gallery must be finite, got {value} in row 7 \(7.png\)"):
+            RetrievalEvaluator()(embeddings, labels, broken, labels, gallery_names=names)
+    broken[[7, 9]] = 0
+    with pytest.raises(ValueError, match=r"embeddings must have a direction.*zero vector in row 7 \(7.png\)"):
+        RetrievalEvaluator()(broken, labels, names=names)
+    assert RetrievalEvaluator(similarity="euclidean")(broken, labels)["precision_at_1"] < 1
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda rows: rows.astype(np.float64),
+        np.asfortranarray,
+        lambda rows: np.repeat(rows, 2, axis=1)[:, ::2],
+        lambda rows: rows[::-1].copy()[::-1],
+        lambda rows: rows.tolist(),
+        torch.from_numpy,
+        lambda rows: torch.from_numpy(rows).requires_grad_(),
+        lambda rows: torch.from_numpy(rows).T.contiguous().T,
+    ],
+    ids=[
+        "float64",
+        "columns first",
+        "every second column",
+        "backwards",
+        "lists",
+        "tensor",
+        "with gradient",
+        "transposed",
+    ],
+)
+def test_the_layout_and_type_of_the_input_do_not_matter(convert):
+    embeddings, labels = clusters()
+    report = RetrievalEvaluator()(convert(embeddings), labels)
+    np.testing.assert_array_equal(report.neighbours.ids, RetrievalEvaluator()(embeddings, labels).neighbours.ids)
+    assert report.metrics == RetrievalEvaluator()(embeddings, labels).metrics
+
+
+@pytest.mark.parametrize("convert", [np.float16, lambda rows: torch.from_numpy(rows).bfloat16()])
+def test_half_precision_is_evaluated_as_the_numbers_that_it_holds(convert):
+    embeddings, labels = clusters()
+    half = convert(embeddings)
+    single = half.float().numpy() if isinstance(half, torch.Tensor) else half.astype(np.float32)
+    assert RetrievalEvaluator()(half, labels).metrics == RetrievalEvaluator()(single, labels).metrics
+
+
+def test_a_memory_mapped_file_is_evaluated_and_not_written_to(tmp_path):
+    embeddings, labels = clusters()
+    np.save(tmp_path / "embeddings.npy", embeddings)
+    mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
+    assert RetrievalEvaluator()(mapped, labels).metrics == RetrievalEvaluator()(embeddings, labels).metrics
+
+
+def test_collapsed_embeddings_are_reported_as_such_and_fast():
+    """Twenty thousand equal rows: each of the first must not be compared with all others."""
+    labels = np.arange(20_000) % 1000
+    started = time.perf_counter()
+    report = RetrievalEvaluator(ci=None)(np.full((20_000, 64), 0.3), labels)
+    assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
+    assert report.tie_rate == 1
+    assert report["precision_at_1"] < 0.01
+    assert report.counts["duplicates"] == 20_000
+    assert "collapsed" in str(report)
+
+
+def test_a_few_ties_are_no_reason_to_warn():
+    embeddings, labels = clusters()
+    embeddings[:3], labels[:3] = 100, [1, 1, 2]  # far from all others
+    report = RetrievalEvaluator(similarity="euclidean")(embeddings, labels)
+    assert report.tie_rate == pytest.approx(2 / 300)
+    assert not report.warnings
+
+
+def test_duplicates_between_queries_and_gallery_are_counted():
+    embeddings, labels = clusters()
+    references, reference_labels = clusters(seed=1)
+    references[[5, 17]] = embeddings[[250, 3]]
+    report = RetrievalEvaluator()(embeddings, labels, references, reference_labels)
+    assert report.counts["duplicates"] == 2
+    assert "2 duplicates" in report.summary
+    pairs = report.near_duplicates(score=0.999999)
+    assert {(query, reference) for query, reference, _ in pairs.tolist()} >= {(250, 5), (3, 17)}
+
+
+def test_one_class_is_always_right():
+    report = RetrievalEvaluator(EVERY)(np.random.default_rng(0).normal(size=(30, 4)), ["only"] * 30)
+    assert {value for name, value in report.metrics.items()} == {1}
+
+
+def test_large_labels_are_not_confused():
+    """As float32, which PML casts labels to, these two are one class."""
+    labels = np.array([2**24, 2**24, 2**24 + 1, 2**24 + 1])
+    report = RetrievalEvaluator(recall_at=())([[0, 1], [1, 0], [0, 1.1], [1.1, 0]], labels)
+    assert report["precision_at_1"] == 0
+
+
+# Groups
+
+
+def test_references_of_the_same_label_and_group_do_not_exist():
+    """Seen by camera 0, person 'a' is to be found by camera 1; what camera 0 saw of 'b' is in the way."""
+    references, labels, cameras = [[0.1], [0.2], [0.3], [9]], ["a", "b", "a", "b"], [0, 0, 1, 1]
+    report = RetrievalEvaluator(("mean_average_precision",), similarity="euclidean")(
+        [[0.0]], ["a"], references, labels, query_groups=[0], gallery_groups=cameras
+    )
+    assert report.neighbours.ids.tolist() == [[1, 2, 3]]
+    assert report["mean_average_precision"] == 0.5
+    assert report["recall_at_1"] == 0
+    everything = RetrievalEvaluator(similarity="euclidean")([[0.0]], ["a"], references, labels)
+    assert everything["recall_at_1"] == 1
+
+
+def test_groups_leave_out_shots_of_one_sequence():
+    """Among themselves: two sequences of each class, three shots each."""
+    embeddings, labels = clusters(classes=6, per_class=6)
+    order = np.argsort(labels, kind="stable")
+    embeddings, labels, sequences = embeddings[order], labels[order], np.tile([0, 0, 0, 1, 1, 1], 6)
+    report = RetrievalEvaluator(EVERY)(embeddings, labels, query_groups=[f"shot {i}" for i in sequences])
+    same = (labels[:, None] == labels) & (sequences[:, None] == sequences)
+    assert not same[np.arange(36)[:, None], report.neighbours.ids].any()
+    # The same by hand: every query among the references that exist for it.
+    for row in range(36):
+        exists = np.flatnonzero(~same[row])
+        alone = RetrievalEvaluator(EVERY)(embeddings[[row]], labels[[row]], embeddings[exists].copy(), labels[exists])
+        for name, values in alone.per_unit.items():
+            assert report.per_unit[name][row] == pytest.approx(values[0], abs=1e-12)
+
+
+def test_queries_whose_matches_are_all_left_out_are_skipped():
+    report = RetrievalEvaluator(similarity="euclidean")(
+        [[0.0], [5]], ["a", "b"], [[0.1], [4], [7]], ["a", "b", "b"], query_groups=[0, 0], gallery_groups=[0, 1, 0]
+    )
+    assert report.counts == {"queries": 1, "references": 3, "skipped": 1, "duplicates": 0}
+    assert report.neighbours.ids.tolist() == [[1, 2], [1, 0]]
+    assert report.hits.tolist() == [[False, False], [True, False]]
+
+
+# Averages and intervals
+
+
+def test_unequal_classes_are_also_averaged_by_class():
+    labels = ["a", "a", "a", "a", "b", "b"]
+    embeddings = [[0.0], [0.1], [0.2], [0.3], [0.05], [0.15]]
+    report = RetrievalEvaluator(recall_at=(1,), metrics=(), similarity="dot", ci=None)(embeddings, labels)
+    by_class = {row["label"]: row["recall_at_1"] for row in report.per_class()}
+    assert report["macro_recall_at_1"] == pytest.approx((by_class["a"] + by_class["b"]) / 2)
+    assert report["recall_at_1"] == pytest.approx((4 * by_class["a"] + 2 * by_class["b"]) / 6)
+    assert report["recall_at_1"] != report["macro_recall_at_1"]
+    assert not any(name.startswith("macro") for name in RetrievalEvaluator()(*clusters()).metrics)
+
+
+def test_intervals_are_those_of_the_values():
+    data = with_singletons()
+    report = RetrievalEvaluator(ci_level=0.8, resamples=300, seed=5)(*data)
+    values = report.per_unit["r_precision"]
+    [expected] = bootstrap_interval(values, level=0.8, resamples=300, seed=5)
+    assert report.ci["r_precision"] == pytest.approx(expected)
+    assert report.ci_method == "bootstrap over queries"
+    by_class = RetrievalEvaluator(ci="class", resamples=300)(*data)
+    [expected] = bootstrap_interval(values, by_class.codes, resamples=300)
+    assert by_class.ci["r_precision"] == pytest.approx(expected)
+    assert by_class.ci_method == "bootstrap over classes"
+    assert set(report.ci) == set(report.metrics)
+    assert RetrievalEvaluator(ci=None)(*data).ci == {}
+
+
+def test_where_every_query_is_right_the_interval_is_that_of_wilson():
+    report = RetrievalEvaluator()(*clusters(spread=1e-3))
+    assert set(report.ci.values()) == {wilson_interval(300, 300)}
+
+
+def test_two_models_are_compared_on_the_same_queries():
+    embeddings, labels = clusters()
+    worse = embeddings + np.random.default_rng(0).normal(size=embeddings.shape)
+    evaluate = RetrievalEvaluator(recall_at=(1,))
+    tests = evaluate(embeddings, labels).compare(evaluate(worse, labels))
+    assert tests["r_precision"].difference > 0.1
+    assert tests["r_precision"].p_value < 0.001
+    with pytest.raises(ValueError, match="must be about the same queries"):
+        evaluate(embeddings, labels).compare(evaluate(embeddings, labels[::-1]))
+
+
+# Other distances, other indexes
+
+
+@pytest.mark.parametrize(
+    ("distance", "similarity"),
+    [
+        (distances.CosineSimilarity(), "cosine"),
+        (distances.LpDistance(), "cosine"),
+        (distances.LpDistance(power=2), "cosine"),
+        (distances.DotProductSimilarity(), "cosine"),
+        (distances.DotProductSimilarity(normalize_embeddings=False), "dot"),
+        (distances.LpDistance(normalize_embeddings=False), "euclidean"),
+    ],
+)
+def test_a_distance_of_pml_that_faiss_has_is_searched_by_faiss(distance, similarity):
+    report, expected = (RetrievalEvaluator(similarity=each)(*clusters()) for each in (distance, similarity))
+    assert report.metrics == expected.metrics
+    assert report.protocol == expected.protocol
+
+
+@pytest.mark.parametrize(
+    "distance", [distances.LpDistance(p=1, normalize_embeddings=False), distances.SNRDistance()], ids=["p = 1", "SNR"]
+)
+@pytest.mark.parametrize("metrics", [PML_METRICS, EVERY])
+def test_any_other_distance_of_pml_is_computed_by_pml(distance, metrics):
+    embeddings, labels = clusters(classes=8, per_class=8)
+    report = RetrievalEvaluator(metrics, similarity=distance)(embeddings, labels)
+    calculator = AccuracyCalculator(include=PML_METRICS, knn_func=CustomKNN(distance), device=torch.device("cpu"))
+    for name, value in calculator.get_accuracy(torch.from_numpy(embeddings), torch.from_numpy(labels)).items():
+        assert report[name] == pytest.approx(value, rel=0, abs=1e-9), name
+    assert report.protocol.startswith(f"exact {type(distance).__name__} search")
+
+
+def test_a_distance_that_is_not_finite_is_refused():
+    embeddings = np.ones((4, 3))
+    with pytest.raises(ValueError, match="SNRDistance must be finite, got nan or infinity for query 0"):
+        RetrievalEvaluator(similarity=distances.SNRDistance())(embeddings, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("index", ["HNSW32", "IVF4,Flat", FaissKNN(), FaissSearcher("IVF4,Flat", "cosine", "nprobe=4")])
+def test_an_index_says_how_much_it_finds(index):
+    embeddings, labels = clusters(spread=2)
+    exact = RetrievalEvaluator()(unit(embeddings), labels)
+    report = RetrievalEvaluator(index=index)(unit(embeddings), labels)
+    found = float(re.search(r"finds ([\d.]+)% of the first 10 neighbours", report.protocol)[1]) / 100
+    truth = [
+        len({*a} & {*b}) for a, b in zip(exact.neighbours.ids.tolist(), report.neighbours.ids.tolist(), strict=True)
+    ]
+    assert found == pytest.approx(np.mean(truth) / 10, abs=0.001)
+    assert report["recall_at_1"] == pytest.approx(exact["recall_at_1"], abs=0.1)
+    assert (found < 0.95) == (index == "IVF4,Flat")
+
+
+# From models, data and folders
+
+
+def test_a_model_is_run_on_a_loader_or_a_data_set():
+    embeddings, labels = clusters()
+    data = TensorDataset(torch.from_numpy(embeddings), torch.from_numpy(labels))
+    expected = RetrievalEvaluator()(embeddings, labels)
+    for each in (data, DataLoader(data, batch_size=7)):
+        assert RetrievalEvaluator().run(torch.nn.Identity(), each, progress=False).metrics == expected.metrics
+    half, rest = torch.utils.data.random_split(data, [100, 200], torch.Generator().manual_seed(0))
+    report = RetrievalEvaluator().run(torch.nn.Identity(), half, rest, batch_size=32)
+    assert (report.counts["queries"], report.counts["references"]) == (100, 200)
+
+
+def test_images_bring_their_names_and_the_names_of_their_classes():
+    images = digits().subset(range(0, 300, 3))
+    model = create_embedder("convnet", embedding_size=8).eval()
+    report = RetrievalEvaluator().run(model, images)
+    assert report.names[1] == report.reference_names[1] == "digits[3]"
+    assert set(report.labels) == {str(i) for i in range(10)}
+    assert evaluate(model, images, ci=None).metrics == report.metrics
+
+
+def test_a_folder_of_embeddings_brings_labels_groups_and_names(tmp_path):
+    embeddings, labels = clusters(per_class=10)
+    names = [f"{i}.png" for i in range(200)]
+    groups = np.arange(200) % 3
+    save_samples(tmp_path / "queries", Samples(embeddings[:100], labels[:100], groups[:100], names[:100]))
+    save_samples(tmp_path / "gallery", Samples(embeddings[100:], labels[100:], groups[100:], names[100:]))
+    report = RetrievalEvaluator()(tmp_path / "queries", gallery=str(tmp_path / "gallery"))
+    expected = RetrievalEvaluator()(
+        embeddings[:100], labels[:100], embeddings[100:], labels[100:], groups[:100], groups[100:]
+    )
+    assert report.metrics == expected.metrics
+    assert (report.names[3], report.reference_names[3]) == ("3.png", "103.png")
+    assert report.labels[3] == str(labels[3])
+    assert RetrievalEvaluator()(tmp_path / "queries").counts["references"] == 100
 
 
 @pytest.mark.parametrize(
@@ -272,9 +598,22 @@ def test_the_same_set_twice_is_refused():
     [
         ({"similarity": "l2"}, "similarity must be a known name, got 'l2'"),
         ({"singletons": "skp"}, "Did you mean 'skip'"),
+        ({"ties": "random"}, "ties must be a known name, got 'random'"),
+        ({"ci": "image"}, "ci must be a known name, got 'image'"),
+        ({"ci_level": 95}, r"level must be in \(0, 1\), got 95"),
         ({"recall_at": (1, 0)}, "recall_at must be a positive integer, got 0"),
+        ({"metrics": ("recall_at_x",)}, "metric must be a known name, got 'recall_at_x'. Did you mean 'recall_at_K'"),
+        ({"metrics": (), "recall_at": ()}, "metrics must name at least one metric"),
+        ({"metrics": ("mean_average_precision",), "index": "IVF4,Flat"}, "'Flat' with metrics of the whole gallery"),
+        ({"ties": "expected", "index": "HNSW32"}, "index must be 'Flat' with ties='expected', got 'HNSW32'"),
+        ({"similarity": distances.SNRDistance(), "index": "HNSW32"}, "index must be 'Flat' with SNRDistance"),
     ],
 )
 def test_an_evaluator_that_cannot_work_is_refused_when_it_is_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         RetrievalEvaluator(**arguments)
+
+
+def test_a_similarity_must_be_a_name_or_a_distance():
+    with pytest.raises(TypeError, match="similarity must be a name or a distance of pytorch-metric-learning"):
+        RetrievalEvaluator(similarity=np.dot)

@@ -6,7 +6,6 @@ import torch
 from pytorch_metric_learning import distances
 
 from pml_center import losses
-from tests import golden_io
 
 
 def paper_step(centers, embeddings, labels, alpha):
@@ -73,63 +72,6 @@ def test_centers_that_are_parameters_do_not_step_themselves(generator):
     assert not loss.centers.grad[2].any()
 
 
-@pytest.mark.parametrize("name", golden_io.names("center__ydwen_caffe__*"))
-def test_equals_the_authors_caffe_layer(name):
-    """Same loss, same gradient times its weight, same step: the solver's rate is our alpha."""
-    golden = golden_io.load(name)
-    centers = golden.arrays["init/param/centers"]
-    for number in range(golden.meta["steps"]):
-        step = golden.step(number)
-        loss = losses.CenterLoss(*centers.shape, alpha=0.5).double()
-        loss.centers.copy_(torch.from_numpy(centers))
-        embeddings = torch.from_numpy(step["embeddings"]).requires_grad_()
-        value = loss(embeddings, torch.from_numpy(step["labels"]))
-        (value * golden.meta["hyperparameters"]["loss_weight"]).backward()
-        golden.assert_close(f"s{number}/loss", value)
-        golden.assert_close(f"s{number}/grad/embeddings", embeddings.grad)
-        golden.assert_close(f"s{number}/grad/centers", (torch.from_numpy(centers) - loss.centers) / 0.5)
-        if "param_after/centers" in step:
-            golden.assert_close(f"s{number}/param_after/centers", loss.centers)
-        centers = step.get("param_after/centers", centers)
-
-
-@pytest.mark.parametrize("name", golden_io.names("center__louis_she__*"))
-def test_steps_as_another_implementation_of_equation_four(name):
-    """Same step; its loss is a mean over B·D without the ½."""
-    golden = golden_io.load(name)
-    centers = golden.arrays["init/state/centers"]
-    for number in range(golden.meta["steps"]):
-        step = golden.step(number)
-        loss = losses.CenterLoss(*centers.shape, alpha=golden.meta["hyperparameters"]["alpha"]).double()
-        loss.centers.copy_(torch.from_numpy(centers))
-        value = loss(torch.from_numpy(step["embeddings"]), torch.from_numpy(step["labels"]))
-        golden.assert_close(f"s{number}/loss", value * 2 / centers.shape[1])
-        golden.assert_close(f"s{number}/state_after/centers", loss.centers)
-        centers = step["state_after/centers"]
-
-
-KAIYANGZHOU = [name for name in golden_io.names("center__kaiyangzhou__*") if not name.endswith("norms")]
-
-
-@pytest.mark.parametrize("name", KAIYANGZHOU)  # of large norms its expansion of the square cancels all digits
-def test_twice_the_loss_with_gradient_update_equals_the_most_copied_code(name):
-    """Where that code does not clamp or cancel: it adds 1e-12 for each other class, and loses large norms."""
-    golden = golden_io.load(name)
-    centers = golden.arrays["init/param/centers"]
-    for number in range(golden.meta["steps"]):
-        step = golden.step(number)
-        loss = losses.CenterLoss(*centers.shape, update="gradient").double()
-        with torch.no_grad():
-            loss.centers.copy_(torch.from_numpy(centers))
-        embeddings = torch.from_numpy(step["embeddings"]).requires_grad_()
-        value = 2 * loss(embeddings, torch.from_numpy(step["labels"]))
-        value.backward()
-        golden.assert_close(f"s{number}/loss", value + (len(centers) - 1) * 1e-12)
-        golden.assert_close(f"s{number}/grad/embeddings", embeddings.grad)
-        golden.assert_close(f"s{number}/grad/centers", loss.centers.grad)
-        centers = step.get("param_after/centers", centers)
-
-
 @pytest.mark.parametrize(
     ("distance", "formula"),
     [
@@ -137,13 +79,188 @@ def test_twice_the_loss_with_gradient_update_equals_the_most_copied_code(name):
         (distances.LpDistance(normalize_embeddings=False), lambda x, c: (x - c).square().sum(1).sqrt() / 2),
         (distances.LpDistance(power=2), lambda x, c: 1 - torch.cosine_similarity(x, c)),
         (distances.CosineSimilarity(), lambda x, c: 1 - torch.cosine_similarity(x, c)),
+        (distances.DotProductSimilarity(normalize_embeddings=False), lambda x, c: 1 - (x * c).sum(1)),
+        (distances.SNRDistance(normalize_embeddings=False), lambda x, c: (x - c).var(1) / x.var(1) / 2),
     ],
 )
-def test_other_distances_are_halved(distance, formula, generator):
+def test_other_distances_are_halved_and_similarities_taken_from_one(distance, formula, generator):
     loss = losses.CenterLoss(3, 4, distance=distance, weight_init_func=torch.nn.init.normal_)
     embeddings, labels = torch.randn(5, 4, generator=generator), torch.tensor([0, 0, 1, 2, 2])
     expected = formula(embeddings, loss.centers[labels]).mean()
     torch.testing.assert_close(loss(embeddings, labels), expected)
+
+
+def test_a_radius_leaves_embeddings_within_it_alone():
+    loss = losses.CenterLoss(1, 2, radius=5.0)
+    embeddings = torch.tensor([[3.0, 4.0], [0.0, 0.0], [6.0, 8.0]], requires_grad=True)
+    value = loss(embeddings, torch.zeros(3, dtype=torch.long))
+    value.backward()
+    assert value == 12.5 / 3
+    assert not embeddings.grad[:2].any()
+    torch.testing.assert_close(embeddings.grad[2], torch.tensor([3.0, 4.0]) / 3)
+
+
+def test_per_dim_divides_by_the_width(generator):
+    embeddings, labels = torch.randn(4, 8, generator=generator), torch.tensor([0, 1, 1, 2])
+    value = losses.CenterLoss(3, 8)(embeddings, labels)
+    torch.testing.assert_close(losses.CenterLoss(3, 8, per_dim=True)(embeddings, labels), value / 8)
+
+
+def test_the_mean_rule_is_a_moving_average_of_means(generator):
+    loss = losses.CenterLoss(3, 2, alpha=0.2, update="mean", init="normal")
+    before = loss.centers.clone()
+    embeddings, labels = torch.randn(5, 2, generator=generator), torch.tensor([0, 0, 0, 2, 2])
+    loss(embeddings, labels)
+    torch.testing.assert_close(loss.centers[0], 0.8 * before[0] + 0.2 * embeddings[:3].mean(0))
+    torch.testing.assert_close(loss.centers[2], 0.8 * before[2] + 0.2 * embeddings[3:].mean(0))
+    assert torch.equal(loss.centers[1], before[1])
+
+
+@pytest.mark.parametrize("update", ["paper", "mean", "gradient"])
+def test_centers_start_from_the_first_embeddings_of_their_class(update, generator):
+    loss = losses.CenterLoss(3, 2, init="first_batch", update=update)
+    embeddings, labels = torch.randn(5, 2, generator=generator), torch.tensor([0, 0, 0, 2, 2])
+    value = loss(embeddings, labels)
+    means = torch.stack([embeddings[:3].mean(0), embeddings[3:].mean(0)])
+    torch.testing.assert_close(loss.centers[[0, 2]].detach(), means)  # there, the step of the batch is 0
+    torch.testing.assert_close(value, ((embeddings - means[labels // 2]).square().sum(1) / 2).mean())
+    assert not loss.centers[1].any()
+    later = torch.randn(2, 2, generator=generator)
+    loss(later, torch.tensor([0, 1]))
+    torch.testing.assert_close(loss.centers[1].detach(), later[1])  # now, and the other no more
+    assert not torch.equal(loss.centers[0].detach(), later[0])
+
+
+def test_a_center_starts_once_though_its_step_is_batches_away(generator):
+    loss = losses.CenterLoss(2, 3, init="first_batch", accumulation_steps=3)
+    embeddings, labels = torch.randn(2, 3, generator=generator), torch.tensor([0, 1])
+    loss(embeddings, labels)
+    loss(embeddings + 1, labels)
+    assert torch.equal(loss.centers, embeddings)
+
+
+def test_last_seen_counts_training_batches(generator):
+    loss = losses.CenterLoss(4, 2)
+    embeddings = torch.randn(2, 2, generator=generator)
+    loss(embeddings, torch.tensor([0, 1]))
+    loss(embeddings, torch.tensor([1, 2]))
+    loss.eval()(embeddings, torch.tensor([3, 3]))
+    assert loss.last_seen.tolist() == [1, 2, 2, 0]
+    assert loss.step == 2
+
+
+STEPPING = pytest.mark.parametrize("update", ["paper", "mean"])
+
+
+@STEPPING
+@pytest.mark.parametrize("make", [losses.CenterLoss, losses.IslandLoss], ids=lambda make: make.__name__)
+def test_micro_batches_step_as_one_batch(update, make, generator):
+    embeddings = torch.randn(12, 3, generator=generator, dtype=torch.double)
+    labels = torch.randint(4, (12,), generator=generator)
+    whole = make(5, 3, update=update, init="normal").double()
+    parts = make(5, 3, update=update, accumulation_steps=3).double()
+    by_hand = make(5, 3, update=update, accumulation_steps=None).double()
+    for other in (parts, by_hand):
+        other.centers.copy_(whole.centers)
+    for _ in range(2):
+        whole(embeddings, labels)
+        before = parts.centers.clone()
+        for start in (0, 2, 9):
+            assert torch.equal(parts.centers, before)
+            part = slice(start, {0: 2, 2: 9, 9: 12}[start])
+            parts(embeddings[part], labels[part])
+            by_hand(embeddings[part], labels[part])
+        by_hand.step_centers()
+        torch.testing.assert_close(parts.centers, whole.centers, rtol=0, atol=1e-12)
+        assert torch.equal(by_hand.centers, parts.centers)
+
+
+def test_a_short_end_of_an_epoch_steps_by_hand(generator):
+    embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)
+    loss(embeddings, labels)
+    assert not loss.centers.any()
+    loss.step_centers()
+    loss.step_centers()  # nothing is pending any more
+    whole(embeddings, labels)
+    assert torch.equal(loss.centers, whole.centers)
+    with pytest.raises(ValueError, match='step_centers must not be called with update="gradient"'):
+        losses.CenterLoss(2, 3, update="gradient").step_centers()
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+@STEPPING
+def test_a_run_resumed_in_the_middle_is_bit_equal(update, accumulation_steps, generator, tmp_path):
+    batches = [(torch.randn(6, 3, generator=generator), torch.randint(4, (6,), generator=generator)) for _ in range(9)]
+    arguments = {"update": update, "accumulation_steps": accumulation_steps, "init": "first_batch"}
+    straight = losses.CenterLoss(4, 3, **arguments)
+    expected = [straight(*batch).item() for batch in batches]
+    first = losses.CenterLoss(4, 3, **arguments)
+    found = [first(*batch).item() for batch in batches[:5]]  # between two steps of three
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    resumed = losses.CenterLoss(4, 3, **arguments)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert found + [resumed(*batch).item() for batch in batches[5:]] == expected
+    assert all(torch.equal(resumed.state_dict()[key], value) for key, value in straight.state_dict().items())
+
+
+def test_a_state_may_come_from_a_loss_that_does_not_accumulate(generator):
+    batch = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    plain, accumulating = losses.CenterLoss(2, 3), losses.CenterLoss(2, 3, accumulation_steps=2)
+    plain(*batch)
+    accumulating.load_state_dict(plain.state_dict())
+    assert torch.equal(accumulating.centers, plain.centers)
+    accumulating(*batch)
+    plain.load_state_dict(accumulating.state_dict())
+    assert torch.equal(accumulating.centers, plain.centers)
+
+
+def test_a_sparse_gradient_holds_the_same_numbers(generator):
+    embeddings, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 2, 2, 7, 7])
+    dense = losses.CenterLoss(9, 3, update="gradient", init="normal")
+    sparse = losses.CenterLoss(9, 3, update="gradient", sparse_gradient=True)
+    sparse.load_state_dict(dense.state_dict())
+    dense(embeddings, labels).backward()
+    sparse(embeddings, labels).backward()
+    assert sparse.centers.grad.is_sparse
+    torch.testing.assert_close(sparse.centers.grad.to_dense(), dense.centers.grad)
+    torch.optim.SparseAdam([sparse.centers], lr=0.1).step()
+
+
+def test_shared_centers_are_the_class_weights_at_one_length(generator):
+    softmax = losses.SoftmaxLoss(4, 3)
+    loss = losses.CenterLoss(4, 3, update="gradient", shared_with=softmax)
+    assert [name for name, _ in loss.named_parameters()] == ["length"]  # the weights belong to the softmax
+    assert set(loss.state_dict()) == {"length", "last_seen", "step"}
+    embeddings, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 1, 1, 3, 3])
+    with torch.no_grad():
+        loss.length.fill_(2.5)
+    value = loss(embeddings, labels)
+    centers = 2.5 * torch.nn.functional.normalize(softmax.W.t())
+    torch.testing.assert_close(value, ((embeddings - centers[labels]).square().sum(1) / 2).mean())
+    value.backward()
+    assert loss.length.grad
+    assert softmax.class_weights.weight.grad[[0, 1, 3]].any(1).all()
+    assert not softmax.class_weights.weight.grad[2].any()
+
+
+def test_statistics_are_recorded_on_request(generator):
+    embeddings, labels = torch.randn(6, 3, generator=generator), torch.tensor([0, 0, 1, 1, 2, 2])
+    loss = losses.CenterLoss(4, 3, init="first_batch", collect_stats=True)
+    loss(embeddings, labels)
+    means = embeddings.view(3, 2, 3).mean(1)
+    assert loss.avg_norm == pytest.approx(embeddings.norm(dim=1).mean().item())
+    assert loss.avg_center_norm == pytest.approx(means.norm(dim=1).mean().item())
+    assert loss.avg_intra == pytest.approx((embeddings - means[labels]).norm(dim=1).mean().item())
+    loss(embeddings, labels)  # now all three were seen before, and the fourth was not
+    assert loss.avg_inter == pytest.approx(torch.pdist(means).square().mean().sqrt().item())
+
+
+def test_a_wrapped_distance_of_directions_averages_directions(generator):
+    loss = losses.CenterLoss(1, 3, alpha=1.0, update="mean", distance=distances.CosineSimilarity())
+    embeddings = torch.randn(4, 3, generator=generator)
+    loss(embeddings, torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(loss.centers[0], torch.nn.functional.normalize(embeddings).mean(0))
 
 
 @pytest.mark.parametrize(
@@ -152,10 +269,27 @@ def test_other_distances_are_halved(distance, formula, generator):
         ({"alpha": 0}, ValueError, r"alpha must be in \(0, 1\], got 0"),
         ({"alpha": 1.5}, ValueError, r"alpha must be in \(0, 1\], got 1.5"),
         ({"update": "papr"}, ValueError, r"update must be a known name, got 'papr'. Did you mean 'paper'\?"),
+        ({"init": "first"}, ValueError, r"init must be a known name, got 'first'. Did you mean 'first_batch'\?"),
         (
-            {"distance": distances.SNRDistance()},
-            TypeError,
-            r"distance must be an LpDistance or CosineSimilarity, got SNR",
+            {"init": "zeros", "weight_init_func": torch.nn.init.zeros_},
+            ValueError,
+            r"init must be None with weight_init",
+        ),
+        ({"radius": -1}, ValueError, r"radius must be at least 0, got -1"),
+        ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
+        ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
+        ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        (
+            {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
+            ValueError,
+            r"init must be left out with shared_with, whose weights are the centers, got 'first_batch'",
+        ),
+        ({"shared_with": losses.SoftmaxLoss(3, 2)}, ValueError, r'update must be "gradient" with shared_with'),
+        ({"shared_with": 3, "update": "gradient"}, TypeError, r"shared_with must be a softmax loss .* got int"),
+        (
+            {"shared_with": losses.SoftmaxLoss(4, 2), "update": "gradient"},
+            ValueError,
+            r"shared_with must have 3 classes, width 2 and one center a class, got 4, 2 and 1",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES, Case
 
 each_loss = pytest.mark.parametrize("case", CASES, ids=str)
 each_differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=str)
+each_with_classes = pytest.mark.parametrize("case", [case for case in CASES if case.has_classes], ids=str)
 each_softmax = pytest.mark.parametrize("case", [case for case in CASES if case.is_softmax], ids=str)
 B = 12
 
@@ -49,7 +50,7 @@ def test_value_and_gradients_equal_the_dense_formula(case, batch):
     torch.testing.assert_close(gradients(losses @ weights, loss, batch[0]), expected, rtol=1e-10, atol=1e-10)
 
 
-@each_softmax
+@pytest.mark.parametrize("case", [case for case in CASES if case.chunks(1)], ids=str)
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, NUM_CLASSES, 100])
 def test_the_chunk_size_does_not_change_the_result(case, batch, chunk_size):
     whole, chunked = case.build(), case.build(chunk_size=chunk_size)
@@ -62,13 +63,13 @@ def test_the_chunk_size_does_not_change_the_result(case, batch, chunk_size):
 
 @each_differentiable
 def test_gradcheck(case, batch):
-    loss = case.build(**{"chunk_size": 3} if case.is_softmax else {}).eval()
+    loss = case.build(**case.chunks(3)).eval()
     assert torch.autograd.gradcheck(lambda embeddings: loss(embeddings, batch[1]), batch[0])
 
 
 @each_loss
 def test_a_second_forward_leaves_the_first_backward_alone(case, batch):
-    loss = case.build(**{"chunk_size": 3} if case.is_softmax else {})
+    loss = case.build(**case.chunks(3))
     twin = copy.deepcopy(loss)
     alone = gradients(twin(*batch), twin, batch[0])
     first = loss(*batch)
@@ -92,7 +93,7 @@ class LargestTensor(TorchDispatchMode):
 @each_loss
 def test_never_makes_a_tensor_of_batch_by_classes(case):
     classes = 1000
-    loss = case.loss(classes, 4, **case.arguments, **{"chunk_size": 100} if case.is_softmax else {})
+    loss = case.make(classes, 4, **case.chunks(100))
     embeddings, labels = torch.randn(50, 4, requires_grad=True), torch.randint(classes, (50,))
     with LargestTensor() as seen:
         loss(embeddings, labels).backward()
@@ -129,15 +130,15 @@ def test_every_reducer_reduces_it(case, batch, reducer):
 @each_loss
 def test_both_regularizers_add_their_terms(case, batch):
     plain = case.build()(*batch)
-    loss = case.build(
-        embedding_regularizer=regularizers.LpRegularizer(),
-        embedding_reg_weight=2,
-        weight_regularizer=regularizers.LpRegularizer(),
-        weight_reg_weight=3,
-    )
-    rows = loss.class_rows().detach().clone()
-    assert set(loss.sub_loss_names()) == {"loss", "embedding_reg_loss", "weight_reg_loss"}
-    expected = plain + 2 * batch[0].norm(dim=1).mean() + 3 * rows.norm(dim=1).mean()
+    arguments = {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 2}
+    expected = plain + 2 * batch[0].norm(dim=1).mean()
+    names = {"loss", "embedding_reg_loss"}
+    if case.has_classes:
+        arguments |= {"weight_regularizer": regularizers.LpRegularizer(), "weight_reg_weight": 3}
+        expected = expected + 3 * case.build().class_rows().detach().norm(dim=1).mean()
+        names.add("weight_reg_loss")
+    loss = case.build(**arguments)
+    assert set(loss.sub_loss_names()) == names
     torch.testing.assert_close(loss(*batch), expected)
 
 
@@ -170,7 +171,7 @@ def test_state_survives_saving_copying_and_pickling(case, batch):
     saved = io.BytesIO()
     torch.save(loss.state_dict(), saved)
     saved.seek(0)
-    fresh = case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments).double()
+    fresh = case.make().double()
     fresh.load_state_dict(torch.load(saved, weights_only=True))
     value = copy.deepcopy(loss)(*batch)
     assert torch.equal(fresh(*batch), value)
@@ -181,7 +182,7 @@ def test_state_survives_saving_copying_and_pickling(case, batch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_leaves_the_class_rows_in_fp32(case, batch, dtype, autocast):
-    loss = case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments)
+    loss = case.make()
     embeddings = batch[0].detach().to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=dtype, enabled=autocast):
         value = loss(embeddings, batch[1])
@@ -192,17 +193,18 @@ def test_half_precision_leaves_the_class_rows_in_fp32(case, batch, dtype, autoca
     assert all(tensor.dtype == torch.float32 for tensor in state)
     if list(loss.parameters()):
         torch.optim.Adam(loss.parameters()).step()
-    exact = case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments)
+    exact = case.make()
     loss = copy.deepcopy(exact)
     torch.testing.assert_close(loss(embeddings, batch[1]), exact(embeddings.float(), batch[1]), rtol=1e-6, atol=0)
 
 
 @each_loss
 def test_the_wider_type_wins_and_nothing_is_cast_in_place(case, batch):
-    loss = case.loss(NUM_CLASSES, EMBEDDING_SIZE, **case.arguments)
+    loss = case.make()
     assert loss(*batch).dtype == torch.float64
-    assert loss.class_rows().dtype == torch.float32
-    assert case.build()(batch[0].float(), batch[1]).dtype == torch.float64
+    if case.has_classes:
+        assert loss.class_rows().dtype == torch.float32
+        assert case.build()(batch[0].float(), batch[1]).dtype == torch.float64
 
 
 @each_loss
@@ -223,9 +225,10 @@ def test_few_classes_and_a_batch_of_one(case, num_classes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_embeddings_have_finite_losses_and_gradients(case, dtype):
     loss = case.build(3, 3).to(dtype)
-    with torch.no_grad():
-        rows = loss.class_rows()
-        rows.copy_(torch.eye(3).repeat_interleave(len(rows) // 3, dim=0))
+    if case.has_classes:
+        with torch.no_grad():
+            rows = loss.class_rows()
+            rows.copy_(torch.eye(3).repeat_interleave(len(rows) // 3, dim=0))
     rows = [[1, 0, 0], [-1, 0, 0], [0, 0, 0], [1e4, 0, 0], [0, 1e-7, 0], [-1e4, 1e4, 0]]  # cosine exactly ±1 and 0
     embeddings = torch.tensor(rows, dtype=dtype, requires_grad=True)
     value = loss(embeddings, torch.zeros(len(rows), dtype=torch.long))
@@ -273,10 +276,16 @@ WRONG = {
     "references": (lambda x, y: (x, y, None, x + 1, y), ValueError, r"ref_emb must be None for \w+"),
 }
 
+OF_CLASSES = ("above", "negative", "width")  # mistakes only beside a row for each class
+
 
 @each_loss
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_mistake_is_answered_with_rule_value_and_remedy(case, batch, mistake):
+    if mistake in OF_CLASSES and not case.has_classes:
+        pytest.skip("any integers are labels, any width will do")
+    if mistake == "references" and case.takes_references:
+        pytest.skip("other references are what it asks for")
     spoil, error, message = WRONG[mistake]
     loss = case.build()
     before = copy.deepcopy(loss.state_dict())
@@ -285,7 +294,7 @@ def test_a_mistake_is_answered_with_rule_value_and_remedy(case, batch, mistake):
     assert all(torch.equal(loss.state_dict()[key], before[key]) for key in before)
 
 
-@each_loss
+@each_with_classes
 @pytest.mark.parametrize("name", ["num_classes", "embedding_size"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3"])
 def test_sizes_must_be_positive_integers(case, name, value):
@@ -296,10 +305,13 @@ def test_sizes_must_be_positive_integers(case, name, value):
 
 @each_loss
 def test_its_own_embeddings_are_allowed_as_references(case, batch):
+    if case.takes_references:
+        assert case.build()(*batch, None, *batch) == 0  # no distance to itself
+        return
     assert torch.equal(case.build()(*batch, None, *batch), case.build()(*batch))
 
 
-@each_loss
+@each_with_classes
 def test_weight_init_func_fills_the_rows_in_the_layout_of_pml(case):
     shapes = []
 
@@ -307,7 +319,7 @@ def test_weight_init_func_fills_the_rows_in_the_layout_of_pml(case):
         shapes.append(tuple(tensor.shape))
         torch.nn.init.constant_(tensor, 3)
 
-    loss = case.loss(NUM_CLASSES, EMBEDDING_SIZE, weight_init_func=fill, **case.arguments)
+    loss = case.make(weight_init_func=fill)
     assert shapes == [loss.class_rows().shape[::-1]]
     assert (loss.class_rows() == 3).all()
 
@@ -317,9 +329,10 @@ def test_weight_init_func_fills_the_rows_in_the_layout_of_pml(case):
 def test_what_it_records_is_an_attribute_with_its_true_value(case, batch, collect_stats):
     loss = case.build(collect_stats=collect_stats)
     loss(*batch)
-    assert {"num_classes", "embedding_size"} <= set(loss._record_these)
-    assert loss.num_classes == NUM_CLASSES
-    assert loss.embedding_size == EMBEDDING_SIZE
+    if case.has_classes:
+        assert {"num_classes", "embedding_size"} <= set(loss._record_these)
+        assert loss.num_classes == NUM_CLASSES
+        assert loss.embedding_size == EMBEDDING_SIZE
     assert all(hasattr(loss, name) for name in loss._record_these)
 
 

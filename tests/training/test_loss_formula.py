@@ -4,8 +4,9 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, miners
 from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import regularizers as pml_regularizers
 
-from pml_center import losses
+from pml_center import losses, regularizers
 from pml_center.training import parse_loss
 
 
@@ -42,6 +43,26 @@ def test_parts_of_pml_are_arguments():
     assert loss.distance.power == 2
 
 
+def test_regularizers_are_arguments_of_ours_and_of_pml_s_losses():
+    for name in ("SoftmaxLoss", "pml.TripletMarginLoss"):
+        loss = build(f"{name}(embedding_regularizer=RingRegularizer(kind='l1'), embedding_reg_weight=0.01)").losses[0]
+        assert isinstance(loss.embedding_regularizer, regularizers.RingRegularizer)
+        assert loss.embedding_regularizer.kind == "l1"
+        assert loss.embedding_reg_weight == 0.01
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("CenterInvariantRegularizer", regularizers.CenterInvariantRegularizer),
+        ("pml.CenterInvariantRegularizer()", pml_regularizers.CenterInvariantRegularizer),
+        ("RegularFaceRegularizer", pml_regularizers.RegularFaceRegularizer),
+    ],
+)
+def test_a_regularizer_is_ours_where_both_have_the_name(written, kind):
+    assert type(build(f"SoftmaxLoss(weight_regularizer={written})").losses[0].weight_regularizer) is kind
+
+
 def test_the_same_loss_twice_keeps_both_names():
     assert build("CenterLoss + 0.1 * CenterLoss(update='gradient')").names == ["CenterLoss_0", "CenterLoss_1"]
 
@@ -63,6 +84,12 @@ def test_the_same_loss_twice_keeps_both_names():
         ("CenterLoss +", r"loss must be a formula, got 'CenterLoss \+'"),
         ("CenterLoss(alpha=__import__('os'))", r"part must be a known name, got '__import__'"),
         ("CenterLoss(alpha=5)", r"alpha must be in \(0, 1\], got 5"),
+        ("HeteroCenterLoss(margin=1)", r"one set of images, got 'HeteroCenterLoss\(margin=1\)', which compares two"),
+        (
+            "SoftmaxLoss(embedding_regularizer=RingRegulariser())",
+            r"part must be a known name, got 'RingRegulariser'. Did you mean 'RingRegularizer'",
+        ),
+        ("SoftmaxLoss(embedding_regularizer=RingRegularizer(radius=-1))", "radius must be positive, got -1"),
         ("NCALoss(softmax_scale=x)", r"part must be a known name, got 'x'"),
     ],
 )

@@ -1,0 +1,256 @@
+"""BaseElementLoss: the boundary that all losses share."""
+
+import sys
+from types import FrameType
+from typing import ClassVar, Literal
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor, nn
+
+from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
+from pml_center.ops.collectives import processes
+
+MinerWeighting = Literal["max", "normalize", "count"]
+
+
+class BaseElementLoss(BaseMetricLossFunction):
+    """A loss that each sample has, reduced by PML's reducer: abstract.
+
+    It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
+    autocast is switched off inside, miners' tuples become weights of the samples, and the loss of each sample goes to
+    PML's reducer. A subclass says :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`.
+
+    Args:
+        ignore_index: samples with this label take no part; None takes all.
+        miner_weighting: what a miner's tuples make of the samples. A sample that stands in n of them counts
+            ``"max"`` (PML's way): n / max n; ``"normalize"``: n / mean n, so that the mean is that of the mined
+            samples; ``"count"``: n. One that stands in none counts 0. No tuples at all count as no miner.
+        kwargs: PML's ``reducer``, ``distance``, ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats``.
+    """
+
+    takes_any_distance: ClassVar[bool] = True
+    takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+
+    def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
+        accepted = constructor_arguments(type(self), stop=nn.Module)
+        for name in kwargs:
+            if name not in accepted:
+                takes = f"It takes {', '.join(accepted)}."
+                raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
+        super().__init__(**kwargs)
+        self._check_distance()
+        check_choices(miner_weighting=(miner_weighting, MinerWeighting))
+        self.ignore_index = ignore_index
+        self.miner_weighting = miner_weighting
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (B, D) and (B,) to (B,)."""
+        raise NotImplementedError
+
+    def reference_losses(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
+        """The loss of each sample beside R references, (B, D), (B,), (R, D) and (R,) to (B,)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple=None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The reduced loss of a batch.
+
+        Args:
+            embeddings: (B, D) floating point, finite.
+            labels: (B,) integers, in [0, num_classes) where a loss has that many classes.
+            indices_tuple: what a PML miner returned, see ``miner_weighting``.
+            ref_emb: (R, D) references, for a loss that says that it takes them. Others bring their own: None, or
+                ``embeddings`` itself.
+            ref_labels: (R,) as ``labels``.
+
+        Returns:
+            What the reducer makes of the (B,) losses; 0 for an empty batch.
+
+        Raises:
+            TypeError: embeddings, labels or tuples of the wrong type.
+            ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
+                references.
+        """
+        own = (ref_emb is None or ref_emb is embeddings) and (ref_labels is None or ref_labels is labels)
+        if not (own or self.takes_references):
+            raise ValueError(
+                f"ref_emb must be None for {type(self).__name__}, which brings its own references, got another tensor. "
+                "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
+            )
+        labels = self.check_batch(embeddings, labels)
+        if indices_tuple is not None:
+            indices_tuple = _checked_tuples(indices_tuple, len(labels))
+        dtype = self._working_dtype(embeddings)
+        references: tuple[Tensor, ...] = ()
+        if self.takes_references:
+            ref_emb, ref_labels = self._checked_references(embeddings, labels, ref_emb, ref_labels)
+            dtype = torch.promote_types(dtype, ref_emb.dtype)
+            references = (ref_emb.to(dtype), ref_labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(dtype)
+            present, classes = embeddings, labels
+            if self.ignore_index is not None:
+                part = self._taking_part(labels)
+                present, classes = embeddings[part], labels[part]
+            self.before_batch(present, classes)
+            if not len(classes):
+                return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
+            return super().forward(embeddings, labels, indices_tuple, *references)
+
+    def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        """Raise for what cannot be a batch; the labels as int64."""
+        check_embeddings(embeddings)
+        return check_labels(labels, None, len(embeddings), self.ignore_index)
+
+    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Called once for each batch, with the samples that take part; there may be none."""
+
+    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+        """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
+        indices = self._taking_part(labels)
+        weights = None if indices_tuple is None else self._miner_weights(indices_tuple, labels).to(embeddings)
+        if self.ignore_index is not None:
+            embeddings, labels = embeddings[indices], labels[indices]
+        if self.takes_references:
+            kept = slice(None) if self.ignore_index is None else self._taking_part(ref_labels)
+            losses = self.reference_losses(embeddings, labels, ref_emb[kept], ref_labels[kept])
+        else:
+            losses = self.weighted_losses(embeddings, labels)
+        return {
+            "loss": {
+                "losses": losses if weights is None else losses * weights[indices],
+                "indices": indices,
+                "reduction_type": "element",
+                "divisor": len(indices),  # DivisorReducer raises without one
+            }
+        }
+
+    def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample as it counts, (B,)."""
+        return self.element_losses(embeddings, labels)
+
+    def _with_parameters(self, embeddings: Tensor) -> Tensor:
+        """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
+        if processes() == 1:
+            return embeddings
+        return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+
+    def get_default_distance(self):
+        """PML's hook: the squared Euclidean distance, nothing normalised."""
+        return LpDistance(normalize_embeddings=False, p=2, power=2)
+
+    def _check_distance(self) -> None:
+        if self.takes_any_distance:
+            return
+        default = self.get_default_distance()
+        alike = all(
+            getattr(self.distance, name, None) == getattr(default, name)
+            for name in ("normalize_embeddings", "p", "power")
+        )
+        if not (type(self.distance) is type(default) and alike):
+            raise TypeError(
+                f"distance must be the default because {type(self).__name__} is defined on it, "
+                f"got {type(self.distance).__name__}. Leave distance out."
+            )
+
+    def _checked_references(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The references, with labels as int64."""
+        name = type(self).__name__
+        if ref_emb is None or ref_labels is None:
+            raise ValueError(
+                f"{'ref_emb' if ref_emb is None else 'ref_labels'} must be given for {name}, which compares embeddings "
+                "with a second set, got None. Call loss(embeddings, labels, ref_emb=..., ref_labels=...)."
+            )
+        check_embeddings(ref_emb, name="ref_emb")
+        if ref_emb.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"ref_emb must have the {embeddings.shape[1]} columns of embeddings, got shape "
+                f"{tuple(ref_emb.shape)}. Let one embedding size make both."
+            )
+        return ref_emb, check_labels(ref_labels, None, len(ref_emb), name="ref_labels").to(labels.device)
+
+    def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """How much each sample counts, (B,)."""
+        if self.ignore_index is not None:
+            indices_tuple = _among(labels != self.ignore_index, indices_tuple)
+        mined = torch.cat([index.to(labels.device) for index in indices_tuple])
+        if not len(mined):
+            return torch.ones(len(labels), device=labels.device)
+        counts = torch.zeros(len(labels), device=labels.device)
+        counts.index_add_(0, mined, torch.ones(len(mined), device=labels.device))
+        if self.miner_weighting == "count":
+            return counts
+        if self.miner_weighting == "max":
+            return counts / counts.max()
+        return counts / counts[self._taking_part(labels)].mean()
+
+    def _taking_part(self, labels: Tensor) -> Tensor:
+        """Rows of the samples that are not ignored."""
+        if self.ignore_index is None:
+            return torch.arange(len(labels), device=labels.device)
+        return (labels != self.ignore_index).nonzero().squeeze(1)
+
+    def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
+        """That of the embeddings, at least fp32."""
+        return torch.promote_types(embeddings.dtype, torch.float32)
+
+
+def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
+    """What a miner returns, three or four tensors that index the batch, as int64."""
+    rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
+    if not (isinstance(indices_tuple, tuple | list) and len(indices_tuple) in (3, 4)):
+        got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
+    for index in indices_tuple:
+        if not isinstance(index, Tensor):
+            raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
+        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+            raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
+        if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
+            bad = int(index[(index < 0) | (index >= batch_size)][0])
+            raise ValueError(
+                f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "
+                "Mine the same embeddings that the loss gets, without references."
+            )
+    shapes = [tuple(index.shape) for index in indices_tuple]
+    kinds = [set(shapes)] if len(shapes) == 3 else [set(shapes[:2]), set(shapes[2:])]
+    if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
+        raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
+    return tuple(index.long() for index in indices_tuple)
+
+
+def called_by(kind: type) -> bool:
+    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), kind):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    return called_by(DistributedLossWrapper)
+
+
+def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The triplets, or the pairs, all of whose samples take part."""
+    groups = [indices_tuple] if len(indices_tuple) == 3 else [indices_tuple[:2], indices_tuple[2:]]
+    kept = []
+    for group in groups:
+        keep = torch.stack([part[index] for index in group]).all(0)
+        kept += [index[keep] for index in group]
+    return tuple(kept)

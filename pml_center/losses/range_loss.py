@@ -1,0 +1,111 @@
+"""RangeLoss."""
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.distances import LpDistance
+from torch import Tensor
+
+from pml_center.checks import check_size
+from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.ops.centers import class_sums
+from pml_center.ops.distances import farthest_pairs, squared_distances
+
+
+class RangeLoss(BaseElementLoss):
+    """Range loss: the longest distances within each class of a batch, and the shortest between two classes.
+
+    ``L = α · Σ_c k / Σ_{r≤k} (1 / D_r) + β · max(0, m − D_center)``: for each class in the batch the harmonic mean of
+    its k largest squared distances D_1 … D_k, and once the squared distance D_center of the two class means that are
+    nearest to each other. Classes of few samples count as much as those of many, which is what it is for. The batch
+    brings all that it needs: sample some images of each class. Add it to a softmax loss.
+
+    Args:
+        k: at least 1, how many of the largest distances. A class of n samples has n(n − 1) / 2: where that is less than
+            k, the mean is over those; a single sample has none, and its class no first term.
+        margin: m, at least 0, a squared distance, or a distance without ``squared``. It belongs to the size of the
+            embeddings: the paper's are not normalised.
+        intra_weight: α, at least 0.
+        inter_weight: β, at least 0.
+        squared: whether distances are squared, as the paper's are, or Euclidean.
+        kwargs: ``ignore_index``, ``miner_weighting`` and PML's arguments, see
+            :class:`~pml_center.losses.base_element_loss.BaseElementLoss`.
+
+    Shape: embeddings (B, D), labels (B,) any integers -> loss per sample (B,), reduced by ``reducer``. A sample of a
+        class of n carries B / n of the first term of its class, and the second term, so that the mean is L. Memory is
+        O(B² + B·D).
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    Example:
+        >>> import torch
+        >>> loss = RangeLoss(k=2, margin=50, intra_weight=1, inter_weight=1)
+        >>> loss(torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 0, 1]))
+        tensor(23.4274)
+        >>> 2 / (1 / 9 + 1 / 4) + 50 - (7 - 4 / 3) ** 2  # the two longest of class 0, and both means
+        23.427...
+
+    Source: Zhang et al., Range loss for deep face recognition with long-tailed training data, ICCV 2017,
+        arXiv:1611.08976; its α, β, m and k are the defaults.
+
+    Differs: Charrin's caffe layer is this loss; where a class has fewer than k pairs it reads memory that is not its
+        own. Chen94yue's code is this loss with ``squared=False``; where a class has fewer than k pairs it takes the
+        distance of a sample to itself for one, 1e-6, next to which all others vanish.
+    """
+
+    takes_any_distance = False
+
+    def __init__(
+        self,
+        k: int = 2,
+        margin: float = 2e4,
+        intra_weight: float = 5e-5,
+        inter_weight: float = 1e-4,
+        squared: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value in {"margin": margin, "intra_weight": intra_weight, "inter_weight": inter_weight}.items():
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}. The paper has 2e4, 5e-5 and 1e-4.")
+        self.k, self.margin, self.squared = check_size("k", k), margin, squared
+        self.intra_weight, self.inter_weight = intra_weight, inter_weight
+        self.distance = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
+        self.add_to_recordable_attributes(list_of_names=["k", "margin", "intra_weight", "inter_weight"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["intra_part", "inter_part"], is_stat=True)
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Each sample's share of ``L``, (B,)."""
+        classes, sums, counts = class_sums(embeddings, labels)
+        own = torch.searchsorted(classes, labels)
+        intra = self._harmonic_means(embeddings, own, len(classes))
+        inter = self._nearest_means(sums / counts.unsqueeze(1))
+        if self.collect_stats:
+            self.intra_part, self.inter_part = intra.sum().item(), inter.item()
+        shares = len(labels) / counts
+        return self.intra_weight * (intra * shares).index_select(0, own) + self.inter_weight * inter
+
+    def _harmonic_means(self, embeddings: Tensor, own: Tensor, num_classes: int) -> Tensor:
+        """Of the k largest distances of each class, 0 for one without any, (U,)."""
+        first, second = farthest_pairs(embeddings, own, self.k)
+        distances = self._lengths(embeddings.index_select(0, first) - embeddings.index_select(0, second))  # (P,)
+        distances = distances.clamp_min(torch.finfo(distances.dtype).tiny)  # of twins: 1 / D stays finite
+        of_class = own.index_select(0, first)
+        nothing = distances.new_zeros(num_classes)
+        # k / Σ(1 / D) does not change if all D are measured by the shortest, and then neither term can overflow.
+        shortest = nothing.scatter_reduce(0, of_class, distances.detach(), "amin", include_self=False)
+        ratios = nothing.index_add(0, of_class, shortest[of_class] / distances)
+        pairs = of_class.bincount(minlength=num_classes)
+        return pairs * shortest / torch.where(pairs > 0, ratios, 1.0)
+
+    def _nearest_means(self, means: Tensor) -> Tensor:
+        """``max(0, m − D)`` of the two class means that are nearest to each other, 0-d; 0 for a single class."""
+        if len(means) == 1:
+            return means.sum() * 0
+        with torch.no_grad():
+            nearest = squared_distances(means, means).fill_diagonal_(torch.inf).argmin()
+        difference = means[nearest // len(means)] - means[nearest % len(means)]
+        return F.relu(self.margin - self._lengths(difference))
+
+    def _lengths(self, differences: Tensor) -> Tensor:
+        return differences.square().sum(-1) if self.squared else differences.norm(dim=-1)

@@ -1,0 +1,76 @@
+"""Squared distances from differences, without a tensor of batch by rows by width."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(embeddings: Tensor, rows: Tensor) -> Tensor:
+    """``‖x − c‖²`` of each embedding to each row, (B, D) and (U, D) to (B, U).
+
+    Equals ``(embeddings.unsqueeze(1) - rows).square().sum(2)`` and holds nothing larger than its result. The faster
+    ``‖x‖² + ‖c‖² − 2x·c`` loses the digits of points that are far from 0 and near to each other.
+
+    Args:
+        embeddings: (B, D).
+        rows: (U, D).
+
+    Example:
+        >>> import torch
+        >>> squared_distances(torch.tensor([[1e4, 1.0]]), torch.tensor([[1e4, 3.0], [1e4, 1.0]]))
+        tensor([[4., 0.]])
+    """
+    return _SquaredDistances.apply(embeddings, rows)
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """``cdist`` looks at differences too, but its own backward holds a (B, U, D) tensor on CUDA."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(embeddings, rows)
+        return torch.cdist(embeddings, rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        embeddings, rows = ctx.saved_tensors
+        origin = embeddings.mean(0)  # products of differences lose nothing that matters around a point among them
+        embeddings, rows, gradient = embeddings - origin, rows - origin, 2 * gradient
+        of_rows = None
+        if ctx.needs_input_grad[1]:
+            of_rows = torch.addmm(rows * gradient.sum(0).unsqueeze(1), gradient.t(), embeddings, alpha=-1)
+        return torch.addmm(embeddings * gradient.sum(1, keepdim=True), gradient, rows, alpha=-1), of_rows
+
+
+PAIR_ELEMENTS = 2**20  # entries of the differences that are looked at together: 4 MiB in fp32
+
+
+@torch.no_grad()
+def farthest_pairs(embeddings: Tensor, classes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k pairs of each class that are farthest apart, or all that it has; a block of pairs at a time.
+
+    Args:
+        embeddings: (B, D).
+        classes: (B,) of each embedding.
+        k: at least 1.
+
+    Returns:
+        The rows of both ends, (P,) and (P,), class by class, the farthest first.
+
+    Example:
+        >>> import torch
+        >>> farthest_pairs(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([0, 0, 0, 1]), k=2)
+        (tensor([0, 1]), tensor([2, 2]))
+    """
+    first, second = (classes.unsqueeze(1) == classes).triu(1).nonzero(as_tuple=True)  # all pairs of a class
+    size = max(1, PAIR_ELEMENTS // max(1, embeddings.shape[1]))
+    blocks = zip(first.split(size), second.split(size), strict=True)
+    squares = [(embeddings[i] - embeddings[j]).square().sum(1) for i, j in blocks]
+    order = torch.cat(squares).argsort(descending=True, stable=True)
+    order = order[classes[first[order]].argsort(stable=True)]  # class by class
+    of_pair = classes[first[order]]
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(of_pair, of_pair)
+    kept = order[rank < k]
+    return first[kept], second[kept]
