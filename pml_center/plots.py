@@ -334,9 +334,10 @@ def metric_intervals(
         low, high = ci.get(name, (metrics[name],) * 2)
         ax.plot([low, high], [row, row], color=BRIGHT[0], linewidth=5, alpha=0.4, solid_capstyle="butt")
         ax.plot(metrics[name], row, "o", color=BRIGHT[0])
-        ax.annotate(f"{metrics[name]:.3f}", (metrics[name], row), (0, 7), textcoords="offset points", ha="center")
+        ax.annotate(f"{metrics[name]:.3f}", (high, row), (7, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.7)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.margins(x=0.15)  # room for the numbers
     ax.grid(axis="x", color=GREY, alpha=0.25)
     ax.set(xlabel="value and confidence interval", title="Metrics")
     return ax
@@ -412,7 +413,7 @@ def retrieval_gallery(
             note, style = "query", _border(None)
             if column:
                 hit = hits[row, column - 1]
-                note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:.3f}")
+                note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:#.3g}")
                 style = _border(hit)
             ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **style))
             ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=7)

@@ -108,7 +108,7 @@ def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_html(
         path,
-        {name.replace("fewshot", "few-shot").capitalize(): report for name, report in reports.items()},
+        {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
         images=rows.images,
         reference_images=None if gallery is None else gallery.images,
         embeddings=rows.samples.embeddings,
@@ -118,6 +118,10 @@ def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
         details={"Configuration": rows.facts | asked, "Environment": environment()},
         extra=history(rows.run.epochs) if rows.run else (),
     )
+
+
+def _heading(protocol: str) -> str:
+    return protocol.replace("fewshot", "few-shot").capitalize()
 
 
 def _content(

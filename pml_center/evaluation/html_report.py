@@ -2,17 +2,21 @@
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pml_center import __version__
-from pml_center.evaluation.html_parts import Material, Part, parts_of
+from pml_center.evaluation.html_parts import Material, Part, curves
+from pml_center.evaluation.html_retrieval import RetrievalParts
+from pml_center.evaluation.html_verification import verification_parts
 from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.report import Report
+from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.thumbnails import Thumbnails
+from pml_center.evaluation.verification import VerificationReport
 
 PACKAGES = ("torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
@@ -83,6 +87,18 @@ def write_html(
     return path
 
 
+def _parts_of(report: Report, material: Material, thumbnails: Thumbnails) -> Iterator[Part]:
+    """The parts that a report has, by its kind and by what there is to show."""
+    if isinstance(report, RetrievalReport):
+        yield from RetrievalParts(report, material, thumbnails)
+    elif isinstance(report, VerificationReport):
+        yield from verification_parts(report, material, thumbnails)
+    else:
+        drawings = curves(report)
+        if drawings:
+            yield Part("Curves", kind="plots", plots=drawings)
+
+
 def _chapter(name: str, report: Report, material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
     thresholds = getattr(report, "thresholds", {})
     return {
@@ -94,7 +110,7 @@ def _chapter(name: str, report: Report, material: Material, thumbnails: Thumbnai
         "ci_method": report.ci_method,
         "thresholds": bool(thresholds),
         "metrics": [_metric(report, metric, thresholds.get(metric)) for metric in report.metrics],
-        "parts": list(parts_of(report, material, thumbnails)),
+        "parts": list(_parts_of(report, material, thumbnails)),
     }
 
 
