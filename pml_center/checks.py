@@ -174,6 +174,18 @@ def check_size(name: str, value: Any) -> int:
     return size
 
 
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Classes in a block must be an integer of at least 1, or None.
+
+    Raises:
+        ValueError: another value.
+    """
+    if chunk_size is not None and (chunk_size < 1 or chunk_size != int(chunk_size)):
+        raise ValueError(
+            f"chunk_size must be an integer of at least 1, got {chunk_size}. Leave it out to have it chosen."
+        )
+
+
 def constructor_arguments(kind: type, stop: type = object) -> list[str]:
     """What a class can be built with, along its bases as long as they pass arguments on.
 

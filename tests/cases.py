@@ -459,6 +459,62 @@ def softmax_shared_center(loss, embeddings, labels):
     return softmax(loss.softmax, embeddings, labels) + 0.1 * (embeddings - own).pow(2).sum(1) / 2
 
 
+def squared_distances(loss, embeddings):
+    """Between each embedding and each center, (B, C)."""
+    return (embeddings.unsqueeze(1) - loss.centers.clone()).pow(2).sum(2)
+
+
+def contrastive_center(loss, embeddings, labels, delta=1.0):
+    distances, own = squared_distances(loss, embeddings), is_own(loss, labels)
+    return distances[own] / (distances.masked_fill(own, 0).sum(1) + delta) / 2
+
+
+def triplet_center(loss, embeddings, labels, squared=True):
+    distances, own = squared_distances(loss, embeddings), is_own(loss, labels)
+    distances = distances / 2 if squared else distances.sqrt()
+    return (distances[own] + loss.margin - distances.masked_fill(own, torch.inf).amin(1)).clamp_min(0)
+
+
+def triplet_center_of_lengths(loss, embeddings, labels):
+    return triplet_center(loss, embeddings, labels, squared=False)
+
+
+def cosines_to_centers(loss, embeddings):
+    """Between each embedding and each center, (B, C)."""
+    centers = loss.centers.clone()
+    lengths = embeddings.square().sum(1).sqrt().unsqueeze(1) * centers.square().sum(1).sqrt()
+    return embeddings @ centers.t() / lengths
+
+
+def angular_center(loss, embeddings, labels):
+    return 1 - cosines_to_centers(loss, embeddings)[is_own(loss, labels)]
+
+
+def angular_triplet_center(loss, embeddings, labels):
+    angles, own = cosines_to_centers(loss, embeddings).acos(), is_own(loss, labels)
+    return (angles[own] + 0.7 - angles.masked_fill(own, torch.inf).amin(1)).clamp_min(0)
+
+
+def lgm(loss, embeddings, labels, margin=0.3, weight=0.1):
+    variances = torch.ones(1, dtype=torch.double) if loss.log_variances is None else loss.log_variances.exp()
+    determinants = variances.log().sum(1) / 2 if variances.ndim > 1 else torch.zeros(loss.num_classes)
+    difference = embeddings.unsqueeze(1) - loss.centers.clone()
+    distances, own = (difference.pow(2) / variances).sum(2) / 2, is_own(loss, labels)
+    logits = torch.where(own, -(1 + margin) * distances, -distances) - determinants
+    return cross_entropy(logits, labels) + weight * (distances + determinants)[own]
+
+
+def lgm_with_other_weights(loss, embeddings, labels):
+    return lgm(loss, embeddings, labels, margin=1.0, weight=0.0)
+
+
+def center_contrastive(loss, embeddings, labels):
+    cosine, own = cosines_to_centers(loss, embeddings), is_own(loss, labels)
+    centers = loss.centers.clone()
+    apart = embeddings / embeddings.norm(dim=1, keepdim=True) - (centers / centers.norm(dim=1, keepdim=True))[labels]
+    return cross_entropy(64 * torch.where(own, cosine - 0.2, cosine), labels) + apart.pow(2).sum(1)
+
+
 def git(loss, embeddings, labels, same_class=False, repulsion=0.5):
     losses, centers = [], loss.centers.clone()
     for i, y in enumerate(labels.tolist()):
@@ -614,6 +670,20 @@ CASES = [
     Case(losses.IslandLoss, island, {"update": "gradient"}),
     Case(losses.SoftmaxCenterLoss, softmax_center, {"center_weight": 0.1}),
     Case(losses.SoftmaxCenterLoss, softmax_shared_center, {"center_weight": 0.1, "shared": True, "update": "gradient"}),
+    Case(losses.ContrastiveCenterLoss, contrastive_center),
+    Case(losses.ContrastiveCenterLoss, contrastive_center, {"update": "paper"}),
+    Case(losses.TripletCenterLoss, triplet_center, {"margin": 1}),
+    Case(losses.TripletCenterLoss, triplet_center, {"update": "mean"}),
+    Case(losses.TripletCenterLoss, triplet_center_of_lengths, {"margin": 1, "squared": False}),
+    Case(losses.AngularCenterLoss, angular_center),
+    Case(losses.AngularCenterLoss, angular_center, {"update": "gradient"}),
+    Case(losses.AngularTripletCenterLoss, angular_triplet_center),
+    Case(losses.AngularTripletCenterLoss, angular_triplet_center, {"update": "paper"}),
+    Case(losses.LGMLoss, lgm),
+    Case(losses.LGMLoss, lgm_with_other_weights, {"margin": 1, "likelihood_weight": 0, "covariance": "identity"}),
+    Case(losses.LGMLoss, lgm, {"covariance": "identity", "update": "mean"}),
+    Case(losses.CenterContrastiveLoss, center_contrastive),
+    Case(losses.CenterContrastiveLoss, center_contrastive, {"update": "gradient"}),
     Case(losses.GitLoss, git, {"repulsion": 0.5}),
     Case(losses.GitLoss, git_over_all_others, {"same_class": True, "update": "gradient"}),
     Case(losses.RangeLoss, range_loss),

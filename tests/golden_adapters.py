@@ -391,6 +391,14 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         )(golden),
         inputs=shares_as_given,
     ),
+    ("lgm", "official_tf"): Adapter(
+        named(losses.LGMLoss, {"alpha": "margin", "lambda": "likelihood_weight"}, covariance="identity"),
+        {"centers": "centers"},
+    ),
+    ("lgm", "yirongmao_identity"): Adapter(
+        named(losses.LGMLoss, {"alpha": "margin", "loss_weight": "likelihood_weight"}, covariance="identity"),
+        {"centers": "centers"},
+    ),
     ("range", "charrin_caffe"): Adapter(
         range_loss(k="choose_k", intra_weight="intra_weight", inter_weight="inter_weight"), parameters={}
     ),

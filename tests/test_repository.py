@@ -126,6 +126,7 @@ CENTER_HOOKS = {
     "spread",
     "default_init",
     "takes_any_distance",
+    "only_pulls",
     "own_centers",
     "class_rows",
     "get_default_distance",

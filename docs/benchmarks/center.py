@@ -99,7 +99,7 @@ def angular_triplet_center(embeddings, labels, centers):
 
 
 def git(embeddings, labels, centers):
-    pushed = 1 / (1 + squared_distances(embeddings, centers[labels]).clamp_min(0))
+    pushed = 1 / (1 + squared_distances(embeddings, centers).clamp_min(0)).index_select(1, labels)
     different = labels.unsqueeze(1) != labels
     return gather(embeddings, labels, centers) + (pushed * different).sum(1).mean()
 
@@ -168,7 +168,7 @@ FAMILY = {
     "AngularCenterLoss": (angular_center, {"update": "gradient"}),
     "AngularTripletCenterLoss": (angular_triplet_center, {}),
     "GitLoss": (git, {"update": "gradient"}),
-    "LGMLoss": (lgm, {}),
+    "LGMLoss": (lgm, {"covariance": "identity"}),
     "CenterContrastiveLoss": (center_contrastive, {"update": "gradient"}),
 }
 

@@ -13,17 +13,14 @@ and one of the tenth; with VAL, 4,000 further thresholds, 0, 0.001, …, to find
 import argparse
 import ctypes
 import gc
-import json
-import platform
 import re
-import statistics
-import sys
-import time
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
+from measure import circumstances, measured_with, seconds, table, write
 from sklearn.metrics import adjusted_mutual_info_score, roc_curve
 from tqdm import tqdm
 
@@ -141,27 +138,12 @@ def clustering():
         labels = rng.integers(0, classes, count)
         found = np.where(rng.random(count) < 0.5, labels, rng.integers(0, classes, count))
         steps = {
-            "scikit-learn": lambda labels=labels, found=found: adjusted_mutual_info_score(labels, found),
-            "adjusted_mutual_information": lambda labels=labels, found=found: adjusted_mutual_information(
-                labels, found
-            ),
+            "scikit-learn": partial(adjusted_mutual_info_score, labels, found),
+            "adjusted_mutual_information": partial(adjusted_mutual_information, labels, found),
         }
         theirs, ours = (step() for step in steps.values())
         works.append((f"AMI, N = {count:,}, {classes:,} classes", steps, {"AMI, difference": abs(ours - theirs)}))
     return works
-
-
-def seconds(steps, budget):
-    """Median seconds of each step; they take turns until the budget is spent, at least three rounds."""
-    times = {name: [] for name in steps}
-    started, rounds = time.perf_counter(), 0
-    while rounds < 3 or time.perf_counter() - started < budget:
-        for name, step in steps.items():
-            before = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - before)
-        rounds += 1
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def resident(field):
@@ -179,16 +161,6 @@ def peak_bytes(step):
     return resident("VmHWM") - before
 
 
-def processor():
-    """The name of the CPU, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -196,10 +168,11 @@ def main():
     parser.add_argument("--out", help="JSON file for the results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    faiss.omp_set_num_threads(arguments.threads)
     works = []
     for make in (lfw, all_pairs, clustering):
         for title, steps, equal in tqdm(make(), desc=make.__name__, unit="work"):
-            medians = seconds(steps, arguments.budget)
+            medians = seconds(steps, "cpu", arguments.budget)
             peer = next(iter(medians.values()))
             rows = [
                 {
@@ -213,35 +186,23 @@ def main():
             for row in rows:
                 tqdm.write(f"{title}: {row}")
             works.append({"title": title, "rows": rows, "equal": equal})
-    result = {
-        "command": " ".join(["python docs/benchmarks/verification.py", *sys.argv[1:]]),
-        "machine": processor(),
-        "threads": arguments.threads,
-        "versions": {name: version(name) for name in ("torch", "faiss-cpu", "scikit-learn", "numpy")},
-        "works": works,
-    }
+    packages = ("torch", "faiss-cpu", "scikit-learn", "numpy")
+    result = circumstances(__file__, "cpu", arguments.threads, packages) | {"works": works}
     if arguments.out:
-        path = Path(arguments.out)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+        write(result, page(result), arguments.out)
 
 
 def page(result):
     """The results as a page of the documentation."""
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
         "# Verification: time and memory",
         "",
         __doc__.split("\n\n", 2)[2].strip(),
         "",
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}. "
-        "The numbers are in `verification.json`.",
+        f"{measured_with(result)}. The numbers are in `verification.json`.",
     ]
     for work in result["works"]:
-        lines += ["", f"## {work['title']}", ""]
-        columns = list(work["rows"][0])
-        lines += ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-        lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in work["rows"]]
+        lines += ["", f"## {work['title']}", "", *table(work["rows"])]
         for what, value in work["equal"].items():
             lines += ["", f"{what}: {value if isinstance(value, list) else f'{value:.1e}'}."]
     return "\n".join(lines) + "\n"

@@ -88,17 +88,19 @@ def class_codes(
         >>> class_codes(["cat", "dog", "cat"], rows=3)
         array([0, 1, 0])
     """
-    if isinstance(labels, (np.ndarray, torch.Tensor)):
-        array = as_array(labels)
-        if array.dtype.kind in "biu" and array.shape == (rows,):
-            return _integer_codes(array, {} if known is None else known)
-        labels = array.tolist()
-    values = list(labels)
+    array = as_array(labels) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
+    values = list(labels if array is None else array.tolist())
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."
         )
     known = {} if known is None else known
+    if array is not None and array.ndim == 1 and array.dtype.kind in "iu":  # the same, but for a step per class
+        _, first, which = np.unique(array, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        numbers = np.empty(len(first), dtype=np.int64)
+        numbers[order] = [known.setdefault(values[position], len(known)) for position in first[order].tolist()]
+        return numbers[which]
     codes = np.empty(rows, dtype=np.int64)
     for position, value in enumerate(values):
         if not isinstance(value, Hashable):
@@ -112,15 +114,6 @@ def class_codes(
             )
         codes[position] = known.setdefault(value, len(known))
     return codes
-
-
-def _integer_codes(labels: NDArray, known: dict[Hashable, int]) -> NDArray[np.int64]:
-    """:func:`class_codes` of an array of integers (rows,), where looking at each class once is enough."""
-    classes, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    appearance = np.argsort(first)
-    codes = np.empty(len(classes), dtype=np.int64)
-    codes[appearance] = [known.setdefault(label, len(known)) for label in classes[appearance].tolist()]
-    return codes[inverse]
 
 
 def check_positive(name: str, value: int) -> int:

@@ -43,10 +43,18 @@ def thinned(scores: Scores, same: Flags, people: Counts) -> tuple[PairSample, Co
     return PairSample(scores[kept], same[kept], people[kept], np.concatenate(weights)), kept
 
 
+class Band(NamedTuple):
+    """Between which TAR the curve lies, at some FAR."""
+
+    far: NDArray[np.float64]  # ascending, from 0 to 1
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
 def pair_intervals(
     sample: PairSample, right: Flags | None, far: Sequence[float], level: float, resamples: int, seed: int
-) -> dict[str, Interval]:
-    """Intervals of accuracy, equal error rate, area under the curve and TAR@FAR.
+) -> tuple[dict[str, Interval], Band]:
+    """Intervals of accuracy, equal error rate, area under the curve and TAR@FAR, and of the whole curve.
 
     In each resample the thresholds of TAR@FAR and of the equal error rate are found anew. Those of the accuracy stay.
 
@@ -59,14 +67,16 @@ def pair_intervals(
         seed: of the random numbers.
 
     Returns:
-        (low, high) of each metric. Where no resample differs from 0, or from 1, Wilson's interval with a trial for each
-        person who has a genuine pair.
+        (low, high) of each metric, and the band around the curve, each of its points for itself. Where no resample
+        differs from 0, or from 1, a metric gets Wilson's interval with a trial for each person who has a genuine pair.
     """
     same, weight = sample.same, sample.weight
     ranking = RankedPairs(sample.scores, same)
     genuine_share = weight[same].sum() / weight.sum()
     names = ([] if right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
     names += [f"tar_at_far_{target:g}" for target in far]
+    least = 1 / weight[~same].sum()
+    grid = np.unique(np.r_[np.geomspace(least, 1, 100), np.linspace(0, 1, 51)])
 
     def statistic(genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
         times = np.empty(len(same))
@@ -74,8 +84,9 @@ def pair_intervals(
         times *= weight
         curve = ranking.roc(times)
         if not curve.genuine_pairs or not curve.impostor_pairs:
-            return [np.nan] * len(names)
-        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in far)]
+            return [np.nan] * (len(names) + len(grid))
+        whole = curve.tar[np.searchsorted(curve.far, grid, side="right") - 1]
+        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in far), *whole]
         if right is None:
             return values
         genuine, impostor = (times * right * same).sum(), (times * right * ~same).sum()
@@ -86,7 +97,8 @@ def pair_intervals(
     low, high = two_sample_bootstrap(statistic, people[same, 0], people[~same], level, resamples, seed)
     persons = len(np.unique(people[same, 0]))
     ends = zip(low.tolist(), high.tolist(), strict=True)
-    return {name: settled(interval, persons, level) for name, interval in zip(names, ends, strict=True)}
+    intervals = {name: settled(interval, persons, level) for name, interval in zip(names, ends, strict=False)}
+    return intervals, Band(grid, low[len(names) :], high[len(names) :])
 
 
 def settled(interval: Interval, units: int, level: float) -> Interval:

@@ -120,6 +120,20 @@ class Roc:
             kept = np.unique(np.r_[0, np.geomspace(1, last, most // 2), np.linspace(0, last, most // 2)].astype(int))
         return {"far": self.far[kept], "tar": self.tar[kept], "threshold": self.threshold[kept]}
 
+    def histogram(self, bins: int = 100) -> dict[str, NDArray]:
+        """How the scores of both kinds spread, for a plot.
+
+        Args:
+            bins: of equal width, from the lowest score to the highest.
+
+        Returns:
+            ``edge`` (bins + 1,), and ``genuine`` and ``impostor`` (bins,), numbers of pairs.
+        """
+        scores = self.threshold[1:]
+        genuine, edges = np.histogram(scores, bins, weights=np.diff(self.genuine))
+        impostor, _ = np.histogram(scores, edges, weights=np.diff(self.impostor))
+        return {"edge": edges, "genuine": genuine, "impostor": impostor}
+
 
 def roc(scores: Any, same: Any) -> Roc:
     """The receiver operating characteristic of scored pairs, with a threshold at every distinct score.

@@ -25,7 +25,7 @@ Ids = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
 ENTRIES = 2**20  # numbers in the largest temporary array; all of them together then take about 50 MiB
-SPARE = 8  # candidates beyond k, so that few queries need a second look
+SPARE = 3  # candidates beyond k, so that few queries need a second look
 WIDEN = 4  # how many times more candidates a second look takes
 
 

@@ -1,7 +1,7 @@
 """Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +44,14 @@ def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) ->
 class VerificationReport(ThresholdReport):
     """A report on pairs. Over folds the threshold of ``accuracy`` is the mean of theirs.
 
+    ``curves["roc"]`` has ``far``, ``tar`` and ``threshold``, and the band from ``low`` to ``high`` around ``tar`` where
+    there are intervals. ``curves["scores"]`` has a histogram of both kinds, see :meth:`Roc.histogram`.
+
     Args:
         scores: (P,) the score of each pair, larger for more alike; None for all pairs.
         same: (P,) whether each shows one identity; None for all pairs.
+        pairs: the pairs; None for all pairs, and where only scores were given.
+        names: (N,) what to call the rows of the pairs; None where nobody said.
 
     Example:
         >>> report = VerificationEvaluator(far=[0.5], ci=None).of_scores([0.9, 0.2, 0.4, 0.6], [1, 1, 0, 0])
@@ -58,6 +63,8 @@ class VerificationReport(ThresholdReport):
 
     scores: Scores | None = None
     same: Flags | None = None
+    pairs: Pairs | None = None
+    names: Sequence[str] | None = None
 
     def mistakes(self, k: int = 20) -> NDArray[np.void]:
         """The pairs that are judged wrongly by most, at the threshold of the accuracy, else of the equal error rate.
@@ -182,7 +189,8 @@ class VerificationEvaluator:
             people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
         elif people is None:
             people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
-        return self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+        report = self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+        return replace(report, pairs=pairs, names=samples.names)
 
     def run(
         self,
@@ -250,10 +258,11 @@ class VerificationEvaluator:
             metrics = {"accuracy": float(found.accuracy.mean()), "accuracy_se": found.standard_error} | metrics
             thresholds = {"accuracy": float(found.threshold.mean())} | thresholds
             how += ", each fold by the threshold best on the others"
-        ci = {}
+        sample = None
         if self.ci is not None and people is not None:
             sample, kept = thinned(scores, same, people)
-            ci = self._intervals(sample, None if right is None else right[kept], far, metrics)
+            right = None if right is None else right[kept]
+        ci, curves = self._intervals(curve, sample, right, far, metrics)
         return VerificationReport(
             metrics=metrics,
             protocol=how,
@@ -263,7 +272,7 @@ class VerificationEvaluator:
             ci=ci,
             ci_level=self.ci_level,
             ci_method=f"two-sample bootstrap over {unit}",
-            curves={"roc": curve.points()},
+            curves=curves,
             warnings=warnings,
             thresholds=thresholds,
             scores=scores,
@@ -283,23 +292,35 @@ class VerificationEvaluator:
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         found = all_pairs(search, codes, far, self.ci is not None, self.seed)
         metrics, thresholds = _rates(found.exact, far)
+        ci, curves = self._intervals(found.binned, found.sample, None, far, metrics)
         return VerificationReport(
             metrics=metrics,
             protocol=f"{self.similarity} similarity, all pairs",
             counts={"pairs": genuine + impostor, "genuine": genuine, "impostor": impostor},
-            ci={} if found.sample is None else self._intervals(found.sample, None, far, metrics),
+            ci=ci,
             ci_level=self.ci_level,
             ci_method="two-sample bootstrap over people",
-            curves={"roc": found.binned.points()},
+            curves=curves,
             warnings=warnings,
             thresholds=thresholds,
         )
 
     def _intervals(
-        self, sample: PairSample, right: Flags | None, far: Sequence[float], metrics: Mapping[str, float]
-    ) -> dict[str, Interval]:
-        found = pair_intervals(sample, right, far, self.ci_level, self.resamples, self.seed)
-        return {name: interval for name, interval in found.items() if name in metrics}
+        self,
+        curve: Roc,
+        sample: PairSample | None,
+        right: Flags | None,
+        far: Sequence[float],
+        metrics: Mapping[str, float],
+    ) -> tuple[dict[str, Interval], dict[str, dict[str, NDArray]]]:
+        """The intervals of the metrics, and the curves for plots, with a band where there is a sample."""
+        points = curve.points()
+        if sample is None:
+            return {}, {"roc": points, "scores": curve.histogram()}
+        found, band = pair_intervals(sample, right, far, self.ci_level, self.resamples, self.seed)
+        points |= {end: np.interp(points["far"], band.far, getattr(band, end)) for end in ("low", "high")}
+        ci = {name: interval for name, interval in found.items() if name in metrics}
+        return ci, {"roc": points, "scores": curve.histogram()}
 
 
 def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:

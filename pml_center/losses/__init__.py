@@ -3,15 +3,19 @@
 from pml_center.losses.adacos_loss import AdaCosLoss
 from pml_center.losses.adaface_loss import AdaFaceLoss
 from pml_center.losses.adaptiveface_loss import AdaptiveFaceLoss
+from pml_center.losses.angular_center_loss import AngularCenterLoss
+from pml_center.losses.angular_triplet_center_loss import AngularTripletCenterLoss
 from pml_center.losses.arcface_loss import ArcFaceLoss
 from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
 from pml_center.losses.broadface_loss import BroadFaceLoss
+from pml_center.losses.center_contrastive_loss import CenterContrastiveLoss
 from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.centroid_triplet_loss import CentroidTripletLoss
 from pml_center.losses.circle_softmax_loss import CircleSoftmaxLoss
 from pml_center.losses.coco_loss import COCOLoss
 from pml_center.losses.combined_margin_loss import CombinedMarginLoss
+from pml_center.losses.contrastive_center_loss import ContrastiveCenterLoss
 from pml_center.losses.cosface_loss import CosFaceLoss
 from pml_center.losses.curricularface_loss import CurricularFaceLoss
 from pml_center.losses.dynamic_arcface_loss import DynamicArcFaceLoss
@@ -21,6 +25,7 @@ from pml_center.losses.hetero_center_loss import HeteroCenterLoss
 from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.lgm_loss import LGMLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
 from pml_center.losses.magface_loss import MagFaceLoss
 from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
@@ -36,6 +41,7 @@ from pml_center.losses.softmax_loss import SoftmaxLoss
 from pml_center.losses.sphereface2_loss import SphereFace2Loss
 from pml_center.losses.sphereface_loss import SphereFaceLoss
 from pml_center.losses.subcenter_arcface_loss import SubCenterArcFaceLoss
+from pml_center.losses.triplet_center_loss import TripletCenterLoss
 from pml_center.losses.uniface_loss import UniFaceLoss
 from pml_center.losses.vpl_loss import VPLLoss
 
@@ -43,15 +49,19 @@ __all__ = [
     "AdaCosLoss",
     "AdaFaceLoss",
     "AdaptiveFaceLoss",
+    "AngularCenterLoss",
+    "AngularTripletCenterLoss",
     "ArcFaceLoss",
     "ArcNegFaceLoss",
     "BaseCenterLoss",
     "BroadFaceLoss",
     "COCOLoss",
+    "CenterContrastiveLoss",
     "CenterLoss",
     "CentroidTripletLoss",
     "CircleSoftmaxLoss",
     "CombinedMarginLoss",
+    "ContrastiveCenterLoss",
     "CosFaceLoss",
     "CurricularFaceLoss",
     "DynamicArcFaceLoss",
@@ -60,6 +70,7 @@ __all__ = [
     "HeteroCenterLoss",
     "IslandLoss",
     "KappaFaceLoss",
+    "LGMLoss",
     "LargeMarginSoftmaxLoss",
     "LiArcFaceLoss",
     "MVSoftmaxLoss",
@@ -76,6 +87,7 @@ __all__ = [
     "SphereFace2Loss",
     "SphereFaceLoss",
     "SubCenterArcFaceLoss",
+    "TripletCenterLoss",
     "UniFaceLoss",
     "VPLLoss",
 ]

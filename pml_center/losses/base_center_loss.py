@@ -66,6 +66,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
+    only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
 
     centers: Tensor
     last_seen: Tensor
@@ -85,6 +86,7 @@ class BaseCenterLoss(BaseClassLoss):
         weight_init_func: Any = None,
         **kwargs,
     ):
+        self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
         check_choices(update=(update, Update))
         if init is not None:
@@ -103,7 +105,7 @@ class BaseCenterLoss(BaseClassLoss):
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
-        self.alpha, self.update, self.init = alpha, update, init or self.default_init
+        self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
         self._build_centers(init)
@@ -186,8 +188,12 @@ class BaseCenterLoss(BaseClassLoss):
         return self.centers
 
     def get_default_weight_init_func(self):
-        """PML's hook: that of ``default_init``; N(0, 1) for a distance of directions, which 0 has none of."""
-        normal = self.default_init == "normal" or self.distance.normalize_embeddings
+        """PML's hook: that of ``default_init``; N(0, 1) for parameters of which the direction counts, as 0 has none.
+
+        A center at 0 that steps by itself finds its direction in its first step.
+        """
+        is_learned_direction = self.distance.normalize_embeddings and self.update == "gradient"
+        normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
 
     def _build_centers(self, init: Init | None) -> None:
@@ -262,7 +268,7 @@ class BaseCenterLoss(BaseClassLoss):
         self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
 
     def _warn_of_collapse(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Say, once, that different classes have become one point, at which a pull alone is smallest."""
+        """Say, once, that different classes have become one point."""
         if torch.compiler.is_compiling():  # a count that changes with every batch would compile every batch anew
             return
         self._batches_unlooked += 1
@@ -274,10 +280,12 @@ class BaseCenterLoss(BaseClassLoss):
         spread, length = (embeddings - embeddings.mean(0)).norm(), embeddings.norm()
         if spread <= COLLAPSED * length:
             self._batches_unlooked = -math.inf
+            name, remedy = type(self).__name__, "Lower the learning rate"
+            if self.only_pulls:
+                remedy = f"{name} alone is smallest there: add a loss that separates classes"
             warnings.warn(
                 f"embeddings of different classes have become one point: their spread is {float(spread):.3g}, their "
-                f"length {float(length):.3g}. {type(self).__name__} alone is smallest there: add a loss that separates "
-                "classes, or give this one a smaller weight.",
+                f"length {float(length):.3g}. {remedy}, or give {name} a smaller weight.",
                 stacklevel=2,
             )
 

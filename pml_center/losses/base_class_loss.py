@@ -45,7 +45,10 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         super().__init__(**kwargs)
         self.num_classes = check_size("num_classes", num_classes)
         self.embedding_size = check_size("embedding_size", embedding_size)
-        self.register_buffer("loss_weights", None if loss_weights is None else self._checked_weights(loss_weights))
+        if loss_weights is None:
+            self.loss_weights = None  # a buffer that is None would stop PML's record keeper
+        else:
+            self.register_buffer("loss_weights", self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
         self._batches_at_rest = 0  # -1: never look again
         self._watched: tuple[int, Tensor] | None = None

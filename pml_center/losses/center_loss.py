@@ -48,7 +48,7 @@ class CenterLoss(BaseCenterLoss):
         kwargs: ``init``, ``sparse_gradient``, ``accumulation_steps``, ``process_group`` and PML's arguments, see
             :class:`BaseCenterLoss`. ``distance`` is ``LpDistance(normalize_embeddings=False, power=2)`` by default;
             a distance d of PML gives ``d / 2``, a similarity s, such as ``CosineSimilarity``, ``1 − s``.
-            Centers start from 0 by default, from N(0, 1) where the distance is one of directions.
+            Centers start from 0 by default; those that are parameters of a distance of directions, from N(0, 1).
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -81,6 +81,7 @@ class CenterLoss(BaseCenterLoss):
     """
 
     takes_any_distance = True
+    only_pulls = True
 
     length: nn.Parameter
 

@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_embeddings, check_labels, check_size
+from pml_center.checks import check_chunk_size, check_embeddings, check_labels, check_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
@@ -398,7 +398,4 @@ def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
         raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
-    if chunk_size is not None and (chunk_size < 1 or chunk_size != int(chunk_size)):
-        raise ValueError(
-            f"chunk_size must be an integer of at least 1, got {chunk_size}. Leave it out to have it chosen."
-        )
+    check_chunk_size(chunk_size)

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from pml_center.ops.cross_entropy import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp, own_entries
 
 Rule = Literal["paper", "mean"]
 
@@ -138,7 +141,7 @@ def _unit_sum(centers: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of the centers at length 1, (D,), and how many have a direction, 0-d."""
     total, directed = centers.new_zeros(centers.shape[1]), centers.new_zeros((), dtype=torch.long)
     for rows in centers.split(ROWS):
-        total += torch.nn.functional.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).sum(0)
+        total += F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).sum(0)
         directed += rows.any(1).sum()
     return total, directed
 
@@ -166,3 +169,253 @@ class _PairwiseCosines(torch.autograd.Function):
         for rows, out in zip(centers.split(ROWS), result.split(ROWS), strict=True):
             torch.mul(_turn(rows, total), 2 * gradient, out=out)
         return result
+
+
+def with_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Some rows of a table, and the table again, for everything else that reads it.
+
+    Equals ``table[index]`` and ``table``, but the gradient of the rows is added into that of the table, where indexing
+    would make a second (C, D) tensor for it.
+
+    Args:
+        table: (C, D).
+        index: (B,).
+    """
+    return _WithRows.apply(table, index)
+
+
+class _WithRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(index)
+        return table.index_select(0, index), table.view_as(table)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_rows: Tensor, of_table: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return of_table.index_add_(0, index, of_rows), None
+
+
+def other_squared_distances(embeddings: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """The sum of the squared distances to the centers of all other classes, ``Σ_{j≠y} ‖x − c_j‖²``, (B,).
+
+    Equals ``torch.cdist(embeddings, centers).square().scatter(1, labels.unsqueeze(1), 0).sum(1)`` in O((B + C)·D): with
+    m the mean of the C − 1 others it is ``(C − 1)·‖x − m‖²`` plus their scatter ``Σ ‖c_j − m‖²``. Neither is a
+    difference of large numbers, wherever the embeddings are; the scatter of the others is that of all centers less
+    one share, and so exact to the rounding of the former.
+
+    Args:
+        embeddings: (B, D).
+        centers: (C, D).
+        labels: (B,).
+
+    Example:
+        >>> import torch
+        >>> other_squared_distances(torch.zeros(1, 2), torch.tensor([[9.0, 9], [1, 0], [0, 2]]), torch.tensor([1]))
+        tensor([166.])
+    """
+    return _OtherSquaredDistances.apply(embeddings, centers, labels)
+
+
+class _OtherSquaredDistances(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+        others = len(centers) - 1
+        mean = centers.mean(0)
+        scatter = sum(((rows - mean).square().sum() for rows in centers.split(ROWS)), centers.new_zeros(()))
+        own = centers.index_select(0, labels) - mean
+        share = (others + 1) / max(others, 1)
+        scatter = (scatter - share * torch.linalg.vecdot(own, own)).clamp_min_(0)
+        away = embeddings - mean + own / max(others, 1)  # from the mean of the others
+        ctx.others = others
+        ctx.save_for_backward(away, *((embeddings, centers, labels, mean) if ctx.needs_input_grad[1] else ()))
+        return scatter.add_(torch.linalg.vecdot(away, away), alpha=others)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        away, *saved = ctx.saved_tensors
+        gradient = 2 * gradient.unsqueeze(1)
+        of_embeddings = ctx.others * gradient * away
+        if not saved:
+            return of_embeddings, None, None
+        embeddings, centers, labels, mean = saved
+        # Each center meets all embeddings, whose own centers then take their part back.
+        of_centers = torch.empty_like(centers)
+        total, pull = gradient.sum(), (gradient * (embeddings - mean)).sum(0)
+        for rows, out in zip(centers.split(ROWS), of_centers.split(ROWS), strict=True):
+            torch.sub(rows, mean, out=out).mul_(total).sub_(pull)
+        own = gradient * (embeddings - centers.index_select(0, labels))
+        return of_embeddings, of_centers.index_add_(0, labels, own), None
+
+
+@torch.no_grad()
+def nearest_other(
+    embeddings: Tensor, centers: Tensor, labels: Tensor, angular: bool = False, chunk_size: int | None = None
+) -> Tensor:
+    """The class of the nearest center among all other classes, (B,); with a single class, the label itself.
+
+    Equals ``torch.cdist(embeddings, centers).scatter(1, labels.unsqueeze(1), torch.inf).argmin(1)``, a block of
+    classes at a time. Distances are compared about the mean of the centers; of two that differ by no more than their
+    rounding either may be found.
+
+    Args:
+        embeddings: (B, D).
+        centers: (C, D).
+        labels: (B,).
+        angular: whether the nearest is that of the smallest angle; a center at 0 is then at 90 degrees from all.
+        chunk_size: classes in a block; memory is O(chunk_size · (B + D)). None chooses.
+
+    Example:
+        >>> import torch
+        >>> nearest_other(torch.zeros(1, 2), torch.tensor([[0.0, 0], [3, 0], [0, 2]]), torch.tensor([0]))
+        tensor([2])
+    """
+    mean = None if angular else centers.mean(0)
+    moved = embeddings if mean is None else embeddings - mean
+    least = embeddings.new_full((len(embeddings),), torch.inf)
+    nearest = labels
+    for place in blocks(len(centers), max(embeddings.shape), chunk_size):
+        if mean is None:
+            scores = moved @ F.normalize(centers[place], dim=1).t().neg_()
+        else:  # half the squared distance, less what all classes share
+            rows = centers[place] - mean
+            scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
+        scores[own_entries(labels, place, len(centers))] = torch.inf
+        score, column = scores.min(1)
+        nearest = torch.where(score < least, column + place.start, nearest)
+        least = torch.minimum(least, score)
+    return nearest
+
+
+def angle_between(first: Tensor, second: Tensor) -> Tensor:
+    """The angle of each pair of rows, (B, D) and (B, D) to (B,), radians in [0, π].
+
+    Equals ``F.cosine_similarity(first, second).acos()``, but keeps its digits near 0 and π, and has a slope of at most
+    1 / length everywhere. At 0 and at π the slope is 0; a row of zeros is at π/2 from all others.
+
+    Example:
+        >>> import torch
+        >>> angle_between(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([1.5708])
+    """
+    first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    apart, together = (first - second).norm(dim=1), (first + second).norm(dim=1)
+    return 2 * torch.atan2(apart, together.clamp_min(SHORTEST))
+
+
+def other_log_likelihoods(
+    embeddings: Tensor,
+    means: Tensor,
+    labels: Tensor,
+    log_variances: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """``logsumexp`` over every class but one's own of the logarithm of its Gaussian, (B,).
+
+    The logarithm is ``−½ Σ_d ((x_d − μ_d)² / v_d + log v_d)``, without the ``−½ D log 2π`` that all classes share. For
+    C = 1 the result is the lowest finite number. One block of classes is looked at at a time, about the mean of the
+    means.
+
+    Args:
+        embeddings: (B, D).
+        means: (C, D).
+        labels: (B,).
+        log_variances: (C, D) ``log v``; None are those of identity matrices, 0.
+        chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(chunk_size · (B + D)).
+            None chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
+
+    Example:
+        >>> import torch
+        >>> other_log_likelihoods(torch.zeros(1, 2), torch.tensor([[0.0, 0], [3, 0], [0, 2]]), torch.tensor([1]))
+        tensor([0.1269])
+    """
+    return _OtherLogLikelihoods.apply(embeddings, means, labels, log_variances, chunk_size)
+
+
+def log_likelihoods(embeddings: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
+    """The logarithm of the Gaussian of each class, (B, C), as in :func:`other_log_likelihoods`."""
+    center = means.mean(0)
+    moved = embeddings - center
+    result = _gaussian_block(moved, means - center, log_variances)
+    return result if log_variances is not None else result - torch.linalg.vecdot(moved, moved).unsqueeze(1) / 2
+
+
+def _gaussian_block(moved: Tensor, rows: Tensor, log_variances: Tensor | None) -> Tensor:
+    """Log likelihoods of K classes, (B, K), of centred embeddings and means; without ``−½‖x‖²`` for identities."""
+    if log_variances is None:
+        return torch.addmm(torch.linalg.vecdot(rows, rows) / -2, moved, rows.t())
+    precision = exponential_(-log_variances)
+    weighted = rows * precision
+    constant = (torch.linalg.vecdot(rows, weighted) + log_variances.sum(1)) / -2
+    return torch.addmm(constant, moved, weighted.t()).addmm_(moved.square(), precision.t(), alpha=-0.5)
+
+
+class _OtherLogLikelihoods(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, embeddings, means, labels, log_variances, chunk_size):
+        center = means.mean(0)
+        moved = embeddings - center
+        parts, kept = [], []
+        room = KEPT_ELEMENTS if chunk_size is None else 0
+        for place in blocks(len(means), max(embeddings.shape), chunk_size):
+            block = _gaussian_block(moved, means[place] - center, _at(log_variances, place))
+            block[own_entries(labels, place, len(means))] = torch.finfo(block.dtype).min
+            parts.append(logsumexp(block))
+            room -= block.numel()
+            kept.extend([block] if room >= 0 else ())
+        result = logsumexp(torch.stack(parts, dim=1))
+        needs_embeddings, needs_means, _, needs_variances, _ = ctx.needs_input_grad
+        ctx.chunk_size = chunk_size
+        ctx.of_embeddings_alone = not needs_means and not needs_variances
+        if ctx.of_embeddings_alone and needs_embeddings:  # taken now: backward may find the means moved
+            saved = moved, means, labels, log_variances, center, result, *kept
+            ctx.save_for_backward(_gaussian_gradients(ctx, saved, torch.ones_like(result))[0])
+        elif not ctx.of_embeddings_alone:
+            ctx.save_for_backward(moved, means, labels, log_variances, center, result, *kept)
+        return result if log_variances is not None else result - torch.linalg.vecdot(moved, moved) / 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        if ctx.of_embeddings_alone:
+            return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None
+        of_embeddings, of_means, of_variances = _gaussian_gradients(ctx, ctx.saved_tensors, upstream)
+        return of_embeddings, of_means, None, of_variances, None
+
+
+def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Of embeddings, means and log-variances: one more walk over the blocks."""
+    moved, means, labels, log_variances, center, result, *kept = saved
+    _, needs_means, _, needs_variances, _ = ctx.needs_input_grad
+    of_embeddings = torch.zeros_like(moved)
+    of_means = torch.empty_like(means) if needs_means else None
+    of_variances = torch.empty_like(log_variances) if needs_variances else None
+    total = torch.zeros_like(moved) if log_variances is not None else torch.zeros_like(result).unsqueeze(1)
+    for number, place in enumerate(blocks(len(means), max(moved.shape), ctx.chunk_size)):
+        rows, of_block = means[place] - center, _at(log_variances, place)
+        block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
+        share = exponential_(block - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
+        share[own_entries(labels, place, len(means))] = 0
+        precision = None if of_block is None else exponential_(-of_block)
+        of_embeddings.addmm_(share, rows if precision is None else rows * precision)
+        if precision is None:
+            total += share.sum(1, keepdim=True)
+        else:
+            total.addmm_(share, precision)
+        if of_means is None and of_variances is None:
+            continue
+        count = share.sum(0).unsqueeze(1)
+        pull = torch.addcmul(share.t() @ moved, count, rows, value=-1)  # Σ share · (x − μ)
+        if of_variances is not None and precision is not None:
+            spread = share.t() @ moved.square()
+            spread -= rows * (2 * pull + count * rows)  # Σ share · (x − μ)²
+            torch.mul(spread, precision, out=of_variances[place]).sub_(count).div_(2)
+        if of_means is not None:
+            of_means[place] = pull if precision is None else pull.mul_(precision)
+    return of_embeddings.addcmul_(moved, total, value=-1), of_means, of_variances
+
+
+def _at(table: Tensor | None, place: slice) -> Tensor | None:
+    return None if table is None else table[place]

@@ -1,8 +1,9 @@
 """Sums over the logits of all classes but one's own, a chunk of classes at a time.
 
-The only place where a block of (batch, classes) exists.
+Blocks of (batch, classes) exist here and in :mod:`pml_center.ops.centers`, and nowhere else.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
+LOG2_E = math.log2(math.e)
 SHORTEST = 1e-12  # length that a row is taken to have at least, as in F.normalize
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -108,6 +110,20 @@ def nearest_row(similarity: Tensor, sub_centers: int) -> Tensor:
     return similarity if sub_centers == 1 else similarity.unflatten(1, (-1, sub_centers)).amax(2)
 
 
+def blocks(classes: int, entries: int, chunk_size: int | None) -> Iterator[slice]:
+    """The classes of each block: ``chunk_size`` of them, or as many as make a small one of so many entries a class."""
+    size = chunk_size or max(1, BLOCK_ELEMENTS // entries)
+    return (slice(start, min(start + size, classes)) for start in range(0, classes, size))
+
+
+def own_entries(own: Tensor, place: slice, classes: int) -> tuple[Tensor, Tensor]:
+    """Where in the block of some classes a sample meets its own: index of the sample, and of the column."""
+    if place.stop - place.start == classes:
+        return torch.arange(len(own), device=own.device), own
+    samples = ((own >= place.start) & (own < place.stop)).nonzero().squeeze(1)
+    return samples, own[samples] - place.start
+
+
 _LOGSUMEXP = object()  # instead of a function to sum
 
 
@@ -189,7 +205,7 @@ class _Reduction(torch.autograd.Function):
             own = _own_entries(logits, place)
             if of is _LOGSUMEXP:
                 block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
-                parts.append(_logsumexp(block.logits))
+                parts.append(logsumexp(block.logits))
             else:
                 values = block.logits.clone() if of is None else of(block.logits)
                 values[own] = 0
@@ -199,51 +215,67 @@ class _Reduction(torch.autograd.Function):
         result = parts[0]
         if len(parts) > 1:
             stacked = torch.stack(parts, dim=1)
-            result = _logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
-        ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
+            result = logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
         ctx.logits, ctx.of = logits, of
+        ctx.of_embeddings_alone = not any(ctx.needs_input_grad[1:])
+        if ctx.of_embeddings_alone and ctx.needs_input_grad[0]:  # taken now: backward may find the rows moved
+            saved = embeddings, weight, scale, bias, result, *kept
+            ctx.save_for_backward(_gradients(ctx, saved, torch.ones_like(result))[0])
+        else:
+            ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        embeddings, weight, scale, bias, result, *kept = ctx.saved_tensors
-        _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
-        logits = ctx.logits
-        grads = torch.zeros_like(embeddings), torch.empty_like(weight) if needs_weight else None
-        grad_scale = torch.zeros_like(upstream) if needs_scale else None
-        grad_bias = torch.empty_like(bias) if needs_bias else None
-        width = len(_Block._fields)
-        for number, place in enumerate(_places(logits)):
-            saved = kept[number * width : (number + 1) * width]
-            block = _Block(*saved) if saved else _block(logits, scale, place)
-            if ctx.of is _LOGSUMEXP:
-                grad = (block.logits - result.unsqueeze(1)).exp_().mul_(upstream.unsqueeze(1))
-            else:
-                grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
-            grad[_own_entries(logits, place)] = 0
-            if grad_bias is not None:
-                grad_bias[place] = grad.sum(0)
-            grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
-            if block.nearest is not None:
-                grad = _spread(grad, block.nearest, logits.sub_centers)
-            _add_products(grad, block.inverse, embeddings, weight, _rows(place, logits), *grads)
-        if grad_scale is not None and not scale.ndim:
-            grad_scale = grad_scale.sum()
-        return *grads, grad_scale, grad_bias, None, None
+        if ctx.of_embeddings_alone:
+            return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None, None
+        return *_gradients(ctx, ctx.saved_tensors, upstream), None, None
 
 
-def _logsumexp(block: Tensor) -> Tensor:
+def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
+    """Of embeddings, weight, scale and bias."""
+    embeddings, weight, scale, bias, result, *kept = saved
+    _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
+    logits = ctx.logits
+    grads = torch.zeros_like(embeddings), torch.empty_like(weight) if needs_weight else None
+    grad_scale = torch.zeros_like(upstream) if needs_scale else None
+    grad_bias = torch.empty_like(bias) if needs_bias else None
+    width = len(_Block._fields)
+    for number, place in enumerate(_places(logits)):
+        of_block = kept[number * width : (number + 1) * width]
+        block = _Block(*of_block) if of_block else _block(logits, scale, place)
+        if ctx.of is _LOGSUMEXP:
+            grad = exponential_(block.logits - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
+        else:
+            grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
+        grad[_own_entries(logits, place)] = 0
+        if grad_bias is not None:
+            grad_bias[place] = grad.sum(0)
+        grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
+        if block.nearest is not None:
+            grad = _spread(grad, block.nearest, logits.sub_centers)
+        _add_products(grad, block.inverse, embeddings, weight, _rows(place, logits), *grads)
+    if grad_scale is not None and not scale.ndim:
+        grad_scale = grad_scale.sum()
+    return *grads, grad_scale, grad_bias
+
+
+def logsumexp(block: Tensor) -> Tensor:
     """``block.logsumexp(1)`` of finite entries, with fewer passes."""
     largest = block.amax(1, keepdim=True)
-    return (block - largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+    return exponential_(block - largest).sum(1).log_().add_(largest.squeeze(1))
+
+
+def exponential_(block: Tensor) -> Tensor:
+    """``block.exp_()``, which on a CPU takes many times as long where the result is below 1e-38."""
+    return block.mul_(LOG2_E).exp2_()
 
 
 def _places(logits: NegativeLogits) -> Iterator[slice]:
     """The classes of each chunk."""
     classes = len(logits.weight) // logits.sub_centers
-    size = logits.chunk_size or max(1, BLOCK_ELEMENTS // (len(logits.embeddings) * logits.sub_centers))
-    return (slice(start, min(start + size, classes)) for start in range(0, classes, size))
+    return blocks(classes, len(logits.embeddings) * logits.sub_centers, logits.chunk_size)
 
 
 def _rows(place: slice, logits: NegativeLogits) -> slice:
@@ -253,10 +285,7 @@ def _rows(place: slice, logits: NegativeLogits) -> slice:
 
 def _own_entries(logits: NegativeLogits, place: slice) -> tuple[Tensor, Tensor]:
     """Where in the block of a chunk a sample meets its own class."""
-    if place.stop - place.start == len(logits.weight) // logits.sub_centers:
-        return torch.arange(len(logits.own), device=logits.own.device), logits.own
-    samples = ((logits.own >= place.start) & (logits.own < place.stop)).nonzero().squeeze(1)
-    return samples, logits.own[samples] - place.start
+    return own_entries(logits.own, place, len(logits.weight) // logits.sub_centers)
 
 
 def _folds(logits: NegativeLogits, scale: Tensor) -> bool:

@@ -18,16 +18,25 @@ from torch import Tensor, nn
 
 from pml_center import losses, regularizers
 from pml_center.checks import constructor_arguments, unknown_name
+from pml_center.losses import BaseCenterLoss
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.center_share import CenterShare
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
-# Abstract, or around other losses: not a term by itself.
-NOT_FINAL = {"MarginSoftmaxLoss", "GenericPairLoss", "MultipleLosses", "CrossBatchMemory", "SelfSupervisedLoss"}
+# Around other losses: not a term by itself.
+WRAPPERS = {
+    "MultipleLosses": "which a formula is already",
+    "CrossBatchMemory": "which goes around a loss of pairs, with a queue of its own size",
+    "SelfSupervisedLoss": "which compares two views of each image, and training has one",
+}
+NOT_FINAL = {"MarginSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
 
 
 class LossFormula(nn.Module):
     """A weighted sum of losses, each with its miner.
+
+    It warns, once, of a center loss whose weight lets it dwarf all terms that separate classes.
 
     Shape: embeddings (B, D), labels (B,) -> the total, and the value of each term before its weight.
     """
@@ -40,6 +49,8 @@ class LossFormula(nn.Module):
         self.weights = [weight for _, weight, _, _ in terms]
         self.losses = nn.ModuleList([loss for _, _, loss, _ in terms])
         self.miners = [miner for *_, miner in terms]
+        pulling = [isinstance(loss, BaseCenterLoss) and loss.only_pulls for loss in self.losses]
+        self._shares = {name: CenterShare(name) for name, pulls in zip(self.names, pulling, strict=True) if pulls}
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each part by name, detached."""
@@ -48,7 +59,16 @@ class LossFormula(nn.Module):
             value = loss(embeddings, labels, miner(embeddings, labels) if miner is not None else None)
             total = total + weight * value
             parts[name] = value.detach()
+        if self.training:
+            self._watch(parts)
         return total, parts
+
+    def _watch(self, parts: dict[str, Tensor]) -> None:
+        """Show each pull what separates beside it; alone it is no mistake in a weight."""
+        weights = dict(zip(self.names, self.weights, strict=True))
+        rest = [weights[name] * value for name, value in parts.items() if name not in self._shares]
+        for name, share in self._shares.items() if rest else ():
+            share.see(parts[name], sum(rest[1:], rest[0]), weights[name])
 
 
 def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormula:
@@ -125,6 +145,9 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
     name = ast.unparse(call.func)
     if not isinstance(call.func, ast.Name | ast.Attribute):
         raise ValueError(f"{kind} must be a name, got {name!r}. {GRAMMAR}")
+    if name.removeprefix("pml.") in WRAPPERS:
+        reason = WRAPPERS[name.removeprefix("pml.")]
+        raise ValueError(f"{kind} must be one by itself, got {name!r}, {reason}. {GRAMMAR}")
     if name not in known:
         raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
     accepted = [argument for argument in constructor_arguments(known[name], stop=nn.Module) if argument not in supplied]

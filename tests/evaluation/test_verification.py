@@ -169,6 +169,7 @@ def test_folds_give_accuracy_and_its_error():
     assert (report.unit, report.per_unit["accuracy"].shape, report.ci) == ("fold", (5,), {})
     assert report["accuracy"] == pytest.approx(report.per_unit["accuracy"].mean())
     assert report.curves["roc"]["tar"][-1] == 1
+    assert report.pairs is pairs
     assert {"difference", "p_value"} <= set(report.compare(report)["accuracy"]._asdict())
 
 
@@ -250,6 +251,24 @@ def test_without_names_the_intervals_resample_images():
     for name, (low, high) in report.ci.items():
         assert low < report[name] < high
     assert not VerificationEvaluator().of_scores(report.scores, report.same).ci  # nor are there images here
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_curve_has_a_band_and_the_scores_a_histogram(listed):
+    embeddings, labels = clusters(classes=40, per_class=6, spread=2)
+    pairs = drawn_pairs(labels, folds=0) if listed else None
+    report = VerificationEvaluator(far=(0.1,), resamples=200)(embeddings, labels, pairs)
+    curve, scores = report.curves["roc"], report.curves["scores"]
+    inside = (curve["low"] <= curve["tar"]) & (curve["tar"] <= curve["high"])
+    assert inside.mean() > 0.9
+    assert {len(values) for values in curve.values()} == {len(curve["far"])}
+    low, high = (np.interp(0.1, curve["far"], curve[end]) for end in ("low", "high"))
+    assert report.ci["tar_at_far_0.1"] == pytest.approx((low, high), abs=0.03)
+    assert [scores["genuine"].sum(), scores["impostor"].sum()] == [report.counts["genuine"], report.counts["impostor"]]
+    middle = (scores["edge"][1:] + scores["edge"][:-1]) / 2
+    assert np.average(middle, weights=scores["genuine"]) > np.average(middle, weights=scores["impostor"]) + 0.1
+    plain = VerificationEvaluator(far=(0.1,), ci=None)(embeddings, labels, pairs)
+    assert set(plain.curves["roc"]) == {"far", "tar", "threshold"}
 
 
 def test_nothing_wrong_is_not_certainty():

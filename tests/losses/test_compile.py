@@ -13,8 +13,11 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
+ONE_OF_EACH = {case.loss: case for case in reversed(CASES)}  # compiling takes seconds, and variants share their path
+
+
 @pytest.mark.filterwarnings("ignore")  # of the compiler about itself
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ONE_OF_EACH.values(), ids=str)
 def test_compiled_equals_plain(case, generator):
     embeddings = torch.randn(12, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
     labels = torch.randint(NUM_CLASSES, (12,), generator=generator)

@@ -1,4 +1,4 @@
-"""The softmax family against values that official code computed."""
+"""Losses against values that official code computed."""
 
 from operator import attrgetter
 

@@ -78,3 +78,18 @@ def test_weights_changed_between_forward_and_backward_are_noticed(tensors):
         weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("margin", [None, halve])
+@pytest.mark.parametrize("sum_of", [negative_logsumexp, negative_sum])
+def test_rows_without_gradient_may_move_between_forward_and_backward(tensors, chunk_size, margin, sum_of):
+    (embeddings, weight, *_), own = tensors
+    upstream = torch.arange(1.0, B + 1, dtype=torch.double)
+    expected = sum_of(NegativeLogits(embeddings, weight, own, 3.0, margin, chunk_size=chunk_size))
+    moving = weight.detach().clone()
+    value = sum_of(NegativeLogits(embeddings, moving, own, 3.0, margin, chunk_size=chunk_size))
+    moving.zero_()
+    assert torch.equal(value, expected)
+    found, wanted = (torch.autograd.grad(each @ upstream, embeddings)[0] for each in (value, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

@@ -76,6 +76,13 @@ def test_the_same_loss_twice_keeps_both_names():
             "TripletMarginLoss @ MultiSimilarityMinor",
             r"miner must be a known .*Did you mean 'MultiSimilarityMiner'",
         ),
+        ("CrossBatchMemory", r"loss must be one by itself, got 'CrossBatchMemory', which goes around a loss of pairs"),
+        ("CrossBatchMemory(loss=ContrastiveLoss)", r"loss must be one by itself, got 'CrossBatchMemory', which goes"),
+        ("0.1 * pml.SelfSupervisedLoss", r"one by itself, got 'pml.SelfSupervisedLoss', which compares two views"),
+        (
+            "MultipleLosses + CenterLoss",
+            r"loss must be one by itself, got 'MultipleLosses', which a formula is already",
+        ),
         ("CosFaceLoss(margn=1)", r"argument of CosFaceLoss must be a known name, got 'margn'. Did you mean 'margin'"),
         ("CosFaceLoss(0.3)", r"arguments of CosFaceLoss must be named, got 'CosFaceLoss\(0.3\)'"),
         ("0 * CenterLoss", r"weight of a loss must be a positive number, got 0"),
