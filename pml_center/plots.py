@@ -152,15 +152,17 @@ def similarity_histogram(
     impostor: Any,
     threshold: float | None = None,
     similarity: str = "cosine similarity",
+    edges: Any = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """How similar pairs of one class are, and pairs of two, each as a share of its own kind.
 
     Args:
-        genuine: (G,) scores of pairs of the same class.
-        impostor: (I,) scores of pairs of different classes.
+        genuine: (G,) scores of pairs of the same class; with ``edges``, how many there are in each bin.
+        impostor: (I,) scores of pairs of different classes, or their numbers.
         threshold: from which score on a pair is accepted, drawn as a line.
         similarity: what the scores are.
+        edges: (B + 1,) of the bins, where pairs were counted already.
         ax: to draw on; a new figure by default.
 
     Raises:
@@ -172,24 +174,26 @@ def similarity_histogram(
         ['genuine', 'impostor', 'threshold 0.500']
     """
     genuine, impostor = np.asarray(genuine, dtype=np.float64), np.asarray(impostor, dtype=np.float64)
-    if not genuine.size or not impostor.size:
+    pairs = (genuine.size, impostor.size) if edges is None else (int(genuine.sum()), int(impostor.sum()))
+    if not all(pairs):
         raise ValueError(
-            f"genuine and impostor must each have a score, got {genuine.size} and {impostor.size}. "
+            f"genuine and impostor must each have a pair, got {pairs[0]} and {pairs[1]}. "
             "Pass pairs of the same class and pairs of different classes."
         )
+    if edges is None:
+        low, high = min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max())
+        margin = 1e-6 * max(1, abs(low), abs(high))  # equal scores need a width too
+        edges = np.linspace(low - margin, high + margin, 61)
+        genuine, impostor = (np.histogram(scores, edges)[0] for scores in (genuine, impostor))
     ax = _axes(ax)
-    low, high = min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max())
-    margin = 1e-6 * max(1, abs(low), abs(high))  # equal scores need a width too
-    bins = np.linspace(low - margin, high + margin, 61)
-    for scores, name, colour, dashes in ((genuine, "genuine", GENUINE, "-"), (impostor, "impostor", IMPOSTOR, "--")):
-        shares = 100 * np.histogram(scores, bins)[0] / len(scores)
+    for counts, name, colour, dashes in ((genuine, "genuine", GENUINE, "-"), (impostor, "impostor", IMPOSTOR, "--")):
         paint: dict[str, Any] = {
             "facecolor": (colour, 0.35),
             "edgecolor": colour,
             "linewidth": 1.4,
             "linestyle": dashes,
         }
-        ax.stairs(shares, bins, fill=True, label=name, **paint)
+        ax.stairs(100 * counts / counts.sum(), edges, fill=True, label=name, **paint)
     if threshold is not None:
         ax.axvline(threshold, color=GREY, linewidth=1.5, label=f"threshold {threshold:.3f}")
     ax.legend(frameon=False)

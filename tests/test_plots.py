@@ -136,6 +136,11 @@ def test_the_histogram_shows_shares_of_each_kind():
         plots.similarity_histogram([], [0.5])
 
 
+def test_the_histogram_takes_pairs_that_were_counted():
+    ax = plots.similarity_histogram([0, 30], [75, 25], edges=[0, 0.5, 1])
+    assert [patch.get_data().values.tolist() for patch in ax.patches] == [[0, 100], [75, 25]]
+
+
 def test_a_curve_on_a_log_scale_keeps_what_comes_before_the_first_false_accept():
     line = plots.roc(FAR, TAR).lines[0]
     assert line.get_xdata().tolist() == [0.005, 0.01, 0.1, 1]

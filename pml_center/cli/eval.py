@@ -113,7 +113,6 @@ def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
         reference_images=None if gallery is None else gallery.images,
         embeddings=rows.samples.embeddings,
         references=None if gallery is None else gallery.samples.embeddings,
-        pairs=task.pairs,
         title=f"Evaluation of {rows.name}",
         details={"Configuration": rows.facts | asked, "Environment": environment()},
         extra=history(rows.run.epochs) if rows.run else (),

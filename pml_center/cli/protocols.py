@@ -68,7 +68,7 @@ def verification(task: Task) -> Report:
     """The pairs of a file, or all pairs."""
     options, rows = task.options, task.rows.samples
     settings = {"similarity": options.similarity, "ci": task.unit("identity"), **task.intervals}
-    return VerificationEvaluator(far=options.far, **settings)(rows.embeddings, rows.labels, task.pairs)
+    return VerificationEvaluator(far=options.far, **settings)(rows.embeddings, rows.labels, task.pairs, rows.names)
 
 
 def identification(task: Task) -> Report:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pml_center import plots
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.thumbnails import Thumbnails
 
@@ -40,7 +39,6 @@ class Material:
         reference_images: of the references, where these are another set.
         embeddings: (Q, D) of the queries or rows.
         references: (N, D) of the references, where these are another set.
-        pairs: those that were verified.
         has_roc: whether a report on the page has a ROC of its own, so that retrieval need not estimate one.
     """
 
@@ -48,7 +46,6 @@ class Material:
     reference_images: Sequence[Any] | None = None
     embeddings: Any = None
     references: Any = None
-    pairs: Pairs | None = None
     has_roc: bool = False
 
 
@@ -126,18 +123,13 @@ def curves(report: Report) -> list[Plot]:
     if "roc" in report.curves:
         points = {name: report.curves["roc"].get(name) for name in ("far", "tar", "low", "high")}
         pairs = f"{report.counts.get('genuine', 0):,} genuine and {report.counts.get('impostor', 0):,} impostor pairs."
-        bars = [
-            (float(name.removeprefix("tar_at_far_")), *ends)
-            for name, ends in report.ci.items()
-            if name.startswith("tar_at_far_")
-        ]
-        if bars:
-            pairs += f" Bars: {100 * report.ci_level:g} % intervals of the true accept rate."
-        found += roc_and_det(points, pairs, bars)
+        if points["low"] is not None:
+            pairs += f" Band: {100 * report.ci_level:g} % intervals."
+        found += roc_and_det(points, pairs)
     if "cmc" in report.curves:
         curve: dict[str, Any] = {name: report.curves["cmc"].get(name) for name in ("rank", "rate", "low", "high")}
         found.append(drawn(lambda ax: plots.cmc(**curve, ax=ax), f"Over {measured(report)}."))
-    for name in report.curves.keys() - {"roc", "cmc"}:
+    for name in report.curves.keys() - {"roc", "cmc", "scores"}:
         (across, xs), (up, ys) = list(report.curves[name].items())[:2]
         found.append(
             drawn(partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name), f"Over {measured(report)}.")
@@ -145,25 +137,13 @@ def curves(report: Report) -> list[Plot]:
     return found
 
 
-def roc_and_det(curve: dict[str, Any], caption: str, bars: Sequence[tuple] = ()) -> list[Plot]:
-    """Both plots of one curve, with bars (FAR, low, high) where the true accept rate has an interval."""
+def roc_and_det(curve: dict[str, Any], caption: str) -> list[Plot]:
+    """Both plots of one curve; none where no impostor pair is ever accepted, which has no place on a log scale."""
     if not (np.asarray(curve["far"]) > 0).any():
         return []
-    style: Any = {"color": plots.BRIGHT[0], "alpha": 0.45, "linewidth": 5}
-
-    def draw_roc(ax: "Axes") -> None:
-        plots.roc(**curve, ax=ax)
-        for far, low, high in bars:
-            ax.plot([far, far], [low, high], solid_capstyle="butt", **style)
-
-    def draw_det(ax: "Axes") -> None:
-        plots.det(**curve, ax=ax)
-        for far, low, high in bars:
-            ax.plot([far, far], [1 - high, 1 - low], solid_capstyle="butt", **style)
-
     return [
-        drawn(draw_roc, caption),
-        drawn(draw_det, f"{caption} The dotted line is where both errors are equal."),
+        drawn(lambda ax: plots.roc(**curve, ax=ax), caption),
+        drawn(lambda ax: plots.det(**curve, ax=ax), f"{caption} The dotted line is where both errors are equal."),
     ]
 
 
@@ -173,10 +153,11 @@ def _line(ax: "Axes", xs: NDArray, ys: NDArray, **words: str) -> None:
     ax.set(xscale="log" if xs.min() > 0 and xs.max() > 50 * xs.min() else "linear", **words)  # type: ignore[arg-type]
 
 
-def histogram(scores: NDArray, same: NDArray, threshold: float, name: str, caption: str) -> Plot:
-    """How similar genuine and impostor pairs are."""
+def histogram(counts: Mapping[str, NDArray], threshold: float, name: str, caption: str) -> Plot:
+    """How similar genuine and impostor pairs are, of numbers by bin as of :meth:`Roc.histogram`."""
+    genuine, impostor, edges = counts["genuine"], counts["impostor"], counts["edge"]
     return drawn(
-        lambda ax: plots.similarity_histogram(scores[same], scores[~same], threshold, name, ax=ax),
+        lambda ax: plots.similarity_histogram(genuine, impostor, threshold, name, edges, ax=ax),
         f"{caption} Genuine: one class. Impostor: two.",
     )
 

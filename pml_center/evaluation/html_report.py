@@ -12,7 +12,6 @@ from pml_center import __version__
 from pml_center.evaluation.html_parts import Material, Part, curves
 from pml_center.evaluation.html_retrieval import RetrievalParts
 from pml_center.evaluation.html_verification import verification_parts
-from pml_center.evaluation.pairs import Pairs
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.thumbnails import Thumbnails
@@ -29,7 +28,6 @@ def write_html(
     reference_images: Sequence[Any] | None = None,
     embeddings: Any = None,
     references: Any = None,
-    pairs: Pairs | None = None,
     title: str = "Evaluation",
     details: Mapping[str, Mapping[str, Any]] | None = None,
     extra: Sequence[Part] = (),
@@ -48,7 +46,6 @@ def write_html(
         reference_images: likewise of the references, where these are another set.
         embeddings: (Q, D) of the queries or rows: for the hardest positives, the histogram and the projection.
         references: (N, D) of the references, where these are another set.
-        pairs: those that were verified, to show the mistakes.
         title: the heading.
         details: tables of configuration and environment, by their name; None has the versions of the packages.
         extra: more parts, below the reports.
@@ -70,7 +67,7 @@ def write_html(
         True
     """
     has_roc = any("roc" in report.curves for report in reports.values())
-    material = Material(images, reference_images, embeddings, references, pairs, has_roc)
+    material = Material(images, reference_images, embeddings, references, has_roc)
     thumbnails, numbers = Thumbnails(), count()
     chapters = [_chapter(name, report, material, thumbnails) for name, report in reports.items()]
     if extra:

@@ -143,7 +143,7 @@ class RetrievalParts:
                 scores = row_scores(self.search, first, second)
                 curve = roc(scores, same)
                 drawn_from = f"{SAMPLED:,} pairs of each kind, drawn at random."
-                found.append(histogram(scores, same, curve.equal_error_threshold, self._score, drawn_from))
+                found.append(histogram(curve.histogram(), curve.equal_error_threshold, self._score, drawn_from))
                 if not self.material.has_roc:
                     points = curve.points()
                     found += roc_and_det({"far": points["far"], "tar": points["tar"]}, drawn_from)
