@@ -129,7 +129,7 @@ def curves(report: Report) -> list[Plot]:
     if "cmc" in report.curves:
         curve: dict[str, Any] = {name: report.curves["cmc"].get(name) for name in ("rank", "rate", "low", "high")}
         found.append(drawn(lambda ax: plots.cmc(**curve, ax=ax), f"Over {measured(report)}."))
-    for name in report.curves.keys() - {"roc", "cmc", "scores"}:
+    for name in [name for name in report.curves if name not in ("roc", "cmc", "scores")]:
         (across, xs), (up, ys) = list(report.curves[name].items())[:2]
         found.append(
             drawn(partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name), f"Over {measured(report)}.")
