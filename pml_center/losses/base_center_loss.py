@@ -157,7 +157,8 @@ class BaseCenterLoss(BaseClassLoss):
         with torch.no_grad():
             self._record(batch)
             if self.training and self.update != "gradient":
-                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                compared = self._compared(embeddings)
+                difference = compared - batch.own.to(compared.dtype)
                 del batch  # one (B, D) block less while the centers step
                 self._gather(difference, labels)
             elif self.training:
@@ -209,8 +210,9 @@ class BaseCenterLoss(BaseClassLoss):
             self.register_buffer("centers", centers)
 
     def _compared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings as the centers average them, detached."""
-        return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
+        """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
+        dtype = torch.promote_types(self.class_rows().dtype, torch.float32)
+        return self.distance.maybe_normalize(embeddings.detach()).to(dtype)
 
     def _see(self, labels: Tensor) -> None:
         """Remember when the classes of all processes were seen."""
@@ -223,10 +225,7 @@ class BaseCenterLoss(BaseClassLoss):
 
         (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
         """
-        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
-            finite = difference.isfinite().all(1)
-            difference, labels = difference[finite], labels[finite]
-        found = self._joined(class_sums(difference, labels))
+        found = self._joined(_finite_sums(difference, labels))
         if self.accumulation_steps == 1:
             self._move(found)
             return
@@ -252,8 +251,9 @@ class BaseCenterLoss(BaseClassLoss):
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
         new = self.last_seen.index_select(0, labels) == 0
-        first = self._joined(class_sums(embeddings[new], labels[new]))
-        self.centers.index_copy_(0, first.classes, first.sums / first.counts.unsqueeze(1))
+        first = self._joined(_finite_sums(embeddings[new], labels[new]))
+        means = first.sums / first.counts.unsqueeze(1)
+        self.centers.index_copy_(0, first.classes, means.to(self.centers.dtype))
         self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
 
     def _record(self, batch: CenterBatch) -> None:
@@ -305,3 +305,11 @@ class BaseCenterLoss(BaseClassLoss):
             self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
             self._pending_batches = int(batches)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
+    """The sums of each class, without rows that overflowed in half precision: they must not spoil a center."""
+    if rows.is_cuda:  # where nobody has looked
+        finite = rows.isfinite().all(1)
+        rows, labels = rows[finite], labels[finite]
+    return class_sums(rows, labels)

@@ -124,7 +124,9 @@ class BaseElementLoss(BaseMetricLossFunction):
             losses = self.reference_losses(embeddings, labels, ref_emb[kept], ref_labels[kept])
         else:
             losses = self.weighted_losses(embeddings, labels)
-        return {
+        regularized: dict[str, dict] = {}
+        super().add_embedding_regularization_to_loss_dict(regularized, embeddings)
+        return regularized | {
             "loss": {
                 "losses": losses if weights is None else losses * weights[indices],
                 "indices": indices,
@@ -132,6 +134,9 @@ class BaseElementLoss(BaseMetricLossFunction):
                 "divisor": len(indices),  # DivisorReducer raises without one
             }
         }
+
+    def add_embedding_regularization_to_loss_dict(self, loss_dict, embeddings) -> None:
+        """PML's hook, called with all embeddings: :meth:`compute_loss` has added the term of those that take part."""
 
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample as it counts, (B,)."""

@@ -70,7 +70,7 @@ class IslandLoss(BaseCenterLoss):
     def penalty(self, batch: CenterBatch) -> Tensor:
         """``λ₁ · Σ_{j≠k} (cos + 1)``, one for all."""
         pairs = self.num_classes * (self.num_classes - 1)
-        return self.repulsion * (pairwise_cosines(batch.centers) + pairs).to(batch.embeddings.dtype)
+        return self.repulsion * (pairwise_cosines(batch.centers.to(batch.embeddings.dtype)) + pairs)
 
     def spread(self, centers: Tensor) -> None:
         """The second term of the step."""

@@ -78,7 +78,8 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
                 [0., 0.]])
     """
     rate = alpha / (differences.counts + (rule == "paper"))
-    centers.index_add_(0, differences.classes, differences.sums.mul_(rate.unsqueeze(1)))
+    step = differences.sums.mul_(rate.unsqueeze(1))
+    centers.index_add_(0, differences.classes, step.to(centers.dtype))
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:

@@ -149,6 +149,29 @@ def test_last_seen_counts_training_batches(generator):
     assert loss.step == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("init", ["zeros", "first_batch"])
+def test_centers_of_half_precision_are_those_of_fp32_rounded(init, dtype, generator):
+    embeddings, labels = 3000 * torch.rand(600, 4, generator=generator), torch.arange(600) % 2  # sums of 450,000
+    half, full = losses.CenterLoss(3, 4, init=init).to(dtype), losses.CenterLoss(3, 4, init=init)
+    torch.testing.assert_close(half(embeddings, labels), full(embeddings, labels), rtol=0.01, atol=0)
+    assert half.centers.dtype == dtype
+    torch.testing.assert_close(half.centers, full.centers.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.double], ids=str)
+def test_a_loss_may_change_its_type_between_two_steps(dtype, generator):
+    batch = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)
+    whole(*batch)
+    loss(*batch)
+    loaded = losses.CenterLoss(2, 3, accumulation_steps=8).to(dtype)
+    loaded.load_state_dict(loss.state_dict())
+    for each in (loss.to(dtype), loaded):
+        each.step_centers()
+        torch.testing.assert_close(each.centers, whole.centers.to(dtype))
+
+
 STEPPING = pytest.mark.parametrize("update", ["paper", "mean"])
 
 
