@@ -163,10 +163,10 @@ def test_references_that_do_not_fit_are_refused(references, error, message):
     ("loss", "arguments", "error", "message"),
     [
         (losses.MarginalLoss, {"threshold": 4}, ValueError, r"threshold must be in \(0, 4\), got 4"),
-        (losses.MarginalLoss, {"margin": -0.1}, ValueError, "margin must be at least 0, got -0.1"),
+        (losses.MarginalLoss, {"margin": -0.1}, ValueError, "margin must be finite and at least 0, got -0.1"),
         (losses.CentroidTripletLoss, {"negatives": "every"}, ValueError, "negatives must be a known name, got 'every'"),
-        (losses.CentroidTripletLoss, {"margin": -2}, ValueError, "margin must be at least 0, got -2"),
-        (losses.HeteroCenterLoss, {"margin": -1}, ValueError, "margin must be at least 0, got -1"),
+        (losses.CentroidTripletLoss, {"margin": -2}, ValueError, "margin must be finite and at least 0, got -2"),
+        (losses.HeteroCenterLoss, {"margin": -1}, ValueError, "margin must be finite and at least 0, got -1"),
         (losses.MarginalLoss, {"distance": distances.LpDistance(power=1)}, TypeError, "distance must be the default"),
         (losses.CentroidTripletLoss, {"distance": distances.LpDistance()}, TypeError, "distance must be the default"),
     ],
