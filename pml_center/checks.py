@@ -101,7 +101,7 @@ def check_labels(
             f"{name} must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
             "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
-    labels = labels.long()
+    labels = labels.long().contiguous()  # every other one of a batch is not, and torch warns
     if num_classes is None or not len(labels):
         return labels
     if labels.is_cuda:  # looked at by the device itself, which stops with this message
