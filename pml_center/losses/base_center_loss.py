@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_choices, is_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
@@ -66,6 +66,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
+    reaches_all_centers: ClassVar[bool] = False  # whether the centers of absent classes have a gradient, too
     only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
 
     centers: Tensor
@@ -98,13 +99,23 @@ class BaseCenterLoss(BaseClassLoss):
                 f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
                 'Leave it out, or use update="gradient".'
             )
-        if accumulation_steps is not None and (accumulation_steps < 1 or accumulation_steps != int(accumulation_steps)):
+        if sparse_gradient and self.reaches_all_centers:
             raise ValueError(
-                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps}. "
+                f"sparse_gradient must be False for {type(self).__name__}, whose gradient reaches the centers of all "
+                "classes, got True. Leave it out."
+            )
+        if accumulation_steps is not None and not is_size(accumulation_steps):
+            raise ValueError(
+                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps!r}. "
                 "It is the number of batches for one step of your optimizer."
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+        if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:
+            raise ValueError(
+                'init must not be "zeros" with update="gradient" where centers are compared by angle, got "zeros". '
+                "They have no direction there, and a slope without bound: leave it out."
+            )
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group

@@ -48,6 +48,8 @@ class IslandLoss(BaseCenterLoss):
         to itself as 0, which adds λ₁ · C.
     """
 
+    reaches_all_centers = True
+
     def __init__(
         self,
         num_classes: int,
