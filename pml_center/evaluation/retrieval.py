@@ -296,16 +296,14 @@ class RetrievalEvaluator:
         empty = np.full(len(task.codes), 0.0 if self.singletons == "zero" else np.nan)
         values = {name: empty.copy() for name in functions}
         tied = np.zeros(len(task.codes), dtype=bool)
-        needed = np.full(len(task.codes), 0)
-        if not self._ranks_gallery:
-            needed = (
-                np.maximum(deepest, task.relevant) if any(name in FIRST_R for name in functions) else needed + deepest
-            )
-        chunks = task.first_neighbours(needed, neighbours, self.chunk_size)
+        looks_at_r = any(name in FIRST_R for name in functions)
+        needed = np.maximum(task.relevant if looks_at_r else np.zeros_like(task.relevant), deepest)
         if self._ranks_gallery:
             if neighbours.ids.size:  # the report shows them all the same
-                deque(chunks, maxlen=0)
-            chunks = task.whole_gallery(self.ties, deepest)
+                deque(task.first_neighbours(0 * needed, neighbours, self.chunk_size), maxlen=0)
+            chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
+        else:
+            chunks = task.first_neighbours(needed, neighbours, self.chunk_size)
         for rows, ranking, undecided in progress_bar(chunks, len(task.codes)):
             tied[rows] = undecided
             some = ranking.relevant > 0
