@@ -17,12 +17,11 @@ from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.evaluation.embed import embed_samples, labelled_samples
 from pml_center.evaluation.inputs import check_positive, class_codes
-from pml_center.evaluation.pair_intervals import settled
 from pml_center.evaluation.pairs import as_list
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
 from pml_center.evaluation.search import ExactSearch, Similarity
-from pml_center.evaluation.statistics import bootstrap_interval, check_level
+from pml_center.evaluation.statistics import bootstrap_interval, check_level, settled
 
 Classifier = Literal["mean", "knn"]
 Rows = NDArray[np.int64]

@@ -13,12 +13,11 @@ from torch import nn
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.inputs import as_array, check_positive, class_codes
-from pml_center.evaluation.pair_intervals import settled
 from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, resampled_counts
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, resampled_counts, settled
 from pml_center.evaluation.threshold_report import ThresholdReport
 
 Resampled = Literal["identity", "query"]

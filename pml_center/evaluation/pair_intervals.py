@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation.roc import Counts, Flags, RankedPairs, Scores
-from pml_center.evaluation.statistics import Interval, two_sample_bootstrap, wilson_interval
+from pml_center.evaluation.statistics import Interval, settled, two_sample_bootstrap
 
 KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
@@ -99,9 +99,3 @@ def pair_intervals(
     ends = zip(low.tolist(), high.tolist(), strict=True)
     intervals = {name: settled(interval, persons, level) for name, interval in zip(names, ends, strict=False)}
     return intervals, Band(grid, low[len(names) :], high[len(names) :])
-
-
-def settled(interval: Interval, units: int, level: float) -> Interval:
-    """A bootstrap interval, or Wilson's where every resample gave 0, or every one 1."""
-    low, high = interval
-    return wilson_interval(low * units, units, level) if low == high and low in (0, 1) else interval

@@ -25,7 +25,7 @@ from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Value
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
 from pml_center.evaluation.search import Ids, Similarity, import_faiss
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, wilson_interval
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, settled
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
@@ -332,10 +332,7 @@ class RetrievalEvaluator:
             return {}
         found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
         units = table.shape[1] if clusters is None else len(np.unique(clusters))
-        return {
-            name: wilson_interval(low * units, units, self.ci_level) if low == high and low in (0, 1) else (low, high)
-            for name, (low, high) in zip(names, found, strict=True)
-        }
+        return {name: settled(interval, units, self.ci_level) for name, interval in zip(names, found, strict=True)}
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         search = task.search

@@ -92,6 +92,22 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> Inter
     return float(low), float(high)
 
 
+def settled(interval: Interval, units: int, level: float) -> Interval:
+    """A bootstrap interval of a proportion; Wilson's where every resample gave 0, or every one 1.
+
+    Args:
+        interval: (low, high) of the bootstrap.
+        units: what was resampled, how many.
+        level: of the interval, in (0, 1).
+
+    Example:
+        >>> settled((0.25, 0.5), 8, 0.95), settled((1.0, 1.0), 8, 0.95)
+        ((0.25, 0.5), (0.675..., 1.0))
+    """
+    low, high = interval
+    return wilson_interval(low * units, units, level) if low == high and low in (0, 1) else interval
+
+
 class PairedTest(NamedTuple):
     """How two models differ on the same units."""
 

@@ -156,6 +156,13 @@ def test_perfect_clusters_are_all_found_with_the_doubt_that_remains():
     assert 0.8 < report.ci["rank_1"][0] < 0.9  # Wilson's interval of 20 people
 
 
+def test_collapsed_embeddings_are_all_taken_for_the_first_of_the_gallery():
+    queries, labels, references, reference_labels = one_to_n()
+    evaluator = IdentificationEvaluator(ranks=(1, 20), fpir=(0.5,), ci=None)
+    report = evaluator(np.ones_like(queries), labels, 2 * np.ones_like(references), reference_labels)
+    assert report.metrics == {"rank_1": 1 / 20, "rank_20": 1, "tpir_at_fpir_0.5": 0}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
