@@ -180,7 +180,7 @@ def check_chunk_size(chunk_size: int | None) -> None:
     Raises:
         ValueError: another value.
     """
-    if chunk_size is not None and (chunk_size < 1 or chunk_size != int(chunk_size)):
+    if chunk_size is not None and not (chunk_size >= 1 and chunk_size % 1 == 0):
         raise ValueError(
             f"chunk_size must be an integer of at least 1, got {chunk_size}. Leave it out to have it chosen."
         )

@@ -98,7 +98,7 @@ class BaseCenterLoss(BaseClassLoss):
                 f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
                 'Leave it out, or use update="gradient".'
             )
-        if accumulation_steps is not None and (accumulation_steps < 1 or accumulation_steps != int(accumulation_steps)):
+        if accumulation_steps is not None and not (accumulation_steps >= 1 and accumulation_steps % 1 == 0):
             raise ValueError(
                 f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps}. "
                 "It is the number of batches for one step of your optimizer."

@@ -64,7 +64,7 @@ class GitLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if repulsion < 0:
+        if not repulsion >= 0:
             raise ValueError(f"repulsion must be at least 0, got {repulsion}. The authors have 1; 0 is center loss.")
         self.repulsion, self.same_class = repulsion, same_class
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
