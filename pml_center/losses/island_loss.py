@@ -1,5 +1,7 @@
 """IslandLoss."""
 
+import math
+
 from torch import Tensor
 
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
@@ -60,8 +62,10 @@ class IslandLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if repulsion < 0:
-            raise ValueError(f"repulsion must be at least 0, got {repulsion}. The paper has 10; 0 is center loss.")
+        if not 0 <= repulsion < math.inf:
+            raise ValueError(
+                f"repulsion must be at least 0 and finite, got {repulsion}. The paper has 10; 0 is center loss."
+            )
         self.repulsion = repulsion
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 

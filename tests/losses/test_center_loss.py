@@ -1,5 +1,7 @@
 """Center loss: its step is the paper's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -298,10 +300,18 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             ValueError,
             r"init must be None with weight_init",
         ),
-        ({"radius": -1}, ValueError, r"radius must be at least 0, got -1"),
+        ({"radius": -1}, ValueError, r"radius must be at least 0 and finite, got -1"),
+        ({"radius": math.nan}, ValueError, r"radius must be at least 0 and finite, got nan"),
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        ({"accumulation_steps": math.nan}, ValueError, r"accumulation_steps must be an integer .* got nan"),
+        ({"accumulation_steps": math.inf}, ValueError, r"accumulation_steps must be an integer .* got inf"),
+        ({"loss_weights": []}, ValueError, r"loss_weights must be 3 positive numbers, .*, got shape \(0,\)\."),
+        ({"loss_weights": [1, 2, math.inf]}, ValueError, r"loss_weights must be 3 .* and values from 1 to inf"),
+        ({"ignore_index": 1.5}, TypeError, r"ignore_index must be an integer or None, got 1.5"),
+        ({"distance": "cosine"}, TypeError, r"distance must be an object like PML's, got 'cosine'"),
+        ({"embedding_regularizer": 3}, TypeError, r"embedding_regularizer must be an object like PML's, got 3"),
         (
             {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
             ValueError,
@@ -319,3 +329,24 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
 def test_an_argument_outside_its_range_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         losses.CenterLoss(3, 2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "message"),
+    [
+        (losses.IslandLoss, {"repulsion": -1}, ValueError, "repulsion must be at least 0 and finite, got -1"),
+        (losses.IslandLoss, {"repulsion": math.nan}, ValueError, "repulsion must be at least 0 and finite, got nan"),
+        (losses.SoftmaxCenterLoss, {"center_weight": -1}, ValueError, "center_weight must be at least 0 and finite"),
+        (losses.SoftmaxCenterLoss, {"center_weight": math.inf}, ValueError, "center_weight must be .* got inf"),
+        (losses.SoftmaxCenterLoss, {"shared": True}, ValueError, 'update must be "gradient" with shared_with'),
+        (
+            losses.SoftmaxCenterLoss,
+            {"distance": distances.CosineSimilarity()},
+            TypeError,
+            "distance must be the default because SoftmaxCenterLoss is defined on it, got CosineSimilarity",
+        ),
+    ],
+)
+def test_its_relatives_refuse_theirs(make, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make(3, 2, **arguments)
