@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices, is_size
+from pml_center.checks import check_choices, check_positive, is_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
@@ -92,7 +92,8 @@ class BaseCenterLoss(BaseClassLoss):
         check_choices(update=(update, Update))
         if init is not None:
             check_choices(init=(init, Init))
-        if not 0 < alpha <= 1:
+        check_positive("The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
+        if alpha > 1:
             raise ValueError(f"alpha must be in (0, 1], got {alpha}. The paper's rate is 0.5.")
         if sparse_gradient and update != "gradient":
             raise ValueError(

@@ -1,9 +1,8 @@
 """IslandLoss."""
 
-import math
-
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
 
@@ -62,10 +61,7 @@ class IslandLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if not 0 <= repulsion < math.inf:
-            raise ValueError(
-                f"repulsion must be at least 0 and finite, got {repulsion}. The paper has 10; 0 is center loss."
-            )
+        check_at_least_0("The paper has 10; 0 is center loss.", repulsion=repulsion)
         self.repulsion = repulsion
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 

@@ -1,10 +1,10 @@
 """SoftmaxCenterLoss."""
 
-import math
 from typing import Any
 
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
@@ -79,8 +79,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        if not 0 <= center_weight < math.inf:
-            raise ValueError(f"center_weight must be at least 0 and finite, got {center_weight}. The paper has 0.003.")
+        check_at_least_0("The paper has 0.003.", center_weight=center_weight)
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         stats = self.collect_stats
         self.softmax = SoftmaxLoss(

@@ -291,7 +291,8 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"alpha": 0}, ValueError, r"alpha must be in \(0, 1\], got 0"),
+        ({"alpha": 0}, ValueError, r"alpha must be finite and positive, got 0"),
+        ({"alpha": "0.5"}, ValueError, r"alpha must be finite and positive, got '0.5'"),
         ({"alpha": 1.5}, ValueError, r"alpha must be in \(0, 1\], got 1.5"),
         ({"update": "papr"}, ValueError, r"update must be a known name, got 'papr'. Did you mean 'paper'\?"),
         ({"init": "first"}, ValueError, r"init must be a known name, got 'first'. Did you mean 'first_batch'\?"),
@@ -300,8 +301,8 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             ValueError,
             r"init must be None with weight_init",
         ),
-        ({"radius": -1}, ValueError, r"radius must be at least 0 and finite, got -1"),
-        ({"radius": math.nan}, ValueError, r"radius must be at least 0 and finite, got nan"),
+        ({"radius": -1}, ValueError, r"radius must be finite and at least 0, got -1"),
+        ({"radius": math.nan}, ValueError, r"radius must be finite and at least 0, got nan"),
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
@@ -334,9 +335,9 @@ def test_an_argument_outside_its_range_is_refused(arguments, error, message):
 @pytest.mark.parametrize(
     ("make", "arguments", "error", "message"),
     [
-        (losses.IslandLoss, {"repulsion": -1}, ValueError, "repulsion must be at least 0 and finite, got -1"),
-        (losses.IslandLoss, {"repulsion": math.nan}, ValueError, "repulsion must be at least 0 and finite, got nan"),
-        (losses.SoftmaxCenterLoss, {"center_weight": -1}, ValueError, "center_weight must be at least 0 and finite"),
+        (losses.IslandLoss, {"repulsion": -1}, ValueError, "repulsion must be finite and at least 0, got -1"),
+        (losses.IslandLoss, {"repulsion": math.nan}, ValueError, "repulsion must be finite and at least 0, got nan"),
+        (losses.SoftmaxCenterLoss, {"center_weight": -1}, ValueError, "center_weight must be finite and at least 0"),
         (losses.SoftmaxCenterLoss, {"center_weight": math.inf}, ValueError, "center_weight must be .* got inf"),
         (losses.SoftmaxCenterLoss, {"shared": True}, ValueError, 'update must be "gradient" with shared_with'),
         (
