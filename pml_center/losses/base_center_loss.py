@@ -105,6 +105,11 @@ class BaseCenterLoss(BaseClassLoss):
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+        if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:
+            raise ValueError(
+                f'init must not be "zeros" with update="gradient" and {type(self.distance).__name__}, '
+                f"whose gradient at 0 is endless, got {init!r}. Leave it out: they start from N(0, 1)."
+            )
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group

@@ -311,6 +311,11 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             ValueError,
             r"init must be None with weight_init",
         ),
+        (
+            {"init": "zeros", "update": "gradient", "distance": distances.CosineSimilarity()},
+            ValueError,
+            r'init must not be "zeros" with update="gradient" and CosineSimilarity',
+        ),
         ({"radius": -1}, ValueError, r"radius must be at least 0 and finite, got -1"),
         ({"radius": math.nan}, ValueError, r"radius must be at least 0 and finite, got nan"),
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
