@@ -209,6 +209,13 @@ class BaseCenterLoss(BaseClassLoss):
         normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
 
+    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
+        """Watches centers that have started: a start is no optimizer's work."""
+        if self.init == "first_batch" and self.update == "gradient":
+            labels = labels[self.last_seen.index_select(0, labels) > 0]
+        if len(labels):
+            super()._warn_of_a_forgotten_optimizer(labels)
+
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out
         if init in ("zeros", "normal"):
@@ -275,7 +282,7 @@ class BaseCenterLoss(BaseClassLoss):
         self.avg_norm = batch.embeddings.norm(dim=1).mean().item()
         self.avg_center_norm = batch.own.norm(dim=1).mean().item()
         self.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
-        seen = batch.centers[self.last_seen > 0]
+        seen = self.own_centers((self.last_seen > 0).nonzero().squeeze(1))
         scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
         self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
 

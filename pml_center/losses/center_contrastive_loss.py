@@ -49,9 +49,10 @@ class CenterContrastiveLoss(BaseCenterLoss):
 
     Source: Cai, Xiong and Tian, Center contrastive loss for metric learning, 2023, arXiv:2308.00458. From its abstract:
         a bank of class centers that is updated in step with training, and a contrastive loss between queries and
-        centers. The formula is that of two public reimplementations (which write the pull as −2λ·cos θ_y, less by 2λ),
-        as are s = 64, m = 0.2 and λ = 1; we could not check them in the paper. That the bank steps as center loss does, rather than by
-        gradient, is our reading of "updated in real-time"; both reimplementations take gradients.
+        centers. The formula is that of two public reimplementations, which write the pull as −2λ·cos θ_y and so are
+        less by 2λ, as are s = 64, m = 0.2 and λ = 1; we could not check them in the paper. That the bank steps as
+        center loss does, rather than by gradient, is our reading of "updated in real-time"; both reimplementations
+        take gradients.
     """
 
     reaches_all_centers = True

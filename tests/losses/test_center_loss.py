@@ -281,6 +281,17 @@ def test_statistics_are_recorded_on_request(generator):
     assert loss.avg_inter == pytest.approx(torch.pdist(means).square().mean().sqrt().item())
 
 
+def test_the_distance_between_shared_centers_is_that_at_their_length(generator):
+    softmax = losses.SoftmaxLoss(3, 4)
+    loss = losses.CenterLoss(3, 4, update="gradient", shared_with=softmax, collect_stats=True)
+    with torch.no_grad():
+        loss.length.fill_(2.5)
+    for _ in range(2):
+        loss(torch.randn(3, 4, generator=generator), torch.arange(3))
+    centers = 2.5 * torch.nn.functional.normalize(softmax.W.t())
+    assert loss.avg_inter == pytest.approx(torch.pdist(centers).square().mean().sqrt().item())
+
+
 def test_a_wrapped_distance_of_directions_averages_directions(generator):
     loss = losses.CenterLoss(1, 3, alpha=1.0, update="mean", distance=distances.CosineSimilarity())
     embeddings = torch.randn(4, 3, generator=generator)
@@ -300,6 +311,11 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             {"init": "zeros", "weight_init_func": torch.nn.init.zeros_},
             ValueError,
             r"init must be None with weight_init",
+        ),
+        (
+            {"init": "zeros", "update": "gradient", "distance": distances.CosineSimilarity()},
+            ValueError,
+            r'init must not be "zeros" with update="gradient" where centers are compared by angle',
         ),
         ({"radius": -1}, ValueError, r"radius must be finite and at least 0, got -1"),
         ({"radius": math.nan}, ValueError, r"radius must be finite and at least 0, got nan"),
