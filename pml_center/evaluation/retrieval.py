@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,12 +147,12 @@ class RetrievalEvaluator:
             ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; a gallery
                 without labels; no query with a relevant reference.
         """
-        queries = _samples(embeddings, labels, query_groups, names, "")
+        queries = _samples("embeddings", embeddings, labels, query_groups, names)
         if gallery is None and gallery_labels is None:
             if gallery_groups is not None:
                 raise ValueError("gallery_groups must come with a gallery, got only groups. Pass query_groups alone.")
             return self._evaluate(queries, None)
-        return self._evaluate(queries, _samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_"))
+        return self._evaluate(queries, _samples("gallery", gallery, gallery_labels, gallery_groups, gallery_names))
 
     def run(
         self,
@@ -214,7 +214,7 @@ class RetrievalEvaluator:
             if name not in known:
                 raise ValueError(unknown_name("metric", name, known, f"This evaluator has {', '.join(known)}."))
         wanted = tuple(name for name in include or known if name not in exclude)
-        references = None if reference is None else Samples(reference, reference_labels)
+        references = None if reference is None else _samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
         values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
@@ -274,7 +274,7 @@ class RetrievalEvaluator:
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=f"bootstrap over {'queries' if self.ci == 'query' else 'classes'}",
+            ci_method=self._ci_method(metrics),
             warnings=_warnings(tie_rate),
             classes=task.classes,
             codes=task.codes,
@@ -335,6 +335,12 @@ class RetrievalEvaluator:
             for name, (low, high) in zip(names, found, strict=True)
         }
 
+    def _ci_method(self, metrics: Mapping[str, float]) -> str:
+        if self.ci == "class":
+            return "bootstrap over classes"
+        macro = any(name.startswith("macro_") for name in metrics)
+        return "bootstrap over queries" + (", over classes for macro averages" if macro else "")
+
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         search = task.search
         parts = [f"exact {search.similarity} search"]
@@ -358,16 +364,16 @@ def _mean(values: Values) -> float:
     return math.fsum(known.tolist()) / len(known)
 
 
-def _samples(values: Any, labels: Any, groups: Any, names: Any, kind: str) -> Samples:
+def _samples(called: str, values: Any, labels: Any, groups: Any = None, names: Any = None) -> Samples:
     """What was given, or what a folder holds where nothing was given."""
     if isinstance(values, (str, Path)):
         stored = load_samples(values)
         given = Samples(stored.embeddings, labels, groups, names)
         return Samples(*(old if new is None else new for old, new in zip(stored, given, strict=True)))
     if values is None or labels is None:
-        prefix = "gallery" if kind else "embeddings"
+        labels_called = "labels" if called == "embeddings" else f"{called}_labels"
         raise ValueError(
-            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
+            f"{labels_called} and {called} must come together, got only {called if labels is None else labels_called}. "
             "Pass both, or a folder of save_samples."
         )
     return Samples(values, labels, groups, names)
