@@ -11,6 +11,7 @@ values of PML and ours can then be compared, and the largest difference is given
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -75,22 +76,22 @@ def long_tail(rows, classes, largest):
 
 
 def products(rows, classes):
-    """Two to twelve of each class, as Stanford Online Products has."""
-    sizes = np.random.default_rng(0).multinomial(rows - 2 * classes, np.full(classes, 1 / classes)) + 2
-    return sizes
+    """Two of each class and the others at random, as many as the test set of Stanford Online Products has."""
+    return np.random.default_rng(0).multinomial(rows - 2 * classes, np.full(classes, 1 / classes)) + 2
 
 
 def works():
     pml, whole_pml = "PML, k='max_bin_count'", "PML, k=None"
     ours = (OURS, WITH_INTERVALS, PRODUCT)
     alike, few, tail = equal(20_000, 1000), equal(5_000, 250), long_tail(20_000, 1000, 666)
+    shop = products(60_502, 11_316)
     return [
         Work("First R neighbours, equal classes", 20_000, 128, alike, FIRST_R, (pml, *ours)),
         Work("First R neighbours, a long tail", 20_000, 128, tail, FIRST_R, (pml, *ours)),
         Work("First R neighbours, PML's defaults", 5_000, 128, few, FIRST_R, (whole_pml, *ours), rounds=5),
         Work("Average precision over the whole gallery", 5_000, 128, few, WHOLE, (whole_pml, *ours), rounds=5),
         Work("Average precision over a larger gallery", 20_000, 128, alike, WHOLE, ours),
-        Work("The size of Stanford Online Products", 60_502, 512, products(60_502, 11_316), FIRST_R, ours, rounds=3),
+        Work("The size of Stanford Online Products", 60_502, 512, shop, FIRST_R, (OURS, PRODUCT), rounds=3),
         Work("Collapsed embeddings: all are equal", 20_000, 128, alike, FIRST_R, (OURS, PRODUCT), collapsed=True),
     ]
 
@@ -119,14 +120,13 @@ def candidate(name, work, embeddings, labels):
 
 
 def seconds(steps, rounds):
-    """Median seconds of each candidate, which take turns; a round before them warms up."""
+    """Median seconds of each candidate, which take turns; whoever asks has run them once before."""
     times = {name: [] for name in steps}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, step in steps.items():
             before = time.perf_counter()
             step()
-            if number:
-                times[name].append(time.perf_counter() - before)
+            times[name].append(time.perf_counter() - before)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -157,7 +157,7 @@ def measure(index, work, threads):
     """The rows of a work's table, and how far the values of PML and ours are apart."""
     embeddings, labels = work.data()
     steps = {name: candidate(name, work, embeddings, labels) for name in work.candidates}
-    values = {name: step() for name, step in steps.items() if name != PRODUCT}
+    values = {name: step() for name, step in steps.items()}
     medians = seconds(steps, work.rounds)
     first = work.candidates[0]
     rows = []
@@ -179,6 +179,7 @@ def bootstrap(rounds=5):
     """Seconds of 1,000 resamples of 60,000 queries, for several numbers of metrics."""
     values = np.random.default_rng(0).random((8, 60_000))
     steps = {str(metrics): lambda m=metrics: bootstrap_interval(values[:m]) for metrics in (1, 3, 8)}
+    seconds(steps, 1)
     return {name: round(median, 3) for name, median in seconds(steps, rounds).items()}
 
 
@@ -191,7 +192,7 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--works", type=int, nargs="*", help="numbers of the works to measure; all by default")
+    parser.add_argument("--works", type=int, nargs="*", help="numbers of the works to measure anew; all by default")
     parser.add_argument("--memory", nargs=2, metavar=("WORK", "NAME"), help="print the memory of one candidate")
     parser.add_argument("--out", help="JSON file for the results; the page is written beside it")
     arguments = parser.parse_args()
@@ -201,22 +202,25 @@ def main():
     if arguments.memory:
         print(peak_memory(all_works[int(arguments.memory[0])], arguments.memory[1]))
         return
-    tables = []
+    path = Path(arguments.out or "retrieval.json")
+    known = json.loads(path.read_text(encoding="utf-8"))["works"] if arguments.works and path.is_file() else []
+    tables = {table["title"]: table for table in known}
     for index in tqdm(arguments.works or range(len(all_works)), unit="work"):
-        tables.append(measure(index, all_works[index], arguments.threads))
-        tqdm.write(json.dumps(tables[-1], indent=1))
+        table = measure(index, all_works[index], arguments.threads)
+        tables[table["title"]] = table
+        tqdm.write(json.dumps(table, indent=1))
     result = {
         "command": "python docs/benchmarks/retrieval.py --out docs/benchmarks/retrieval.json",
         "machine": processor(),
         "threads": arguments.threads,
+        "priority": "real time" if os.sched_getscheduler(0) == os.SCHED_FIFO else "normal",
         "versions": {
             name: version(name) for name in ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "scipy")
         },
-        "works": tables,
+        "works": [tables[work.title] for work in all_works if work.title in tables],
         "bootstrap": bootstrap(),
     }
     if arguments.out:
-        path = Path(arguments.out)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(page(result), encoding="utf-8")
 
@@ -226,8 +230,8 @@ def page(result):
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = ["# Retrieval: time and memory", "", __doc__.split("\n\n", 2)[2].strip(), ""]
     lines.append(
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}. "
-        "The numbers are in `retrieval.json`."
+        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, at "
+        f"{result['priority']} priority, one work at a time with `--works`. The numbers are in `retrieval.json`."
     )
     for work in result["works"]:
         lines += ["", f"## {work['title']}", ""]

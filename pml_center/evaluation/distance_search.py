@@ -51,7 +51,7 @@ class DistanceSearch(ExactSearch):
         >>> from pytorch_metric_learning.distances import LpDistance
         >>> search = DistanceSearch([[0.0], [1], [3]], None, LpDistance(p=1, normalize_embeddings=False))
         >>> [(rows.tolist(), ids.tolist()) for rows, ids, scores in search.chunks(k=1)]
-        [([0, 1, 2], [[1], [0], [1]])]
+        [([0, 1, 2], [[1, 2], [0, 2], [1, 0]])]
     """
 
     def __init__(
@@ -101,5 +101,5 @@ class DistanceSearch(ExactSearch):
     def _nearest(
         self, rows: Ids, k: int, width: int, references: Matrix, some: Ids | None
     ) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
-        ids, scores = first_of(order_keys(self.block(rows), np.arange(len(self.references))), k)
+        ids, scores = first_of(order_keys(self.block(rows), np.arange(len(self.references))), k + 1)
         return ids, scores, np.ones(len(rows), dtype=bool)

@@ -29,7 +29,7 @@ class IndexSearch(ExactSearch):
     Example:
         >>> search = IndexSearch([[0.0], [1.0], [3.0]], None, "euclidean", index="HNSW4")
         >>> [(rows.tolist(), ids.tolist()) for rows, ids, scores in search.chunks(k=1)]
-        [([0, 1, 2], [[1], [0], [1]])]
+        [([0, 1, 2], [[1, 2], [0, 2], [1, 0]])]
         >>> search.recall()
         1.0
     """
@@ -55,14 +55,9 @@ class IndexSearch(ExactSearch):
         rows = np.random.default_rng(0).permutation(len(self.queries))[:SAMPLE]
         excluded = None if self.excluded is None else (self.excluded[0][rows], self.excluded[1])
         exact = ExactSearch(self.queries[rows], self.references, self._plain, excluded, overlap=True)
-        k = np.full(len(self.queries), DEPTH)
-        true = np.full((len(self.queries), DEPTH), -1)
-        for places, ids, _ in exact.chunks(k[rows]):
-            true[rows[places], : ids.shape[1]] = ids
-        found = 0
-        for near, ids, _ in self.chunks(k, rows):
-            found += int(((ids[:, :, None] == true[near, None]) & (ids[:, :, None] >= 0)).sum())
-        return found / int(np.minimum(exact.available, DEPTH).sum())
+        true, found = _first(exact, np.arange(len(rows))), _first(self, rows)
+        hits = (found[:, :, None] == true[:, None]) & (found >= 0)[:, :, None]
+        return int(hits.sum()) / int(np.minimum(exact.available, DEPTH).sum())
 
     def _needed(self, copies: int) -> Ids | None:
         return None  # the index holds all references
@@ -77,5 +72,13 @@ class IndexSearch(ExactSearch):
         scores[ids < 0] = -np.inf
         if self.excluded is not None:
             scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
-        ids, scores = first_of(order_keys(scores, ids), k)
+        ids, scores = first_of(order_keys(scores, ids), k + 1)
         return ids, scores, np.ones(len(rows), dtype=bool)
+
+
+def _first(search: ExactSearch, rows: Ids) -> Ids:
+    """The first neighbours (q, DEPTH) of some queries, -1 where there are no more."""
+    found = np.full((len(search.queries), DEPTH), -1)
+    for near, ids, _ in search.chunks(np.full(len(found), DEPTH), rows):
+        found[near, : ids.shape[1]] = ids[:, :DEPTH]
+    return found[rows]

@@ -58,8 +58,7 @@ class RetrievalTask:
             and a miss among these neighbours, or of the last of them and the next.
         """
         kept = neighbours.ids.shape[1]
-        at_least = np.maximum(needed + 1, kept)  # one more shows whether the last of them ties
-        for rows, ids, scores in self.search.chunks(at_least, chunk_size=chunk_size):
+        for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
             k = min(kept, ids.shape[1])
             neighbours.ids[rows, :k], neighbours.scores[rows, :k] = ids[:, :k], scores[:, :k]
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
@@ -71,15 +70,18 @@ class RetrievalTask:
             deepest = int(needed[rows].max())
             yield rows, Ranking.of(hits[:, :deepest], self.relevant[rows], deepest), ties.any(axis=1)
 
-    def whole_gallery(self, ties: Ties, deepest: int) -> Iterator[tuple[Ids, Ranking, Flags]]:
+    def whole_gallery(
+        self, ties: Ties, deepest: int, chunk_size: int | None = None
+    ) -> Iterator[tuple[Ids, Ranking, Flags]]:
         """Rank the whole gallery for the queries that have something to find; see :func:`rank_gallery`.
 
         Args:
             ties: what becomes of equal scores.
             deepest: how many neighbours the metrics look at, were there so many.
+            chunk_size: at most this many queries at a time.
         """
         some = np.flatnonzero(self.relevant)
-        for rows, ranking, tied in rank_gallery(self.search, self.codes, self.reference_codes, some, ties):
+        for rows, ranking, tied in rank_gallery(self.search, self.codes, self.reference_codes, some, ties, chunk_size):
             yield rows, replace(ranking, depth=max(ranking.depth, deepest)), tied
 
 
@@ -141,7 +143,10 @@ def _open_search(
 
 def _codes(values: Any, samples: Samples, name: str, known: dict[Hashable, int]) -> Ids:
     shape = np.shape(as_array(samples.embeddings))
-    return class_codes(values, shape[0] if shape else 0, name, known)
+    rows = shape[0] if shape else 0
+    if samples.names is not None and len(samples.names) != rows:
+        raise ValueError(f"names must be one per row ({rows}), got {len(samples.names)}. Give them in order.")
+    return class_codes(values, rows, name, known)
 
 
 def _same_label_and_group(

@@ -248,3 +248,18 @@ def test_what_cannot_be_searched_is_named(arguments, message):
 def test_importing_the_evaluation_does_not_import_faiss():
     check = "import sys, pml_center.evaluation; sys.exit('faiss' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_the_block_sizes_of_faiss_are_set_for_the_search_alone(monkeypatch):
+    seen = []
+    knn = faiss.knn
+
+    def spy(*args, **kwargs):
+        seen.append({name: getattr(faiss.cvar, name) for name in search.BLOCK})
+        return knn(*args, **kwargs)
+
+    monkeypatch.setattr(faiss, "knn", spy)
+    before = {name: getattr(faiss.cvar, name) for name in search.BLOCK}
+    nearest_neighbours(random_rows(100, 4), 3)
+    assert seen == [search.BLOCK]
+    assert {name: getattr(faiss.cvar, name) for name in search.BLOCK} == before != search.BLOCK

@@ -23,11 +23,19 @@ def test_the_bootstrap_of_a_mean_nears_the_normal_interval():
     assert high == pytest.approx(values.mean() + half, abs=0.06 * half)
 
 
+def test_the_bootstrap_is_that_of_scipy():
+    values = normal((2, 300))
+    found = bootstrap_interval(values, resamples=4000)
+    for interval, row in zip(found, values, strict=True):
+        expected = stats.bootstrap((row,), np.mean, n_resamples=4000, method="percentile", batch=100, rng=1)
+        assert interval == pytest.approx(tuple(expected.confidence_interval), abs=0.05 / math.sqrt(300) * 3)
+
+
 def test_all_metrics_come_from_the_same_resamples():
     first, second = normal((2, 50))
     (low, high), (negative_low, negative_high), _ = bootstrap_interval([first, -first, second])
     assert (negative_low, negative_high) == (pytest.approx(-high), pytest.approx(-low))
-    assert bootstrap_interval(first) == [(pytest.approx(low), pytest.approx(high))]
+    assert bootstrap_interval(first)[0] == pytest.approx((low, high))
 
 
 def test_units_that_are_not_a_number_are_left_out():
