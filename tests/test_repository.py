@@ -127,6 +127,7 @@ CENTER_HOOKS = {
     "default_init",
     "takes_any_distance",
     "only_pulls",
+    "reaches_all_centers",
     "own_centers",
     "class_rows",
     "get_default_distance",
@@ -224,7 +225,10 @@ def loaded_by(module):
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["pml_center", "pml_center.training"])  # the command line reads its help from these
+HELP = ["pml_center", "pml_center.training", *(f"pml_center.cli.{name}" for name in ("eval", "embed", "search"))]
+
+
+@pytest.mark.parametrize("module", HELP)  # the command line reads its help from these
 def test_the_package_loads_nothing_heavy(module):
     loaded = loaded_by(module)
     assert "pml_center" in loaded

@@ -3,27 +3,34 @@
 import logging
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from pml_center import __version__
 
 app = App(
     name="pml-center",
-    help="Train with center loss and the softmax family of pytorch-metric-learning, and measure retrieval.",
+    help="Train with center loss and the softmax family of pytorch-metric-learning, and measure what comes of it.",
     version=__version__,
     result_action="return_value",
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --recall-at 1 2 4
     help_epilogue="Add --debug to any command to see where an error comes from.",
 )
 # By path, so that --help does not wait for torch.
 app.command("pml_center.cli.demo:demo", help="See what center loss does, on embedded handwritten digits.")
 app.command("pml_center.cli.train:train", help="Fit an embedding on one data set and measure it on what was held out.")
-app.command("pml_center.cli.eval:evaluate", name="eval", help="Measure retrieval with a trained model.")
+app.command(
+    "pml_center.cli.eval:evaluate", name="eval", help="Measure a model, or embeddings, by one protocol or several."
+)
+app.command("pml_center.cli.embed:embed", help="Write the embeddings of images to a folder.")
+app.command("pml_center.cli.search:search", help="Find the images that are most like others.")
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Mistakes of the user end in one sentence on stderr and exit code 2; ``--debug`` shows where.
+    """Run a command. What goes wrong ends in one sentence on stderr; ``--debug`` shows where.
+
+    Exit codes: 2 for mistakes in the arguments or in the data, 3 for a package that is missing, 130 for an interrupt.
 
     Args:
         arguments: of the command line; those of the process by default.
@@ -31,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("pml_center").setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints by itself, and would say everything twice
     try:
         app([argument for argument in arguments if argument != "--debug"], exit_on_error=False)
     except CycloptsError:  # printed already
@@ -43,5 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
             message = message.strip().splitlines()[-1].partition(": ")[2]
         print(f"pml-center: {message}", file=sys.stderr)
         sys.exit(2)
+    except ImportError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"pml-center: {error}", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
         sys.exit(130)

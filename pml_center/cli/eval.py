@@ -1,42 +1,133 @@
-"""eval: measure retrieval with a trained model."""
+"""eval: measure a model, or embeddings, by one protocol or several."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
+
+from pml_center.cli.eval_options import EvalOptions
+from pml_center.cli.model_options import ModelOptions
 from pml_center.cli.tables import show
 
 if TYPE_CHECKING:
-    from pml_center.training.measurement import Measurement
+    from pml_center.cli.protocols import Task
+    from pml_center.evaluation import Report
+
+SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
 
-def evaluate(run: Path, data: str | None = None, /) -> None:
-    """Measure retrieval with the model of a run: each image is searched among all others.
+def evaluate(
+    model: str,
+    data: str | None = None,
+    /,
+    *,
+    options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),  # noqa: B008 (frozen)
+    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+) -> None:
+    """Measure a model, or embeddings, by one protocol or several.
 
     Args:
-        run: the folder that `pml-center train` wrote.
-        data: 'digits', or a folder with one sub-folder of images per class, whose classes may be new to the model; by
-            default what the run held out.
+        model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
+            `pml-center embed` wrote, or an .npy file.
+        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one; the classes may be
+            new to the model. By default what a run held out. For an .npy file: its labels, an .npy file or a line each.
+        options: what to measure.
+        making: how images become embeddings.
     """
-    from pml_center.data import open_images
-    from pml_center.training import Run
-    from pml_center.training.loop import choose_device
-    from pml_center.training.measurement import measure
+    from pml_center.cli.protocols import PROTOCOLS, open_task
 
-    opened = Run.open(run)
-    config = opened.config
-    images = open_images(data) if data else opened.held_out(open_images(config.data))
-    known = len(set(images.classes) & set(opened.classes))
-    measurement = measure(opened.load_model().to(choose_device(config.device)), images, config)
-    path = opened.write_measurement(measurement, data)
-    show_measurement(measurement)
-    if data and known:
-        print(f"{known} of the {images.num_classes} classes have names that the model was trained on")
-    print(f"report  {path}")
+    protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
+    if options.pairs is not None and "verification" not in protocols:
+        raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
+    task = open_task(model, data, options, making)
+    reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocols}
+    pixels = _pixels(task) if "retrieval" in reports else None
+    files = _write(task, data, reports, pixels)
+    if options.json:
+        print(json.dumps(_content(task, reports, pixels, files)))
+        return
+    for name, report in reports.items():
+        if len(reports) > 1:
+            print(f"\n{name}")
+        show_report(report, pixels if name == "retrieval" else None)
+    known = task.rows.run and data and len(set(task.rows.samples.labels) & set(task.rows.run.classes))
+    if known:
+        print(f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on")
+    for name, path in files.items():
+        print(f"{name:<7} {path}")
 
 
-def show_measurement(measurement: "Measurement") -> None:
-    """Print the metrics of a model beside those of raw pixels."""
-    model, pixels = measurement.model, measurement.pixels
-    rows = [[name, f"{value:.4f}", f"{pixels[name]:.4f}"] for name, value in model.metrics.items()]
-    print(model.summary)
-    show(["", "model", "raw pixels"], rows)
+def show_report(report: "Report", pixels: "Report | None" = None) -> None:
+    """Print the metrics of a model with their intervals, beside those of raw pixels where there are any."""
+    if pixels is None:
+        print(report)
+        return
+    rows = []
+    for name, value in report.metrics.items():
+        low, high = report.ci.get(name, (None, None))
+        rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", f"{pixels[name]:.4f}"])
+    print(report.summary)
+    show(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+
+
+def _pixels(task: "Task") -> "Report | None":
+    """Retrieval by raw pixels, which a run has to beat; None for other models, and where only embeddings are known."""
+    from pml_center.cli.protocols import retrieval
+    from pml_center.cli.sources import pixels
+
+    if not task.rows.run or (task.gallery and not task.gallery.run):
+        return None
+    # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
+    options = replace(task.options, similarity="euclidean", ci="none")
+    gallery = task.gallery and pixels(task.gallery)
+    return retrieval(replace(task, rows=pixels(task.rows), gallery=gallery, options=options))
+
+
+def _write(task: "Task", data: str | None, reports: dict[str, "Report"], pixels: "Report | None") -> dict[str, Path]:
+    """Write the reports to the folder of the run, if there is one, and the page where it is asked for."""
+    files = {}
+    if task.rows.run:
+        named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
+        files["report"] = task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)
+    if task.options.report is not None:
+        files["page"] = _write_page(Path(task.options.report), task, reports)
+    return files
+
+
+def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
+    from pml_center.evaluation import write_html
+    from pml_center.evaluation.html_parts import history
+    from pml_center.training.run_folder import environment
+
+    rows, gallery = task.rows, task.gallery
+    asked = {name: value for name, value in asdict(task.options).items() if value is not None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_html(
+        path,
+        {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
+        images=rows.images,
+        reference_images=None if gallery is None else gallery.images,
+        embeddings=rows.samples.embeddings,
+        references=None if gallery is None else gallery.samples.embeddings,
+        title=f"Evaluation of {rows.name}",
+        details={"Configuration": rows.facts | asked, "Environment": environment()},
+        extra=history(rows.run.epochs) if rows.run else (),
+    )
+
+
+def _heading(protocol: str) -> str:
+    return protocol.replace("fewshot", "few-shot").capitalize()
+
+
+def _content(
+    task: "Task", reports: dict[str, "Report"], pixels: "Report | None", files: dict[str, Path]
+) -> dict[str, object]:
+    content: dict[str, object] = {"schema": SCHEMA, "command": "eval", **task.rows.facts}
+    content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+    if pixels is not None:
+        content["pixels"] = json.loads(pixels.to_json())
+    return content | {"files": {name: str(path) for name, path in files.items()}}

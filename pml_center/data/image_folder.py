@@ -1,7 +1,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
+from pml_center.data.archives import files_in, split_archive
 from pml_center.data.labeled_images import LabeledImages, natural_key
 
 
@@ -13,7 +15,8 @@ def image_folder(root: str | Path) -> LabeledImages:
     the same on every machine. Hidden files and folders (``.name``, ``__MACOSX``) do not count.
 
     Args:
-        root: folder with one folder of images per class, at any depth. Images are the files whose suffix is in
+        root: folder with one folder of images per class, at any depth; or a zip file of such folders, or a folder in
+            one (``photos.zip/train``), which is read in place. Images are the files whose suffix is in
             ``torchvision.datasets.folder.IMG_EXTENSIONS``.
 
     Returns:
@@ -21,8 +24,9 @@ def image_folder(root: str | Path) -> LabeledImages:
 
     Raises:
         FileNotFoundError: no such folder.
-        NotADirectoryError: a file in its place.
-        ValueError: images directly in ``root``, a class folder without an image, or fewer than 2 classes.
+        NotADirectoryError: a file in its place that is no zip file.
+        ValueError: a damaged zip file, images directly in ``root``, a class folder without an image, or fewer than 2
+            classes.
 
     Example:
         >>> import tempfile
@@ -36,8 +40,12 @@ def image_folder(root: str | Path) -> LabeledImages:
         (['cat', 'dog'], [0, 0, 1])
     """
     root = Path(root).expanduser()
-    _check_folder(root)
-    folders = _scan(root)
+    archive, inner = split_archive(root)
+    if archive is None:
+        _check_folder(root)
+        folders = _scan(root)
+    else:
+        folders = _scan_archive(archive, inner)
     _check_layout(root, folders)
     classes = sorted((folder for folder in folders if folder.images), key=lambda folder: natural_key(folder.name))
     images = [image for folder in classes for image in sorted(folder.images, key=natural_key)]
@@ -53,16 +61,14 @@ class _Folder:
 
 
 def _scan(root: Path) -> list[_Folder]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    suffixes = tuple(IMG_EXTENSIONS)
+    suffixes = _suffixes()
     found, waiting = [], [(str(root), "")]
     while waiting:
         path, name = waiting.pop()
         inner, images = [], []
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if _is_hidden(entry.name):
                     continue
                 if entry.is_dir():
                     inner.append((entry.path, f"{name}/{entry.name}" if name else entry.name))
@@ -71,6 +77,33 @@ def _scan(root: Path) -> list[_Folder]:
         found.append(_Folder(name, images, is_leaf=not inner))
         waiting += inner
     return found
+
+
+def _scan_archive(archive: Path, inner: str) -> list[_Folder]:
+    """The folders that hold a file; a zip file need not list any others."""
+    try:
+        files = files_in(archive, inner)
+    except BadZipFile as error:
+        raise ValueError(f"root must be a whole zip file, got {str(archive)!r} ({error}). Copy it again.") from error
+    images: dict[str, list[str]] = {"": []}
+    for file in files:
+        if not any(map(_is_hidden, file.parts)):
+            name = "" if len(file.parts) == 1 else file.parent.as_posix()
+            own = images.setdefault(name, [])
+            if file.name.lower().endswith(_suffixes()):
+                own.append(str(archive / inner / file))
+    outer = {parent.as_posix() for name in images for parent in Path(name).parents}
+    return [_Folder(name, own, is_leaf=name not in outer) for name, own in images.items()]
+
+
+def _suffixes() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return tuple(IMG_EXTENSIONS)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _check_folder(root: Path) -> None:
@@ -82,7 +115,7 @@ def _check_folder(root: Path) -> None:
     if not root.is_dir():
         raise NotADirectoryError(
             f"root must be a folder, got the file {str(root)!r}. "
-            "Give the folder that holds one folder of images per class; unpack an archive first."
+            "Give the folder that holds one folder of images per class, or a zip file of it."
         )
 
 

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pml_center.data.archives import open_file
+
 
 class LabeledImages(Dataset):
     """Images and the class of each: what training, evaluation and reports read.
@@ -116,7 +118,7 @@ class LabeledImages(Dataset):
         if not _is_path(image):
             return Image.fromarray(self._pixels(i))
         try:
-            with Image.open(image) as opened:
+            with open_file(image) as file, Image.open(file) as opened:
                 opened.load()  # Image.open reads the header only; a truncated file shows itself here
                 return opened
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own

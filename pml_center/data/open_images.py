@@ -11,7 +11,8 @@ def open_images(source: str | Path) -> LabeledImages:
     """The data set that a name or a path stands for.
 
     Args:
-        source: ``"digits"`` for the embedded digits, or a folder with one sub-folder of images per class.
+        source: ``"digits"`` for the embedded digits, or a folder with one sub-folder of images per class, or a zip
+            file of one.
 
     Raises:
         ValueError: a folder without classes, or with a class that has no images.

@@ -46,7 +46,7 @@ def eval_transform(
         mean=tuple(mean),
         std=tuple(std),
     )
-    return Compose([partial(_convert, channels=channels), squash])
+    return Compose([partial(convert, channels=channels), squash])
 
 
 def train_transform(
@@ -108,10 +108,11 @@ def train_transform(
         mean=tuple(mean),
         std=tuple(std),
     )
-    return Compose([partial(_convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
+    return Compose([partial(convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
+def convert(image: Image.Image, channels: int) -> Image.Image:
+    """Any PIL image in grey (1 channel) or RGB (3 channels)."""
     if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 and makes nearly everything white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:  # PIL's own conversion drops alpha and shows whatever colour lay below

@@ -10,6 +10,7 @@ from pml_center.evaluation.clustering import (
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
 from pml_center.evaluation.faiss_searcher import FaissSearcher
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
+from pml_center.evaluation.html_report import write_html
 from pml_center.evaluation.identification import IdentificationEvaluator
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.ranking import (
@@ -96,4 +97,5 @@ __all__ = [
     "templates",
     "two_sample_bootstrap",
     "wilson_interval",
+    "write_html",
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_choices, is_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
@@ -66,6 +66,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
+    reaches_all_centers: ClassVar[bool] = False  # whether the centers of absent classes have a gradient, too
     only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
 
     centers: Tensor
@@ -98,13 +99,23 @@ class BaseCenterLoss(BaseClassLoss):
                 f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
                 'Leave it out, or use update="gradient".'
             )
-        if accumulation_steps is not None and (accumulation_steps < 1 or accumulation_steps != int(accumulation_steps)):
+        if sparse_gradient and self.reaches_all_centers:
             raise ValueError(
-                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps}. "
+                f"sparse_gradient must be False for {type(self).__name__}, whose gradient reaches the centers of all "
+                "classes, got True. Leave it out."
+            )
+        if accumulation_steps is not None and not is_size(accumulation_steps):
+            raise ValueError(
+                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps!r}. "
                 "It is the number of batches for one step of your optimizer."
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+        if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:
+            raise ValueError(
+                'init must not be "zeros" with update="gradient" where centers are compared by angle, got "zeros". '
+                "They have no direction there, and a slope without bound: leave it out."
+            )
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
@@ -157,7 +168,8 @@ class BaseCenterLoss(BaseClassLoss):
         with torch.no_grad():
             self._record(batch)
             if self.training and self.update != "gradient":
-                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                compared = self._compared(embeddings)
+                difference = compared - batch.own.to(compared.dtype)
                 del batch  # one (B, D) block less while the centers step
                 self._gather(difference, labels)
             elif self.training:
@@ -209,8 +221,9 @@ class BaseCenterLoss(BaseClassLoss):
             self.register_buffer("centers", centers)
 
     def _compared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings as the centers average them, detached."""
-        return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
+        """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
+        dtype = torch.promote_types(self.class_rows().dtype, torch.float32)
+        return self.distance.maybe_normalize(embeddings.detach()).to(dtype)
 
     def _see(self, labels: Tensor) -> None:
         """Remember when the classes of all processes were seen."""
@@ -223,10 +236,7 @@ class BaseCenterLoss(BaseClassLoss):
 
         (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
         """
-        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
-            finite = difference.isfinite().all(1)
-            difference, labels = difference[finite], labels[finite]
-        found = self._joined(class_sums(difference, labels))
+        found = self._joined(_finite_sums(difference, labels))
         if self.accumulation_steps == 1:
             self._move(found)
             return
@@ -252,8 +262,9 @@ class BaseCenterLoss(BaseClassLoss):
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
         new = self.last_seen.index_select(0, labels) == 0
-        first = self._joined(class_sums(embeddings[new], labels[new]))
-        self.centers.index_copy_(0, first.classes, first.sums / first.counts.unsqueeze(1))
+        first = self._joined(_finite_sums(embeddings[new], labels[new]))
+        means = first.sums / first.counts.unsqueeze(1)
+        self.centers.index_copy_(0, first.classes, means.to(self.centers.dtype))
         self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
 
     def _record(self, batch: CenterBatch) -> None:
@@ -305,3 +316,11 @@ class BaseCenterLoss(BaseClassLoss):
             self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
             self._pending_batches = int(batches)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
+    """The sums of each class, without rows that overflowed in half precision: they must not spoil a center."""
+    if rows.is_cuda:  # where nobody has looked
+        finite = rows.isfinite().all(1)
+        rows, labels = rows[finite], labels[finite]
+    return class_sums(rows, labels)

@@ -1,5 +1,6 @@
 """CenterLoss."""
 
+import math
 from typing import Any
 
 import torch
@@ -100,8 +101,8 @@ class CenterLoss(BaseCenterLoss):
             _check_shared(shared_with, num_classes, embedding_size, update, kwargs)
         self.__dict__["_shared"] = shared_with  # beside the modules: its parameters and its state are its own
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if radius < 0:
-            raise ValueError(f"radius must be at least 0, got {radius}. It is a length, such as 5.")
+        if not 0 <= radius < math.inf:
+            raise ValueError(f"radius must be at least 0 and finite, got {radius}. It is a length, such as 5.")
         if radius and not self._is_squared_euclidean:
             raise ValueError(
                 f"radius must be 0 with {type(self.distance).__name__}, got {radius}. It is defined for the squared "

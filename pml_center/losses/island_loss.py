@@ -1,5 +1,7 @@
 """IslandLoss."""
 
+import math
+
 from torch import Tensor
 
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
@@ -48,6 +50,8 @@ class IslandLoss(BaseCenterLoss):
         to itself as 0, which adds λ₁ · C.
     """
 
+    reaches_all_centers = True
+
     def __init__(
         self,
         num_classes: int,
@@ -58,8 +62,10 @@ class IslandLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if repulsion < 0:
-            raise ValueError(f"repulsion must be at least 0, got {repulsion}. The paper has 10; 0 is center loss.")
+        if not 0 <= repulsion < math.inf:
+            raise ValueError(
+                f"repulsion must be at least 0 and finite, got {repulsion}. The paper has 10; 0 is center loss."
+            )
         self.repulsion = repulsion
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 
@@ -70,7 +76,7 @@ class IslandLoss(BaseCenterLoss):
     def penalty(self, batch: CenterBatch) -> Tensor:
         """``λ₁ · Σ_{j≠k} (cos + 1)``, one for all."""
         pairs = self.num_classes * (self.num_classes - 1)
-        return self.repulsion * (pairwise_cosines(batch.centers) + pairs).to(batch.embeddings.dtype)
+        return self.repulsion * (pairwise_cosines(batch.centers.to(batch.embeddings.dtype)) + pairs)
 
     def spread(self, centers: Tensor) -> None:
         """The second term of the step."""

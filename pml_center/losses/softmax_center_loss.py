@@ -1,5 +1,6 @@
 """SoftmaxCenterLoss."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +42,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     Raises:
         ValueError: labels outside [0, num_classes); an argument outside its range.
+        TypeError: a distance: the center term is Euclidean.
 
     Example:
         >>> import torch
@@ -53,6 +55,8 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     Source: Wen et al., A discriminative feature learning approach for deep face recognition, ECCV 2016 (equation 5).
     """
+
+    takes_any_distance = False
 
     def __init__(
         self,
@@ -75,8 +79,8 @@ class SoftmaxCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        if center_weight < 0:
-            raise ValueError(f"center_weight must be at least 0, got {center_weight}. The paper has 0.003.")
+        if not 0 <= center_weight < math.inf:
+            raise ValueError(f"center_weight must be at least 0 and finite, got {center_weight}. The paper has 0.003.")
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         stats = self.collect_stats
         self.softmax = SoftmaxLoss(

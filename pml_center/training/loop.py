@@ -83,7 +83,7 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
     if held_out is None:
         return run, None
     measurement = measure(model, held_out, config)
-    run.write_measurement(measurement)
+    run.write_reports({"report": measurement.model, "pixels": measurement.pixels})
     return run, measurement
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from hashlib import sha256
@@ -17,8 +18,8 @@ from torch import nn
 
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import LabeledImages
+from pml_center.evaluation import Report
 from pml_center.training.config import TrainConfig
-from pml_center.training.measurement import Measurement
 
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
@@ -124,22 +125,34 @@ class Run:
         model.load_state_dict(load_file(self._weights / "model.safetensors"))
         return model.eval()
 
-    def write_measurement(self, measurement: Measurement, data: str | None = None) -> Path:
-        """Write the reports of the model and of raw pixels, and log the metrics.
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """What was logged of each epoch: ``epoch``, ``lr``, ``seconds``, ``loss`` and its parts."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        events = [json.loads(line) for line in lines]
+        return [event for event in events if event.pop("event") == "epoch"]
+
+    def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
+        """Write reports, and log the metrics of the first.
 
         Args:
-            measurement: what to write.
+            reports: by the name of their file: ``report`` is that of the model, ``pixels`` that of raw pixels.
             data: what was measured, which names the folder below ``eval``; None is what was held out.
+
+        Returns:
+            The path of the first.
         """
         where = str(Path(data).resolve()) if data and data != "digits" else data
         name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
         folder = self.folder / "eval" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for kind, report in (("report", measurement.model), ("pixels", measurement.pixels)):
+        for kind, report in reports.items():
             content = json.loads(report.to_json()) | {"data": where or "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        self.log(event="eval", name=name, **measurement.model.metrics)
-        return folder / "report.json"
+        first = next(iter(reports))
+        self.log(event="eval", name=name, **reports[first].metrics)
+        return folder / f"{first}.json"
 
     @property
     def _weights(self) -> Path:

@@ -28,6 +28,7 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     held_out, _, code = run(capsys, "eval", "first")
     assert code == 0
     assert held_out.splitlines()[:8] == out.splitlines()[:8]
+    assert "95 % interval" in held_out
     everything, _, code = run(capsys, "eval", "first", "digits")
     assert code == 0
     assert "1,797 queries" in everything
@@ -38,7 +39,7 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval"])
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "embed", "search"])
 def test_help_says_what_a_command_does(capsys, command):
     overview, _, _ = run(capsys, "--help")
     assert command in overview
@@ -64,7 +65,16 @@ def test_help_says_what_a_command_does(capsys, command):
         (["train", "hollow"], "class_b"),
         (["train", "broken", "--held-out", "0", "--workers", "2", "--image-size", "8"], "readable image file, got"),
         (["demo", "--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["eval", "nowhere"], "run must be a folder written by `pml-center train`, got nowhere"),
+        (["eval", "runs/nowhere"], "run must be a folder written by `pml-center train`, got runs/nowhere"),
+        (["eval", "resnt18", "digits"], "Did you mean 'resnet18'"),
+        (["eval", "test_vit", "--no-pretrained"], "data must be given for a model that is no run"),
+        (["eval", "test_vit", "digits", "--weights", "nowhere.pth"], "weights must be an existing file"),
+        (["eval", "test_vit", "digits", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["eval", "test_vit", "digits", "--protocol", "retreival"], "retreival"),
+        (["eval", "test_vit", "digits", "--protocol", "retrieval", "--pairs", "p"], "--protocol verification"),
+        (["embed", "convnet", "digits", "--out", "broken"], "out must be a new folder, got broken"),
+        (["search", "empty", "nothing.png"], "images must be existing files, got nothing.png"),
+        (["search", "empty", "broken/class_a/0.png"], "embeddings.npy and samples.csv, got 'empty'"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, message):

@@ -1,5 +1,7 @@
 """Center loss: its step is the paper's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,29 @@ def test_last_seen_counts_training_batches(generator):
     assert loss.step == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("init", ["zeros", "first_batch"])
+def test_centers_of_half_precision_are_those_of_fp32_rounded(init, dtype, generator):
+    embeddings, labels = 3000 * torch.rand(600, 4, generator=generator), torch.arange(600) % 2  # sums of 450,000
+    half, full = losses.CenterLoss(3, 4, init=init).to(dtype), losses.CenterLoss(3, 4, init=init)
+    torch.testing.assert_close(half(embeddings, labels), full(embeddings, labels), rtol=0.01, atol=0)
+    assert half.centers.dtype == dtype
+    torch.testing.assert_close(half.centers, full.centers.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.double], ids=str)
+def test_a_loss_may_change_its_type_between_two_steps(dtype, generator):
+    batch = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)
+    whole(*batch)
+    loss(*batch)
+    loaded = losses.CenterLoss(2, 3, accumulation_steps=8).to(dtype)
+    loaded.load_state_dict(loss.state_dict())
+    for each in (loss.to(dtype), loaded):
+        each.step_centers()
+        torch.testing.assert_close(each.centers, whole.centers.to(dtype))
+
+
 STEPPING = pytest.mark.parametrize("update", ["paper", "mean"])
 
 
@@ -275,10 +300,18 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             ValueError,
             r"init must be None with weight_init",
         ),
-        ({"radius": -1}, ValueError, r"radius must be at least 0, got -1"),
+        ({"radius": -1}, ValueError, r"radius must be at least 0 and finite, got -1"),
+        ({"radius": math.nan}, ValueError, r"radius must be at least 0 and finite, got nan"),
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        ({"accumulation_steps": math.nan}, ValueError, r"accumulation_steps must be an integer .* got nan"),
+        ({"accumulation_steps": math.inf}, ValueError, r"accumulation_steps must be an integer .* got inf"),
+        ({"loss_weights": []}, ValueError, r"loss_weights must be 3 positive numbers, .*, got shape \(0,\)\."),
+        ({"loss_weights": [1, 2, math.inf]}, ValueError, r"loss_weights must be 3 .* and values from 1 to inf"),
+        ({"ignore_index": 1.5}, TypeError, r"ignore_index must be an integer or None, got 1.5"),
+        ({"distance": "cosine"}, TypeError, r"distance must be an object like PML's, got 'cosine'"),
+        ({"embedding_regularizer": 3}, TypeError, r"embedding_regularizer must be an object like PML's, got 3"),
         (
             {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
             ValueError,
@@ -296,3 +329,24 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
 def test_an_argument_outside_its_range_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         losses.CenterLoss(3, 2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "message"),
+    [
+        (losses.IslandLoss, {"repulsion": -1}, ValueError, "repulsion must be at least 0 and finite, got -1"),
+        (losses.IslandLoss, {"repulsion": math.nan}, ValueError, "repulsion must be at least 0 and finite, got nan"),
+        (losses.SoftmaxCenterLoss, {"center_weight": -1}, ValueError, "center_weight must be at least 0 and finite"),
+        (losses.SoftmaxCenterLoss, {"center_weight": math.inf}, ValueError, "center_weight must be .* got inf"),
+        (losses.SoftmaxCenterLoss, {"shared": True}, ValueError, 'update must be "gradient" with shared_with'),
+        (
+            losses.SoftmaxCenterLoss,
+            {"distance": distances.CosineSimilarity()},
+            TypeError,
+            "distance must be the default because SoftmaxCenterLoss is defined on it, got CosineSimilarity",
+        ),
+    ],
+)
+def test_its_relatives_refuse_theirs(make, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make(3, 2, **arguments)

@@ -1,0 +1,174 @@
+"""The protocols by name: from embeddings and options to a report."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pml_center.cli.eval_options import EvalOptions
+from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.sources import Embedded, embedded, in_groups, is_embedding_folder
+from pml_center.evaluation import (
+    ClusteringEvaluator,
+    FewShotEvaluator,
+    IdentificationEvaluator,
+    Pairs,
+    Report,
+    RetrievalEvaluator,
+    Samples,
+    VerificationEvaluator,
+    lfw_pairs,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: rows, those to search in, and the pairs to verify."""
+
+    rows: Embedded
+    gallery: Embedded | None
+    pairs: Pairs | None
+    options: EvalOptions
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        """How sure the numbers are to be: arguments of every evaluator that has intervals."""
+        options = self.options
+        return {"ci_level": options.ci_level, "resamples": options.resamples, "seed": options.seed}
+
+    def unit(self, by_query: str, by_class: str | None = None) -> Any:
+        """What an evaluator calls the unit that is resampled; None for no intervals."""
+        return {"query": by_query, "class": by_class or by_query, "none": None}[self.options.ci]
+
+
+def retrieval(task: Task) -> Report:
+    """Each row searched for among the others, or in the gallery."""
+    options, rows = task.options, task.rows.samples
+    evaluator = RetrievalEvaluator(
+        metrics=options.metrics,
+        recall_at=options.recall_at,
+        similarity=options.similarity,
+        index=options.index,
+        singletons=options.singletons,
+        ci=task.unit("query", "class"),
+        **task.intervals,
+    )
+    found: dict[str, Any] = {}
+    if task.gallery is not None:
+        gallery = task.gallery.samples
+        found = {"gallery": gallery.embeddings, "gallery_labels": gallery.labels}
+        found |= {"gallery_groups": gallery.groups, "gallery_names": gallery.names}
+    return evaluator(rows.embeddings, rows.labels, query_groups=rows.groups, names=rows.names, **found)
+
+
+def verification(task: Task) -> Report:
+    """The pairs of a file, or all pairs."""
+    options, rows = task.options, task.rows.samples
+    settings = {"similarity": options.similarity, "ci": task.unit("identity"), **task.intervals}
+    return VerificationEvaluator(far=options.far, **settings)(rows.embeddings, rows.labels, task.pairs, rows.names)
+
+
+def identification(task: Task) -> Report:
+    """Each row looked up in the gallery, or, without one, in the first rows of all classes."""
+    options, rows = task.options, task.rows.samples
+    settings = {"similarity": options.similarity, "ci": task.unit("query", "identity"), **task.intervals}
+    evaluator = IdentificationEvaluator(ranks=options.ranks, **settings)
+    if task.gallery is not None:
+        gallery = task.gallery.samples
+        return evaluator(rows.embeddings, rows.labels, gallery.embeddings, gallery.labels)
+    labels = np.asarray(rows.labels)
+    enrolled = np.sort(np.unique(labels, return_index=True)[1])
+    others = np.setdiff1d(np.arange(len(labels)), enrolled)
+    if not len(others):
+        raise ValueError(
+            f"classes must have two images or more to identify one by the other, got {len(labels)} classes of one "
+            "image. Give a --gallery."
+        )
+    embeddings = np.asarray(rows.embeddings)
+    report = evaluator(embeddings[others], labels[others], embeddings[enrolled], labels[enrolled])
+    return replace(report, protocol=f"{report.protocol}, the first image of each class enrolled")
+
+
+def clustering(task: Task) -> Report:
+    """k-means against the classes."""
+    options, rows = task.options, task.rows.samples
+    return ClusteringEvaluator(similarity=options.similarity, seed=options.seed)(rows.embeddings, rows.labels)
+
+
+def fewshot(task: Task) -> Report:
+    """Episodes of a few known images per class."""
+    options, rows = task.options, task.rows.samples
+    settings = {"similarity": options.similarity, "ci": task.unit("episode"), **task.intervals}
+    evaluator = FewShotEvaluator(options.ways, options.shots, options.queries, options.episodes, **settings)
+    return evaluator(rows.embeddings, rows.labels)
+
+
+PROTOCOLS: dict[str, Callable[[Task], Report]] = {
+    "retrieval": retrieval,
+    "verification": verification,
+    "identification": identification,
+    "clustering": clustering,
+    "fewshot": fewshot,
+}
+
+
+def open_task(model: str, data: str | None, options: EvalOptions, making: ModelOptions) -> Task:
+    """What a user asks to measure, with its embeddings.
+
+    Raises:
+        FileNotFoundError: a file or folder that is not there.
+        ValueError: what does not fit together.
+    """
+    rows = embedded(model, data, making)
+    gallery = None
+    if options.gallery is not None:
+        if is_embedding_folder(options.gallery):
+            gallery = embedded(options.gallery, None, making)
+        else:
+            gallery = embedded(model, options.gallery, making, rows.model)
+    if options.groups is not None:
+        rows = in_groups(rows, options.groups)
+        gallery = gallery and in_groups(gallery, options.groups)
+    pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
+    return Task(rows, gallery, pairs, options)
+
+
+def read_pairs(path: str, rows: Samples) -> Pairs:
+    """The pairs of a file, of rows by name.
+
+    Args:
+        path: LFW's format, or a CSV file with a header: ``first``, ``second``, ``same`` (1 or 0) and, where there are
+            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart.
+        rows: with names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: rows without names, another format, images that are not among the rows.
+    """
+    if rows.names is None:
+        raise ValueError(
+            "pairs must be of images by name, got embeddings without names. Write a column 'path' for them."
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"pairs must be an existing file, got {path!r}. Check the path.")
+    if not path.lower().endswith(".csv"):
+        return lfw_pairs(path, rows.names)
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    missing = {"first", "second", "same"} - set(lines[0] if lines else ())
+    if missing:
+        raise ValueError(
+            f"pairs must have columns first, second and same, got {path!r} without {', '.join(sorted(missing))}."
+        )
+    first, second, same = ([line[name] for line in lines] for name in ("first", "second", "same"))
+    if set(same) - {"0", "1"}:
+        raise ValueError(
+            f"same must be 0 or 1, got {(set(same) - {'0', '1'}).pop()!r} in {path!r}. 1 is for one identity."
+        )
+    depth = first[0].count("/") + 1
+    names = ["/".join(Path(name).parts[-depth:]) for name in rows.names]
+    folds = [line["fold"] for line in lines] if "fold" in lines[0] else None
+    return Pairs.of_names(first, second, [value == "1" for value in same], names, folds)

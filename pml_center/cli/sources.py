@@ -1,0 +1,278 @@
+"""Where embeddings come from: a model by name and images by path, a folder that ``embed`` wrote, or arrays."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pml_center.backbones import Embedder, create_embedder
+from pml_center.cli.model_options import ModelOptions
+from pml_center.data import LabeledImages, digits, eval_transform, open_images
+from pml_center.data.archives import split_archive
+from pml_center.evaluation import Samples, load_samples
+from pml_center.evaluation.embedding_cache import cache_folder, cached_embeddings, model_fingerprint
+from pml_center.training import Run
+from pml_center.training.loop import choose_device
+
+LOG = logging.getLogger("pml_center")
+MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings, what is known of each, and where they come from."""
+
+    samples: Samples
+    images: Any  # LabeledImages or paths, in the order of the rows; None where there are none to show
+    facts: dict[str, Any]  # where they come from, for a reader
+    model: "Model | None" = None
+
+    @property
+    def run(self) -> Run | None:
+        """The run of the model, if it has one."""
+        return None if self.model is None else self.model.run
+
+    @property
+    def name(self) -> str:
+        """The model, or the folder of embeddings, in a word."""
+        return Path(next(iter(self.facts.values()))).name
+
+
+class Model:
+    """A model by name, ready to embed.
+
+    Args:
+        source: a run folder, a timm name, ``hf-hub:...`` or ``local-dir:...``.
+        options: how to make it and run it.
+
+    Raises:
+        ValueError: an unknown name, or options that do not fit.
+        OSError: no such file of weights; pretrained weights that are not on this machine while there is no network.
+    """
+
+    def __init__(self, source: str, options: ModelOptions):
+        self.source, self.options = source, options
+        self.device = choose_device(options.device)
+        is_path = Path(source).is_dir() or (os.sep in source and ":" not in source)  # timm has sources with a colon
+        self.run = Run.open(source) if is_path else None
+        self.embedder = self._of_run(self.run) if self.run else self._of_timm()
+        self.network: nn.Module = _WithMirrorImage(self.embedder) if options.flip_test else self.embedder
+        self.network.eval()
+
+    def embed(self, images: LabeledImages) -> np.ndarray:
+        """Embed images, or take the embeddings from the cache: (N, D)."""
+        model, options = self.embedder, self.options
+        recipe = (model.image_size, model.in_chans, model.mean, model.std)
+        return cached_embeddings(
+            self.network,
+            images.with_transform(eval_transform(*recipe)),
+            recipe,
+            self.device,
+            options.batch_size,
+            options.workers,
+            cache_folder() if options.cache else None,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What made the embeddings, for a reader and for :func:`model_of`."""
+        source = str(self.run.folder.resolve()) if self.run else self.source
+        made = asdict(self.options)
+        kept = {name: made[name] for name in ("pretrained", "weights", "image_size", "channels", "flip_test")}
+        if self.options.weights:
+            kept |= {"weights": str(Path(self.options.weights).expanduser().resolve()), "pretrained": False}
+        return {"model": source} | kept
+
+    def _of_run(self, run: Run) -> Embedder:
+        options = self.options
+        given = {"weights": options.weights, "image_size": options.image_size, "channels": options.channels}
+        wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+        if wrong:
+            raise ValueError(f"a run must be taken as it is, got {' and '.join(wrong)}. Leave these options out.")
+        return run.load_model()
+
+    def _of_timm(self) -> Embedder:
+        options = self.options
+        pretrained = options.pretrained and options.weights is None
+        if not pretrained and options.weights is None:
+            LOG.warning("%s has random weights: give --weights, or leave --no-pretrained out", self.source)
+        return create_embedder(
+            self.source,
+            neck="none",
+            pretrained=pretrained,
+            weights=options.weights,
+            image_size=options.image_size,
+            **({} if options.channels is None else {"in_chans": options.channels}),
+        )
+
+
+def model_of(folder: Path, options: ModelOptions) -> Model:
+    """The model that made a folder of embeddings.
+
+    Raises:
+        FileNotFoundError: nobody wrote down which.
+        ValueError: its weights have changed since.
+    """
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder must say which model made its embeddings, got {str(folder)!r} without {MODEL_FILE}. "
+            "Embed with `pml-center embed`."
+        )
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    own = {name: facts[name] for name in ("pretrained", "weights", "image_size", "channels", "flip_test")}
+    model = Model(facts["model"], ModelOptions(**(asdict(options) | own)))
+    if model_fingerprint(model.embedder) != facts["fingerprint"]:
+        raise ValueError(
+            f"model must be the one that made {str(folder)!r}, got other weights of {facts['model']!r}. Embed again."
+        )
+    return model
+
+
+def embedded(source: str, data: str | None, options: ModelOptions, model: Model | None = None) -> Embedded:
+    """Embeddings by what a user gives: a model and data, a folder of embeddings, or two files.
+
+    Args:
+        source: a run folder, a timm name, a folder of ``embed``, or an .npy file of embeddings.
+        data: images; for an .npy file the labels, .npy or a line each; none for a folder of ``embed``.
+        options: how to make and run a model.
+        model: the model of ``source``, where it is there already.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: what does not fit together.
+    """
+    if is_embedding_folder(source):
+        if data is not None:
+            raise ValueError(f"data must be left out because {source} holds embeddings, got {data}. Use --gallery.")
+        samples = load_samples(source)
+        return Embedded(samples, pictures(samples.names), {"embeddings": str(Path(source).resolve())})
+    if source.endswith(".npy"):
+        return _of_arrays(Path(source), data)
+    model = model or Model(source, options)
+    images = _images(model.run, data)
+    LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
+    names = [images.name(i) for i in range(len(images))]
+    labels = [images.classes[label] for label in images.labels]
+    where = str(Path(data).resolve()) if data and data != "digits" else data or "held out"
+    facts = {"data": where, "images": len(images), "classes": images.num_classes}
+    return Embedded(Samples(model.embed(images), labels, names=names), images, model.facts | facts, model)
+
+
+def is_embedding_folder(source: str) -> bool:
+    """Whether a path is a folder that ``embed`` wrote."""
+    return (Path(source) / "embeddings.npy").is_file()
+
+
+def pixels(rows: Embedded) -> Embedded:
+    """The same images with raw pixels as embeddings."""
+    from pml_center.training.measurement import pixel_rows
+
+    options = ModelOptions() if rows.model is None else rows.model.options
+    cache = cache_folder() if options.cache else None
+    found = pixel_rows(rows.images, options.batch_size, options.workers, cache)
+    return replace(rows, samples=rows.samples._replace(embeddings=found))
+
+
+def in_groups(rows: Embedded, pattern: str) -> Embedded:
+    """The same rows, in the groups that their names tell."""
+    return replace(rows, samples=rows.samples._replace(groups=groups_by_name(pattern, rows.samples.names)))
+
+
+def groups_by_name(pattern: str, names: Sequence[str] | None) -> list[str]:
+    """The group of each image, such as its camera, from its name.
+
+    Args:
+        pattern: a regular expression; what its first parentheses match is the group, or the whole match.
+        names: of the images.
+
+    Raises:
+        ValueError: a pattern that is no regular expression, an image that it does not match, or no names.
+
+    Example:
+        >>> groups_by_name("_c([0-9])", ["0002_c1s1.jpg", "0002_c3s1.jpg"])
+        ['1', '3']
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"groups must be a regular expression, got {pattern!r} ({error}). Try '_c([0-9]+)'."
+        ) from error
+    if names is None:
+        raise ValueError(
+            "groups must be read from names, got embeddings without names. Write a column 'group' instead."
+        )
+    found = [compiled.search(name) for name in names]
+    missing = [name for name, match in zip(names, found, strict=True) if match is None]
+    if missing:
+        raise ValueError(
+            f"groups must match every name, got {missing[0]!r} which {pattern!r} does not match ({len(missing)} of "
+            f"{len(names)} names). Try another expression."
+        )
+    return [match[1] if compiled.groups else match[0] for match in found if match]
+
+
+def pictures(names: Sequence[str] | None) -> Any:
+    """The images that rows are named by, None where one is not there."""
+    if names is None:
+        return None
+    numbers = [re.fullmatch(r"digits\[([0-9]+)\]", name) for name in names]
+    if all(numbers):
+        return digits().subset([int(match[1]) for match in numbers if match])
+    missing = next((name for name in names if not os.path.exists(name) and split_archive(name)[0] is None), None)
+    if missing is not None:
+        LOG.info("no pictures in the report: %s is not there", missing)
+        return None
+    return list(names)
+
+
+class _WithMirrorImage(nn.Module):
+    """The sum of the embeddings of an image and of its mirror image."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) + self.model(torch.flip(images, dims=[-1]))
+
+
+def _images(run: Run | None, data: str | None) -> LabeledImages:
+    if data is not None:
+        return open_images(data)
+    if run is None:
+        raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
+    return run.held_out(open_images(run.config.data))
+
+
+def _of_arrays(path: Path, data: str | None) -> Embedded:
+    if data is None:
+        raise ValueError(f"labels must be given for the embeddings {path}, got none. Name an .npy or a text file.")
+    embeddings = _array(path, mmap_mode="r")
+    if data.endswith(".npy"):
+        labels: Any = _array(Path(data))
+    else:
+        labels = Path(data).read_text(encoding="utf-8").splitlines()
+    if embeddings.dtype.kind not in "fiu":
+        raise ValueError(
+            f"embeddings must be real numbers, got dtype {embeddings.dtype} in {path}. Save them as float32."
+        )
+    return Embedded(Samples(embeddings, labels), None, {"embeddings": str(path.resolve()), "labels": data})
+
+
+def _array(path: Path, **how: Any) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"array must be an existing file, got {str(path)!r}. Check the path.")
+    try:
+        return np.load(path, **how)
+    except ValueError as error:  # another format, or pickled objects
+        raise ValueError(f"array must be an .npy file of numbers or texts, got {str(path)!r} ({error}).") from error

@@ -1,0 +1,138 @@
+"""Embeddings that are kept, so that measuring the same images with the same model again need not embed them again."""
+
+import logging
+import os
+import platform
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pml_center.data import LabeledImages
+from pml_center.data.archives import split_archive
+from pml_center.evaluation.embed import embed
+
+LOG = logging.getLogger("pml_center")
+MOST_BYTES = 2**31  # of all that is kept; the oldest go first
+
+
+def cached_embeddings(
+    model: nn.Module,
+    images: LabeledImages,
+    recipe: object,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    folder: Path | None,
+) -> NDArray[np.float32]:
+    """Embed images, or read what the same model made of the same images before.
+
+    What makes them the same: every weight of the model and its structure, the recipe, the kind of device, the version
+    of torch, and path, size and time of every file, or the pixels of images that are no files.
+
+    Args:
+        model: images (B, ...) -> embeddings (B, D).
+        images: with the transform that the model needs.
+        recipe: what the transform does, in values that print the same every time.
+        device: where to compute; the model is moved there.
+        batch_size: images at a time.
+        workers: processes that read images.
+        folder: where embeddings are kept; None keeps nothing and looks for nothing.
+
+    Returns:
+        embeddings, (N, D) float32.
+
+    Raises:
+        ValueError: an image that cannot be read, a model that does not return embeddings.
+
+    Example:
+        >>> import tempfile
+        >>> from torchvision.transforms.functional import pil_to_tensor
+        >>> from pml_center.data import digits
+        >>> images = digits().subset(range(5)).with_transform(pil_to_tensor)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arguments = nn.Flatten(), images, "pixels", torch.device("cpu"), 4, 0, Path(folder)
+        ...     first, second = cached_embeddings(*arguments), cached_embeddings(*arguments)
+        ...     len(list(Path(folder).iterdir())), np.array_equal(first, second)
+        (1, True)
+    """
+    path = None if folder is None else folder / f"{_fingerprint(model, images, recipe, device)}.npy"
+    if path is not None and path.is_file():
+        LOG.info("embeddings of %s images are in the cache: %s", f"{len(images):,}", path)
+        path.touch()
+        return np.load(path)
+    embeddings, _ = embed(model, DataLoader(images, batch_size, num_workers=workers), device)
+    if path is not None:
+        _keep(embeddings, path)
+    return embeddings
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept: ``PML_CENTER_CACHE``, or ``pml-center`` in the user's folder of caches."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PML_CENTER_CACHE") or Path(home) / "pml-center")
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A text that differs where the structure or any weight of a model differs.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> before = model_fingerprint(model)
+        >>> with torch.no_grad():
+        ...     _ = model.weight[0, 0].add_(1)
+        >>> model_fingerprint(model) == before
+        False
+    """
+    digest = blake2b(repr(model).encode(), digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _fingerprint(model: nn.Module, images: LabeledImages, recipe: object, device: torch.device) -> str:
+    parts = (model_fingerprint(model), recipe, device.type, platform.machine(), torch.__version__)
+    digest = blake2b(repr(parts).encode(), digest_size=16)
+    for image in images.images:
+        digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(image))
+    return digest.hexdigest()
+
+
+def _of_file(path: str | os.PathLike) -> bytes:
+    where = os.path.abspath(path)
+    try:
+        status = os.stat(where)
+    except (FileNotFoundError, NotADirectoryError):
+        archive, _ = split_archive(where)
+        if archive is None:
+            raise
+        status = archive.stat()
+    return f"{where} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape")
+
+
+def _of_pixels(image: Any) -> bytes:
+    pixels = np.asarray(image)
+    return f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()
+
+
+def _keep(embeddings: NDArray[np.float32], path: Path) -> None:
+    """Write embeddings, whole or not at all, and let go of the oldest where there are too many."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as stream:
+            np.save(stream, embeddings)
+        unfinished.replace(path)
+        kept, size = sorted(path.parent.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True), 0
+        for file in kept:
+            size += file.stat().st_size
+            if size > MOST_BYTES and file != path:
+                file.unlink()
+    except OSError as error:  # a full or read-only disk must not lose what was computed
+        LOG.warning("embeddings are not kept: %s", error)
