@@ -11,6 +11,7 @@ values of PML and ours can then be compared, and the largest difference is given
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -75,9 +76,8 @@ def long_tail(rows, classes, largest):
 
 
 def products(rows, classes):
-    """Two to twelve of each class, as Stanford Online Products has."""
-    sizes = np.random.default_rng(0).multinomial(rows - 2 * classes, np.full(classes, 1 / classes)) + 2
-    return sizes
+    """Two of each class and the others at random, as many as the test set of Stanford Online Products has."""
+    return np.random.default_rng(0).multinomial(rows - 2 * classes, np.full(classes, 1 / classes)) + 2
 
 
 def works():
@@ -213,6 +213,7 @@ def main():
         "command": "python docs/benchmarks/retrieval.py --out docs/benchmarks/retrieval.json",
         "machine": processor(),
         "threads": arguments.threads,
+        "priority": "real time" if os.sched_getscheduler(0) == os.SCHED_FIFO else "normal",
         "versions": {
             name: version(name) for name in ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "scipy")
         },
@@ -229,8 +230,8 @@ def page(result):
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = ["# Retrieval: time and memory", "", __doc__.split("\n\n", 2)[2].strip(), ""]
     lines.append(
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}. "
-        "The numbers are in `retrieval.json`."
+        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, at "
+        f"{result['priority']} priority, one work at a time with `--works`. The numbers are in `retrieval.json`."
     )
     for work in result["works"]:
         lines += ["", f"## {work['title']}", ""]
