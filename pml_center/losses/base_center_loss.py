@@ -180,7 +180,11 @@ class BaseCenterLoss(BaseClassLoss):
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Count the batch, and start the centers of classes that come for the first time."""
         super().before_batch(embeddings, labels)
-        if not self.training or not (len(labels) or processes(self.process_group) > 1):
+        if not self.training:
+            return
+        if not (len(labels) or processes(self.process_group) > 1):
+            if self.update != "gradient" and self.accumulation_steps != 1:  # one of the batches of a step all the same
+                self._gather(self._compared(embeddings), labels)
             return
         self.step = self.step + 1  # replaced, never mutated
         with torch.no_grad():
@@ -254,7 +258,9 @@ class BaseCenterLoss(BaseClassLoss):
             self.step_centers()
 
     def _move(self, differences: ClassSums) -> None:
-        """One step of the centers."""
+        """One step of the centers; none where no batch had a sample."""
+        if not len(differences.classes):
+            return
         self.spread(self.centers)
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
         self.last_seen.index_fill_(0, differences.classes, self.step)

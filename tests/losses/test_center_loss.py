@@ -200,6 +200,30 @@ def test_micro_batches_step_as_one_batch(update, make, generator):
         assert torch.equal(by_hand.centers, parts.centers)
 
 
+@pytest.mark.parametrize("make", [losses.CenterLoss, losses.IslandLoss], ids=lambda make: make.__name__)
+def test_a_batch_of_ignored_labels_is_one_of_those_that_make_a_step(make, generator):
+    embeddings = torch.randn(4, 3, generator=generator)
+    loss, other = (make(4, 3, init="normal", accumulation_steps=2, ignore_index=-1) for _ in range(2))
+    other.load_state_dict(loss.state_dict())
+    ignored, first, second = torch.full((4,), -1), torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 2, 2])
+    loss(embeddings, ignored)
+    resumed = make(4, 3, accumulation_steps=2, ignore_index=-1)
+    resumed.load_state_dict(loss.state_dict())
+    loss(embeddings, first)
+    resumed(embeddings, first)
+    other(embeddings, first)
+    other.step_centers()
+    assert torch.equal(loss.centers, other.centers)
+    assert torch.equal(resumed.centers, other.centers)
+    for labels in (ignored, ignored):  # a step of no samples is none, for the repulsion too
+        loss(embeddings, labels)
+    assert torch.equal(loss.centers, other.centers)
+    for each in (loss, other):
+        each(embeddings, first)
+        each(embeddings, second)
+    assert torch.equal(loss.centers, other.centers)
+
+
 def test_a_short_end_of_an_epoch_steps_by_hand(generator):
     embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
     loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)
