@@ -122,7 +122,6 @@ def test_a_softmax_loss_overrides_nothing_but_the_hooks():
 CENTER_HOOKS = {
     "__init__",
     "pull",
-    "penalty",
     "spread",
     "default_init",
     "takes_any_distance",

@@ -2,13 +2,13 @@
 
     python docs/benchmarks/center.py --out docs/benchmarks/center.json
 
-Each work is one forward, one backward and the update of the centers. The candidates of a size take turns (A B C A B C
-…) in one process; a turn is three steps that are not timed and one that is; times are medians, and ratios are those of
-the medians. Memory is the peak of what torch allocates above the start of a step, beyond the table of centers. "matrix"
-is the most copied form: a B × C matrix of squared distances by matrix product, masked, and SGD over all centers.
-"gather" takes each sample's own center, and SGD over all centers or over those in the batch (a sparse gradient). The
-limit is five passes over a B × D block at the speed of copying in main memory. For the family, "dense" is the same loss
-written with a B × C (or C × C) matrix, by autograd.
+Each work is one forward, one backward and the update of the centers. The candidates of a size take turns in one
+process, in an order of each round's own; a turn is three steps that are not timed and one that is; times are medians,
+and ratios are those of the medians. Memory is the peak of what torch allocates above the start of a step, beyond the
+table of centers. "matrix" is the most copied form: a B × C matrix of squared distances by matrix product, masked, and
+SGD over all centers. "gather" takes each sample's own center, and SGD over all centers or over those in the batch (a
+sparse gradient). The limit is five passes over a B × D block at the speed of copying in main memory. For the family,
+"dense" is the same loss written with a B × C (or C × C) matrix, by autograd; both with parameters where both can be.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import random
 import statistics
 import sys
 import time
@@ -37,15 +38,18 @@ def synchronize(device):
 
 
 def seconds(steps, device, budget, untimed=0):
-    """Median seconds of each step; they take turns until the budget is spent, at least five rounds.
+    """Median seconds of each step; they take turns, in an order of each round's own, until the budget is
+    spent, at least five rounds.
 
     Each turn begins with ``untimed`` steps, so that none pays for what the one before left in caches and allocator.
     """
     times = {name: [] for name in steps}
+    order = list(steps.items())
     started = time.perf_counter()
     rounds = 0
     while rounds < 6 or time.perf_counter() - started < budget:
-        for name, step in steps.items():
+        random.Random(rounds).shuffle(order)  # so that none always follows the same other
+        for name, step in order:
             for _ in range(untimed):
                 step()
             synchronize(device)

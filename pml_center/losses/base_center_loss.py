@@ -19,6 +19,7 @@ from pml_center.ops.collectives import gather_rows, processes
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]
 
+FORGOTTEN_AFTER = 100  # training batches that may wait for step_centers()
 LOOK_EVERY = 50  # training batches between two looks for collapse: a look costs a pass over the batch
 COLLAPSED = 1e-4  # of the embeddings' length: a spread below is one point
 
@@ -39,7 +40,7 @@ class CenterBatch(NamedTuple):
 class BaseCenterLoss(BaseClassLoss):
     """A loss that compares each embedding with the center of its class: abstract.
 
-    A final subclass says :meth:`pull`, and where it needs to :meth:`penalty` and :meth:`spread`. Here centers are
+    A final subclass says :meth:`pull`, and where it needs to :meth:`spread`. Here centers are
     gathered, started, counted, and moved once the loss of a training batch is known: in closed form from buffers, or by
     an optimizer.
 
@@ -135,10 +136,6 @@ class BaseCenterLoss(BaseClassLoss):
         """The loss of each sample, (B,)."""
         raise NotImplementedError
 
-    def penalty(self, batch: CenterBatch) -> Tensor | None:
-        """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
-        return None
-
     def spread(self, centers: Tensor) -> None:
         """A term of the step beside the pull: move all centers in place, (C, D). Seen before the pull moves any."""
 
@@ -165,7 +162,7 @@ class BaseCenterLoss(BaseClassLoss):
         batch = CenterBatch(embeddings, self.own_centers(labels).to(embeddings.dtype), labels, self.class_rows())
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
-        losses, penalty = self.pull(batch), self.penalty(batch)
+        losses = self.pull(batch)
         with torch.no_grad():
             self._record(batch)
             if self.training and self.update != "gradient":
@@ -175,7 +172,7 @@ class BaseCenterLoss(BaseClassLoss):
                 self._gather(difference, labels)
             elif self.training:
                 self._see(labels)
-        return losses if penalty is None else losses + penalty
+        return losses
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Count the batch, and start the centers of classes that come for the first time."""
@@ -254,6 +251,12 @@ class BaseCenterLoss(BaseClassLoss):
             return
         self._pending = found if self._pending is None else merge_class_sums([self._pending, found])
         self._pending_batches += 1
+        if self.accumulation_steps is None and self._pending_batches == FORGOTTEN_AFTER:
+            warnings.warn(
+                f"{type(self).__name__} has gathered {FORGOTTEN_AFTER} training batches and no center has moved: with "
+                "accumulation_steps=None the step is yours. Call step_centers() beside optimizer.step().",
+                stacklevel=2,
+            )
         if self.accumulation_steps is not None and self._pending_batches >= self.accumulation_steps:
             self.step_centers()
 

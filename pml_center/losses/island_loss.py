@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
-from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
+from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step, with_rows
 
 
 class IslandLoss(BaseCenterLoss):
@@ -15,10 +15,11 @@ class IslandLoss(BaseCenterLoss):
     all centers, those of absent classes too, and only the embeddings feel where they go: add it to a softmax loss, as
     center loss. The sums over pairs are taken in closed form, O(C·D).
 
-    The second term is never below λ₁ · C(C − 2): with λ₁ = 10 and a thousand classes the value is 10⁷ from the start, and
-    the pull is beyond its digits. Gradients are not touched by it; to follow the pull, set ``collect_stats=True`` and
-    read ``avg_intra``. The turn of a center is the longer the shorter it is, as ``1 / ‖c‖``: centers that are much
-    shorter than 1 leap far beyond the embeddings and come back over some batches.
+    The second term is never below λ₁ · C(C − 2): with λ₁ = 10 and a thousand classes the value is 10⁷ from the start,
+    and the pull is beyond its digits. Gradients are not touched by it; to follow the pull, set ``collect_stats=True``
+    and read ``avg_intra``. The turn of a center is the longer the shorter it is, as ``1 / ‖c‖``: centers that are much
+    shorter than 1 leap far beyond the embeddings and come back over some batches. Weights of samples, a miner's too,
+    count for both terms.
 
     Args:
         num_classes: C.
@@ -71,13 +72,12 @@ class IslandLoss(BaseCenterLoss):
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 
     def pull(self, batch: CenterBatch) -> Tensor:
-        """``½‖x − c_y‖²``."""
-        return half_squared_distance(batch.embeddings, batch.own)
-
-    def penalty(self, batch: CenterBatch) -> Tensor:
-        """``λ₁ · Σ_{j≠k} (cos + 1)``, one for all."""
+        """``½‖x − c_y‖² + λ₁ · Σ_{j≠k} (cos + 1)``, the second term one for all."""
+        own, centers = with_rows(batch.centers, batch.labels)
         pairs = self.num_classes * (self.num_classes - 1)
-        return self.repulsion * (pairwise_cosines(batch.centers.to(batch.embeddings.dtype)) + pairs)
+        repelled = self.repulsion * (pairwise_cosines(centers) + pairs)
+        dtype = batch.embeddings.dtype
+        return half_squared_distance(batch.embeddings, own.to(dtype)) + repelled.to(dtype)
 
     def spread(self, centers: Tensor) -> None:
         """The second term of the step."""

@@ -130,7 +130,21 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
             f"a term must compare the embeddings of one set of images, got {ast.unparse(node)!r}, which compares two. "
             "Call it in Python, with ref_emb."
         )
+    for part in loss.modules():
+        _check_stepping(part, ast.unparse(node))
     return type(loss).__name__, float(weight), loss, miner
+
+
+def _check_stepping(loss: nn.Module, written: str) -> None:
+    """Training takes a step of a dense optimizer for each batch, and calls nothing else."""
+    if isinstance(loss, BaseCenterLoss) and loss.accumulation_steps != 1:
+        raise ValueError(
+            f"accumulation_steps must be 1 where each batch is a step of the optimizer, got {written!r}. Leave it out."
+        )
+    if getattr(loss, "sparse_gradient", False):
+        raise ValueError(
+            f"sparse_gradient must be False with AdamW, which takes no sparse gradient, got {written!r}. Leave it out."
+        )
 
 
 def _public(module) -> dict[str, type]:

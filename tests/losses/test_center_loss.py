@@ -224,6 +224,17 @@ def test_a_batch_of_ignored_labels_is_one_of_those_that_make_a_step(make, genera
     assert torch.equal(loss.centers, other.centers)
 
 
+def test_centers_whose_step_is_forgotten_say_so_once(generator):
+    embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    loss = losses.CenterLoss(2, 3, accumulation_steps=None)
+    for _ in range(99):
+        loss(embeddings, labels)
+    with pytest.warns(UserWarning, match=r"CenterLoss has gathered 100 .* Call step_centers\(\)"):
+        loss(embeddings, labels)
+    for _ in range(50):
+        loss(embeddings, labels)  # once is enough: another warning would be an error
+
+
 def test_a_short_end_of_an_epoch_steps_by_hand(generator):
     embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
     loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)

@@ -21,7 +21,7 @@ def test_equals_the_official_code(name, adapter):
     loss = adapter.build(golden)
     if loss is None:
         assert adapter.why
-        return
+        pytest.skip(adapter.why)
     arrays = golden.arrays
     state = {name: arrays[f"init/param/{name}"] for name in adapter.parameters}
     state |= {name: arrays[f"init/state/{name}"] for name in adapter.states}
