@@ -101,7 +101,7 @@ def check_labels(
             f"{name} must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
             "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
         )
-    labels = labels.long()
+    labels = labels.long().contiguous()  # every other one of a batch is not, and torch warns
     if num_classes is None or not len(labels):
         return labels
     if labels.is_cuda:  # looked at by the device itself, which stops with this message
@@ -165,13 +165,22 @@ def check_size(name: str, value: Any) -> int:
     Raises:
         ValueError: another value.
     """
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = 0
-    if size < 1 or isinstance(value, bool):
+    if not is_size(value):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
-    return size
+    return operator.index(value)
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is an integer of at least 1, of Python or of numpy.
+
+    Example:
+        >>> is_size(3), is_size(0), is_size(3.0)
+        (True, False, False)
+    """
+    try:
+        return operator.index(value) >= 1 and not isinstance(value, bool)
+    except TypeError:
+        return False
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
@@ -180,10 +189,55 @@ def check_chunk_size(chunk_size: int | None) -> None:
     Raises:
         ValueError: another value.
     """
-    if chunk_size is not None and (chunk_size < 1 or chunk_size != int(chunk_size)):
+    if chunk_size is not None and not is_size(chunk_size):
         raise ValueError(
-            f"chunk_size must be an integer of at least 1, got {chunk_size}. Leave it out to have it chosen."
+            f"chunk_size must be an integer of at least 1, got {chunk_size!r}. Leave it out to have it chosen."
         )
+
+
+def check_at_least_0(remedy: str, **values: Any) -> None:
+    """Numbers must be finite and at least 0.
+
+    Args:
+        remedy: the last sentence of the message.
+        values: the numbers by the names of their arguments.
+
+    Raises:
+        ValueError: another value.
+
+    Example:
+        >>> check_at_least_0("A common one is 0.2.", margin=float("nan"))
+        Traceback (most recent call last):
+        ...
+        ValueError: margin must be finite and at least 0, got nan. A common one is 0.2.
+    """
+    for name, value in values.items():
+        if not (_is_finite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and at least 0, got {value!r}. {remedy}")
+
+
+def check_positive(remedy: str, **values: Any) -> None:
+    """Numbers must be finite and positive; arguments as for :func:`check_at_least_0`.
+
+    Raises:
+        ValueError: another value.
+
+    Example:
+        >>> check_positive("The paper's is 1.", delta="1")
+        Traceback (most recent call last):
+        ...
+        ValueError: delta must be finite and positive, got '1'. The paper's is 1.
+    """
+    for name, value in values.items():
+        if not (_is_finite(value) and value > 0):
+            raise ValueError(f"{name} must be finite and positive, got {value!r}. {remedy}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
 
 
 def constructor_arguments(kind: type, stop: type = object) -> list[str]:

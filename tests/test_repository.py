@@ -127,6 +127,7 @@ CENTER_HOOKS = {
     "default_init",
     "takes_any_distance",
     "only_pulls",
+    "reaches_all_centers",
     "own_centers",
     "class_rows",
     "get_default_distance",

@@ -224,7 +224,7 @@ class ClusteringEvaluator:
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows, a single
                 class, more clusters than rows.
         """
-        samples = labelled_samples(embeddings, labels)
+        samples = labelled_samples("embeddings", embeddings, labels)
         prepared = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None)).queries
         codes = class_codes(samples.labels, len(prepared))
         classes = int(codes.max()) + 1

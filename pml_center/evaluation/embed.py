@@ -103,13 +103,13 @@ def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any =
     )
 
 
-def labelled_samples(values: Any, labels: Any, groups: Any = None, names: Any = None, kind: str = "") -> Samples:
-    """:func:`samples_of`, where embeddings and labels must both be known; ``kind`` begins their names in an error."""
+def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, names: Any = None) -> Samples:
+    """:func:`samples_of`, where embeddings and labels must both be known; ``called`` is their name in an error."""
     samples = samples_of(values, labels, groups, names)
     if samples.embeddings is None or samples.labels is None:
-        prefix = "gallery" if kind else "embeddings"
+        labels_called = "labels" if called == "embeddings" else f"{called}_labels"
         raise ValueError(
-            f"{kind}labels and {prefix} must come together, got only {prefix if labels is None else f'{kind}labels'}. "
+            f"{labels_called} and {called} must come together, got only {called if labels is None else labels_called}. "
             "Pass both, or a folder of save_samples."
         )
     return samples

@@ -217,7 +217,7 @@ class FewShotEvaluator:
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows; as for
                 :func:`sample_episodes`.
         """
-        samples = labelled_samples(embeddings, labels)
+        samples = labelled_samples("embeddings", embeddings, labels)
         prepared = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None)).queries
         codes = class_codes(samples.labels, len(prepared))
         episodes = sample_episodes(codes, self.ways, self.shots, self.queries, self.episodes, self.disjoint, self.seed)

@@ -6,17 +6,19 @@ are scores computed again pair by pair and sorted again. The ranks are then a fu
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.ordering import order_keys, rows_of
+from pml_center.evaluation.ordering import Keys, order_keys, rows_of
 from pml_center.evaluation.ranking import Ranking
-from pml_center.evaluation.search import ExactSearch, Ids, Members, spans
+from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Members, import_faiss, spans
 
 Ties = Literal["index", "expected"]
 
+CACHED = 2**17  # keys that are made and sorted while they are in the cache
 ENTRIES = 2**22  # scores in a block, which takes about 50 MiB with the keys that it is sorted by
 
 
@@ -63,7 +65,7 @@ def _rank(
     reference_codes: Ids,
     rows: Ids,
     ties: Ties,
-    keys: NDArray[np.uint64],
+    keys: Keys,
 ) -> tuple[Ids, Ranking, NDArray[np.bool_]]:
     owners, ids = members.of(codes[rows])
     if search.excluded is not None:
@@ -73,10 +75,7 @@ def _rank(
     exact = search.exact_scores(block, rows, owners, ids)
     order = np.lexsort((-exact, owners))
     owners, exact = owners[order], exact[order]
-    columns = np.arange(block.shape[1], dtype=np.uint32)
-    for scores, row in zip(block, keys, strict=True):  # a row at a time stays in the cache
-        order_keys(scores, columns, out=row)
-        row.sort()
+    _sort(block, keys)
     first, last = _bands(keys, owners, exact, search.rounding[rows][owners])
 
     # Bands that touch are sorted together.
@@ -96,7 +95,23 @@ def _rank(
     return rows, *_groups(owner, places, found >> np.uint64(32), relevant, len(rows), keys.shape[1], ties)
 
 
-def _bands(keys: NDArray[np.uint64], owners: Ids, exact: NDArray, rounding: NDArray) -> tuple[Ids, Ids]:
+def _sort(block: Matrix, keys: Keys) -> None:
+    """Write the sorted keys of each row of scores, on as many threads as faiss may use."""
+    threads = import_faiss().omp_get_max_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(_sort_part, np.array_split(block, threads), np.array_split(keys, threads)))
+
+
+def _sort_part(block: Matrix, keys: Keys) -> None:
+    columns = np.arange(block.shape[1], dtype=np.uint32)
+    rows = max(1, CACHED // block.shape[1])
+    for start in range(0, len(block), rows):
+        part = keys[start : start + rows]
+        order_keys(block[start : start + rows], columns, out=part)
+        part.sort(axis=1)
+
+
+def _bands(keys: Keys, owners: Ids, exact: NDArray, rounding: NDArray) -> tuple[Ids, Ids]:
     """The first and the last place, exclusive, in its sorted row where a score may be on either side of ``exact``."""
     high = order_keys((exact + rounding).astype(np.float32), 0)
     low = order_keys((exact - rounding).astype(np.float32), 2**32 - 1)

@@ -136,9 +136,9 @@ class IdentificationEvaluator:
         if not galleries:
             raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
         known: dict[Hashable, int] = {}
-        queries = labelled_samples(embeddings, labels)
+        queries = labelled_samples("embeddings", embeddings, labels)
         codes = class_codes(queries.labels, len(as_array(queries.embeddings)), "labels", known)
-        references = [labelled_samples(*gallery, kind="gallery_") for gallery in galleries]
+        references = [labelled_samples("gallery", *gallery) for gallery in galleries]
         searched = [self._search(queries, codes, each, known) for each in references]
         non_mated = min(int((~each.mated).sum()) for each in searched)
         if self.fpir and not non_mated:

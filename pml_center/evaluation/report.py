@@ -16,7 +16,7 @@ from pml_center.evaluation.statistics import Interval, PairedTest, paired_test
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Report:
     """What was measured, on how many units, by which rules, and how sure it is.
 
@@ -174,6 +174,9 @@ class Report:
         if self.ci:
             lines.append(f"{100 * self.ci_level:g} % intervals: {self.ci_method}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary}>"
 
     def _unit_columns(self) -> dict[str, Sequence]:
         """What else is known of each unit, for :meth:`to_csv`."""

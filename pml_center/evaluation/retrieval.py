@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -147,13 +147,13 @@ class RetrievalEvaluator:
             ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; a gallery
                 without labels; no query with a relevant reference.
         """
-        queries = labelled_samples(embeddings, labels, query_groups, names, "")
+        queries = labelled_samples("embeddings", embeddings, labels, query_groups, names)
         if gallery is None and gallery_labels is None:
             if gallery_groups is not None:
                 raise ValueError("gallery_groups must come with a gallery, got only groups. Pass query_groups alone.")
             return self._evaluate(queries, None)
         return self._evaluate(
-            queries, labelled_samples(gallery, gallery_labels, gallery_groups, gallery_names, "gallery_")
+            queries, labelled_samples("gallery", gallery, gallery_labels, gallery_groups, gallery_names)
         )
 
     def run(
@@ -216,7 +216,7 @@ class RetrievalEvaluator:
             if name not in known:
                 raise ValueError(unknown_name("metric", name, known, f"This evaluator has {', '.join(known)}."))
         wanted = tuple(name for name in include or known if name not in exclude)
-        references = None if reference is None else Samples(reference, reference_labels)
+        references = None if reference is None else labelled_samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
         values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
@@ -276,7 +276,7 @@ class RetrievalEvaluator:
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=f"bootstrap over {'queries' if self.ci == 'query' else 'classes'}",
+            ci_method=self._ci_method(metrics),
             warnings=_warnings(tie_rate),
             classes=task.classes,
             codes=task.codes,
@@ -333,6 +333,12 @@ class RetrievalEvaluator:
         found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
         units = table.shape[1] if clusters is None else len(np.unique(clusters))
         return {name: settled(interval, units, self.ci_level) for name, interval in zip(names, found, strict=True)}
+
+    def _ci_method(self, metrics: Mapping[str, float]) -> str:
+        if self.ci == "class":
+            return "bootstrap over classes"
+        macro = any(name.startswith("macro_") for name in metrics)
+        return "bootstrap over queries" + (", over classes for macro averages" if macro else "")
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         search = task.search

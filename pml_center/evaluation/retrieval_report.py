@@ -26,7 +26,7 @@ class Neighbours(NamedTuple):
         return cls(np.full((queries, k), -1), np.full((queries, k), -np.inf, dtype=np.float32))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class RetrievalReport(Report):
     """A report on queries, each searched for among references.
 

@@ -207,7 +207,13 @@ class ExactSearch:
         queries, references = np.ascontiguousarray(queries), np.ascontiguousarray(references)
         scores = np.empty(len(queries), dtype=np.float32)
         arrays = (self.queries, queries, self.references, references, scores)
-        pairwise(self.queries.shape[1], len(queries), *map(faiss.swig_ptr, arrays))
+        threads = faiss.omp_get_max_threads()
+        # Waking threads takes longer than few pairs do: those of the last matrix product may still be spinning.
+        faiss.omp_set_num_threads(threads if len(queries) * self.queries.shape[1] > 32 * ENTRIES else 1)
+        try:
+            pairwise(self.queries.shape[1], len(queries), *map(faiss.swig_ptr, arrays))
+        finally:
+            faiss.omp_set_num_threads(threads)
         return -scores if self.similarity == "euclidean" else scores
 
     def exact_scores(self, block: Matrix, rows: Ids, places: Ids, ids: Ids) -> Matrix:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_choices, check_positive, is_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
@@ -66,6 +66,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
+    reaches_all_centers: ClassVar[bool] = False  # whether the centers of absent classes have a gradient, too
     only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
 
     centers: Tensor
@@ -91,20 +92,31 @@ class BaseCenterLoss(BaseClassLoss):
         check_choices(update=(update, Update))
         if init is not None:
             check_choices(init=(init, Init))
-        if not 0 < alpha <= 1:
+        check_positive("The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
+        if alpha > 1:
             raise ValueError(f"alpha must be in (0, 1], got {alpha}. The paper's rate is 0.5.")
         if sparse_gradient and update != "gradient":
             raise ValueError(
                 f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
                 'Leave it out, or use update="gradient".'
             )
-        if accumulation_steps is not None and (accumulation_steps < 1 or accumulation_steps != int(accumulation_steps)):
+        if sparse_gradient and self.reaches_all_centers:
             raise ValueError(
-                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps}. "
+                f"sparse_gradient must be False for {type(self).__name__}, whose gradient reaches the centers of all "
+                "classes, got True. Leave it out."
+            )
+        if accumulation_steps is not None and not is_size(accumulation_steps):
+            raise ValueError(
+                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps!r}. "
                 "It is the number of batches for one step of your optimizer."
             )
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+        if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:
+            raise ValueError(
+                'init must not be "zeros" with update="gradient" where centers are compared by angle, got "zeros". '
+                "They have no direction there, and a slope without bound: leave it out."
+            )
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
@@ -157,7 +169,8 @@ class BaseCenterLoss(BaseClassLoss):
         with torch.no_grad():
             self._record(batch)
             if self.training and self.update != "gradient":
-                difference = self._compared(embeddings) - batch.own.to(self.centers.dtype)
+                compared = self._compared(embeddings)
+                difference = compared - batch.own.to(compared.dtype)
                 del batch  # one (B, D) block less while the centers step
                 self._gather(difference, labels)
             elif self.training:
@@ -167,7 +180,11 @@ class BaseCenterLoss(BaseClassLoss):
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Count the batch, and start the centers of classes that come for the first time."""
         super().before_batch(embeddings, labels)
-        if not self.training or not (len(labels) or processes(self.process_group) > 1):
+        if not self.training:
+            return
+        if not (len(labels) or processes(self.process_group) > 1):
+            if self.update != "gradient" and self.accumulation_steps != 1:  # one of the batches of a step all the same
+                self._gather(self._compared(embeddings), labels)
             return
         self.step = self.step + 1  # replaced, never mutated
         with torch.no_grad():
@@ -196,6 +213,13 @@ class BaseCenterLoss(BaseClassLoss):
         normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
 
+    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
+        """Watches centers that have started: a start is no optimizer's work."""
+        if self.init == "first_batch" and self.update == "gradient":
+            labels = labels[self.last_seen.index_select(0, labels) > 0]
+        if len(labels):
+            super()._warn_of_a_forgotten_optimizer(labels)
+
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out
         if init in ("zeros", "normal"):
@@ -209,8 +233,9 @@ class BaseCenterLoss(BaseClassLoss):
             self.register_buffer("centers", centers)
 
     def _compared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings as the centers average them, detached."""
-        return self.distance.maybe_normalize(embeddings.detach()).to(self.class_rows().dtype)
+        """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
+        dtype = torch.promote_types(self.class_rows().dtype, torch.float32)
+        return self.distance.maybe_normalize(embeddings.detach()).to(dtype)
 
     def _see(self, labels: Tensor) -> None:
         """Remember when the classes of all processes were seen."""
@@ -223,10 +248,7 @@ class BaseCenterLoss(BaseClassLoss):
 
         (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
         """
-        if difference.is_cuda:  # where nobody has looked: an overflow of half precision must not spoil a center
-            finite = difference.isfinite().all(1)
-            difference, labels = difference[finite], labels[finite]
-        found = self._joined(class_sums(difference, labels))
+        found = self._joined(_finite_sums(difference, labels))
         if self.accumulation_steps == 1:
             self._move(found)
             return
@@ -236,7 +258,9 @@ class BaseCenterLoss(BaseClassLoss):
             self.step_centers()
 
     def _move(self, differences: ClassSums) -> None:
-        """One step of the centers."""
+        """One step of the centers; none where no batch had a sample."""
+        if not len(differences.classes):
+            return
         self.spread(self.centers)
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
         self.last_seen.index_fill_(0, differences.classes, self.step)
@@ -252,8 +276,9 @@ class BaseCenterLoss(BaseClassLoss):
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
         new = self.last_seen.index_select(0, labels) == 0
-        first = self._joined(class_sums(embeddings[new], labels[new]))
-        self.centers.index_copy_(0, first.classes, first.sums / first.counts.unsqueeze(1))
+        first = self._joined(_finite_sums(embeddings[new], labels[new]))
+        means = first.sums / first.counts.unsqueeze(1)
+        self.centers.index_copy_(0, first.classes, means.to(self.centers.dtype))
         self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
 
     def _record(self, batch: CenterBatch) -> None:
@@ -263,7 +288,7 @@ class BaseCenterLoss(BaseClassLoss):
         self.avg_norm = batch.embeddings.norm(dim=1).mean().item()
         self.avg_center_norm = batch.own.norm(dim=1).mean().item()
         self.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
-        seen = batch.centers[self.last_seen > 0]
+        seen = self.own_centers((self.last_seen > 0).nonzero().squeeze(1))
         scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
         self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
 
@@ -305,3 +330,11 @@ class BaseCenterLoss(BaseClassLoss):
             self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
             self._pending_batches = int(batches)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
+    """The sums of each class, without rows that overflowed in half precision: they must not spoil a center."""
+    if rows.is_cuda:  # where nobody has looked
+        finite = rows.isfinite().all(1)
+        rows, labels = rows[finite], labels[finite]
+    return class_sums(rows, labels)

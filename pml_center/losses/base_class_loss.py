@@ -111,11 +111,13 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
 
     def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
         weights = torch.as_tensor(loss_weights, dtype=torch.float32)
-        if weights.shape != (self.num_classes,) or not (weights > 0).all():
+        if weights.shape != (self.num_classes,) or not ((weights > 0) & weights.isfinite()).all():
+            got = f"shape {tuple(weights.shape)}"
+            if weights.numel():
+                got += f" and values from {weights.min().item():g} to {weights.max().item():g}"
             raise ValueError(
-                f"loss_weights must be {self.num_classes} positive numbers, one per class, "
-                f"got shape {tuple(weights.shape)} and least value {weights.min().item():g}. Leave out classes with "
-                "ignore_index."
+                f"loss_weights must be {self.num_classes} positive numbers, one per class, got {got}. "
+                "Leave out classes with ignore_index."
             )
         return weights
 

@@ -1,6 +1,7 @@
 """BaseElementLoss: the boundary that all losses share."""
 
 import sys
+from numbers import Integral
 from types import FrameType
 from typing import ClassVar, Literal
 
@@ -39,6 +40,12 @@ class BaseElementLoss(BaseMetricLossFunction):
             if name not in accepted:
                 takes = f"It takes {', '.join(accepted)}."
                 raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
+        for name in ("distance", "reducer", "embedding_regularizer", "weight_regularizer"):
+            part = kwargs.get(name)
+            if not (part is None or isinstance(part, nn.Module)):
+                raise TypeError(f"{name} must be an object like PML's, got {part!r}. Build it first: {name}=Name(...).")
+        if not (ignore_index is None or isinstance(ignore_index, Integral)):
+            raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}. It is a label, as -1.")
         super().__init__(**kwargs)
         self._check_distance()
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
@@ -124,7 +131,9 @@ class BaseElementLoss(BaseMetricLossFunction):
             losses = self.reference_losses(embeddings, labels, ref_emb[kept], ref_labels[kept])
         else:
             losses = self.weighted_losses(embeddings, labels)
-        return {
+        regularized: dict[str, dict] = {}
+        super().add_embedding_regularization_to_loss_dict(regularized, embeddings)
+        return regularized | {
             "loss": {
                 "losses": losses if weights is None else losses * weights[indices],
                 "indices": indices,
@@ -132,6 +141,9 @@ class BaseElementLoss(BaseMetricLossFunction):
                 "divisor": len(indices),  # DivisorReducer raises without one
             }
         }
+
+    def add_embedding_regularization_to_loss_dict(self, loss_dict, embeddings) -> None:
+        """PML's hook, called with all embeddings: :meth:`compute_loss` has added the term of those that take part."""
 
     def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample as it counts, (B,)."""
@@ -214,9 +226,9 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
     for index in indices_tuple:
         if not isinstance(index, Tensor):
             raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
-        if len(index) and (index.is_floating_point() or index.dtype == torch.bool):
+        if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
             raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
-        if len(index) and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
+        if index.numel() and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_center.checks import check_chunk_size, check_embeddings
+from pml_center.checks import check_at_least_0, check_chunk_size, check_embeddings, check_positive
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import with_rows
 from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
@@ -49,10 +49,13 @@ class CenterContrastiveLoss(BaseCenterLoss):
 
     Source: Cai, Xiong and Tian, Center contrastive loss for metric learning, 2023, arXiv:2308.00458. From its abstract:
         a bank of class centers that is updated in step with training, and a contrastive loss between queries and
-        centers. The formula is that of two public reimplementations, up to a constant of 2λ, as are s = 64, m = 0.2
-        and λ = 1; we could not check them in the paper. That the bank steps as center loss does, rather than by
-        gradient, is our reading of "updated in real-time"; both reimplementations take gradients.
+        centers. The formula is that of two public reimplementations, which write the pull as −2λ·cos θ_y and so are
+        less by 2λ, as are s = 64, m = 0.2 and λ = 1; we could not check them in the paper. That the bank steps as
+        center loss does, rather than by gradient, is our reading of "updated in real-time"; both reimplementations
+        take gradients.
     """
+
+    reaches_all_centers = True
 
     def __init__(
         self,
@@ -68,11 +71,9 @@ class CenterContrastiveLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
-        for name, value, usual in (("margin", margin, 0.2), ("center_weight", center_weight, 1)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}. A common one is {usual}.")
+        check_positive("Common values are 16 to 64.", scale=scale)
+        check_at_least_0("A common one is 0.2.", margin=margin)
+        check_at_least_0("A common one is 1.", center_weight=center_weight)
         check_chunk_size(chunk_size)
         self.margin, self.scale, self.center_weight, self.chunk_size = margin, scale, center_weight, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin", "scale", "center_weight"], is_stat=False)

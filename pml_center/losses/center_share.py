@@ -32,12 +32,12 @@ class CenterShare:
         if self._batches < 0 or torch.compiler.is_compiling():
             return
         pair = torch.stack([weight * center.detach(), rest.detach().abs()])
-        self._sums = pair if self._sums is None else self._sums + pair
+        self._sums = pair if self._sums is None else self._sums.to(pair) + pair
         self._batches += 1
         if self._batches < BATCHES:
             return
         center_sum, rest_sum = self._sums.tolist()
-        if center_sum <= DWARFED * rest_sum:
+        if not center_sum > DWARFED * rest_sum:
             self._sums, self._batches = None, 0
             return
         self._batches = -1

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from pml_center.checks import check_positive
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
 from pml_center.ops.centers import half_squared_distance, other_squared_distances, with_rows
 
@@ -47,6 +48,7 @@ class ContrastiveCenterLoss(BaseCenterLoss):
     """
 
     default_init: ClassVar[Init] = "normal"
+    reaches_all_centers = True
 
     def __init__(
         self,
@@ -58,8 +60,7 @@ class ContrastiveCenterLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if not delta > 0:
-            raise ValueError(f"delta must be positive, got {delta}. The paper's is 1.")
+        check_positive("The paper's is 1.", delta=delta)
         self.delta = delta
         self.add_to_recordable_attributes(list_of_names=["delta"], is_stat=False)
 

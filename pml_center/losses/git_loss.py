@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import half_squared_distance
 from pml_center.ops.distances import squared_distances
@@ -64,8 +65,7 @@ class GitLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if repulsion < 0:
-            raise ValueError(f"repulsion must be at least 0, got {repulsion}. The authors have 1; 0 is center loss.")
+        check_at_least_0("The authors have 1; 0 is center loss.", repulsion=repulsion)
         self.repulsion, self.same_class = repulsion, same_class
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 

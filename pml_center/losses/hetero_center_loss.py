@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.centers import class_sums
 
@@ -48,8 +49,7 @@ class HeteroCenterLoss(BaseElementLoss):
 
     def __init__(self, margin: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin}. The paper has none, which is 0.")
+        check_at_least_0("The paper has none, which is 0.", margin=margin)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
 
@@ -13,6 +14,11 @@ class IslandLoss(BaseCenterLoss):
     ``c_j += α · ( Σ_{y=j}(x − c_j) / (1 + n_j) − λ₁ / (C − 1) · Σ_{k≠j} ∂cos(c_j, c_k)/∂c_j )``. The second sum moves
     all centers, those of absent classes too, and only the embeddings feel where they go: add it to a softmax loss, as
     center loss. The sums over pairs are taken in closed form, O(C·D).
+
+    The second term is never below λ₁ · C(C − 2): with λ₁ = 10 and a thousand classes the value is 10⁷ from the start, and
+    the pull is beyond its digits. Gradients are not touched by it; to follow the pull, set ``collect_stats=True`` and
+    read ``avg_intra``. The turn of a center is the longer the shorter it is, as ``1 / ‖c‖``: centers that are much
+    shorter than 1 leap far beyond the embeddings and come back over some batches.
 
     Args:
         num_classes: C.
@@ -48,6 +54,8 @@ class IslandLoss(BaseCenterLoss):
         to itself as 0, which adds λ₁ · C.
     """
 
+    reaches_all_centers = True
+
     def __init__(
         self,
         num_classes: int,
@@ -58,8 +66,7 @@ class IslandLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if repulsion < 0:
-            raise ValueError(f"repulsion must be at least 0, got {repulsion}. The paper has 10; 0 is center loss.")
+        check_at_least_0("The paper has 10; 0 is center loss.", repulsion=repulsion)
         self.repulsion = repulsion
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 
@@ -70,7 +77,7 @@ class IslandLoss(BaseCenterLoss):
     def penalty(self, batch: CenterBatch) -> Tensor:
         """``λ₁ · Σ_{j≠k} (cos + 1)``, one for all."""
         pairs = self.num_classes * (self.num_classes - 1)
-        return self.repulsion * (pairwise_cosines(batch.centers) + pairs).to(batch.embeddings.dtype)
+        return self.repulsion * (pairwise_cosines(batch.centers.to(batch.embeddings.dtype)) + pairs)
 
     def spread(self, centers: Tensor) -> None:
         """The second term of the step."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
@@ -41,6 +42,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     Raises:
         ValueError: labels outside [0, num_classes); an argument outside its range.
+        TypeError: a distance: the center term is Euclidean.
 
     Example:
         >>> import torch
@@ -53,6 +55,8 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     Source: Wen et al., A discriminative feature learning approach for deep face recognition, ECCV 2016 (equation 5).
     """
+
+    takes_any_distance = False
 
     def __init__(
         self,
@@ -75,8 +79,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        if center_weight < 0:
-            raise ValueError(f"center_weight must be at least 0, got {center_weight}. The paper has 0.003.")
+        check_at_least_0("The paper has 0.003.", center_weight=center_weight)
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         stats = self.collect_stats
         self.softmax = SoftmaxLoss(

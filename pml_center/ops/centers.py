@@ -78,7 +78,8 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
                 [0., 0.]])
     """
     rate = alpha / (differences.counts + (rule == "paper"))
-    centers.index_add_(0, differences.classes, differences.sums.mul_(rate.unsqueeze(1)))
+    step = differences.sums.mul_(rate.unsqueeze(1))
+    centers.index_add_(0, differences.classes, step.to(centers.dtype))
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:
@@ -105,6 +106,7 @@ class _HalfSquaredDistance(torch.autograd.Function):
 
 
 ROWS = 1024  # centers that are looked at together where all are
+ORIGIN_ROWS = 64  # centers that say where the middle of all is
 
 
 def pairwise_cosines(centers: Tensor) -> Tensor:
@@ -257,7 +259,7 @@ def nearest_other(
     """The class of the nearest center among all other classes, (B,); with a single class, the label itself.
 
     Equals ``torch.cdist(embeddings, centers).scatter(1, labels.unsqueeze(1), torch.inf).argmin(1)``, a block of
-    classes at a time. Distances are compared about the mean of the centers; of two that differ by no more than their
+    classes at a time. Distances are compared about the middle of the centers; of two that differ by no more than their
     rounding either may be found.
 
     Args:
@@ -272,21 +274,27 @@ def nearest_other(
         >>> nearest_other(torch.zeros(1, 2), torch.tensor([[0.0, 0], [3, 0], [0, 2]]), torch.tensor([0]))
         tensor([2])
     """
-    mean = None if angular else centers.mean(0)
-    moved = embeddings if mean is None else embeddings - mean
+    origin = None if angular else _middle(centers)
+    moved = embeddings if origin is None else embeddings - origin
     least = embeddings.new_full((len(embeddings),), torch.inf)
     nearest = labels
     for place in blocks(len(centers), max(embeddings.shape), chunk_size):
-        if mean is None:
+        if origin is None:
             scores = moved @ F.normalize(centers[place], dim=1).t().neg_()
         else:  # half the squared distance, less what all classes share
-            rows = centers[place] - mean
+            rows = centers[place] - origin
             scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
         scores[own_entries(labels, place, len(centers))] = torch.inf
         score, column = scores.min(1)
         nearest = torch.where(score < least, column + place.start, nearest)
         least = torch.minimum(least, score)
     return nearest
+
+
+def _middle(centers: Tensor) -> Tensor:
+    """A point among the centers, (D,): unlike their mean, it does not move with one that is far away from the rest."""
+    some = centers[:: -(-len(centers) // ORIGIN_ROWS)]
+    return some.sort(0).values[len(some) // 2]  # torch.median has no deterministic version on CUDA
 
 
 def angle_between(first: Tensor, second: Tensor) -> Tensor:
@@ -315,7 +323,7 @@ def other_log_likelihoods(
     """``logsumexp`` over every class but one's own of the logarithm of its Gaussian, (B,).
 
     The logarithm is ``−½ Σ_d ((x_d − μ_d)² / v_d + log v_d)``, without the ``−½ D log 2π`` that all classes share. For
-    C = 1 the result is the lowest finite number. One block of classes is looked at at a time, about the mean of the
+    C = 1 the result is the lowest finite number. One block of classes is looked at at a time, about the middle of the
     means.
 
     Args:
@@ -336,7 +344,7 @@ def other_log_likelihoods(
 
 def log_likelihoods(embeddings: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
     """The logarithm of the Gaussian of each class, (B, C), as in :func:`other_log_likelihoods`."""
-    center = means.mean(0)
+    center = _middle(means)
     moved = embeddings - center
     result = _gaussian_block(moved, means - center, log_variances)
     return result if log_variances is not None else result - torch.linalg.vecdot(moved, moved).unsqueeze(1) / 2
@@ -355,7 +363,7 @@ def _gaussian_block(moved: Tensor, rows: Tensor, log_variances: Tensor | None) -
 class _OtherLogLikelihoods(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeddings, means, labels, log_variances, chunk_size):
-        center = means.mean(0)
+        center = _middle(means)
         moved = embeddings - center
         parts, kept = [], []
         room = KEPT_ELEMENTS if chunk_size is None else 0

@@ -1,5 +1,6 @@
 """RingRegularizer."""
 
+import math
 from typing import Literal
 
 import torch
@@ -53,8 +54,8 @@ class RingRegularizer(BaseRowRegularizer):
 
     def __init__(self, radius: float | None = None, kind: Kind = "l2", **kwargs):
         super().__init__(**kwargs)
-        if radius is not None and not radius > 0:
-            raise ValueError(f"radius must be positive, got {radius}. Leave it out to have it found.")
+        if radius is not None and not 0 < radius < math.inf:
+            raise ValueError(f"radius must be positive and finite, got {radius}. Leave it out to have it found.")
         check_choices(kind=(kind, Kind))
         self.kind = kind
         self.radius = nn.Parameter(torch.tensor(0.0 if radius is None else float(radius)))

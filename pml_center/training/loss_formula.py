@@ -5,6 +5,7 @@ A formula is read with Python's own grammar and never executed.
 
 import ast
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,12 +115,16 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         weight = _literal(node.left)
         node = node.right
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
     theirs = _public(pytorch_metric_learning.losses)
     known = _with_ours(theirs, _public(losses))
     known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
     loss = _build("loss", node, known, {"num_classes": num_classes, "embedding_size": embedding_size})
+    if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in loss.modules()):
+        raise ValueError(
+            f"reducer must make one number of the losses, got {ast.unparse(node)!r}. Use MeanReducer or leave it out."
+        )
     if isinstance(loss, BaseElementLoss) and loss.takes_references:
         raise ValueError(
             f"a term must compare the embeddings of one set of images, got {ast.unparse(node)!r}, which compares two. "

@@ -35,6 +35,7 @@ def param_groups(
 
     Raises:
         ValueError: nothing to train.
+        TypeError: a loss that is no module, such as a list of them.
 
     Example:
         >>> from pml_center.losses import SoftmaxLoss
@@ -43,6 +44,12 @@ def param_groups(
         >>> [(group["name"], group["lr"], group["weight_decay"]) for group in groups]
         [('model', 0.001, 0.05), ('model (no decay)', 0.001, 0.0), ('losses', 0.01, 0.0)]
     """
+    for loss in losses:
+        if not isinstance(loss, nn.Module):
+            raise TypeError(
+                f"losses must be modules, got {type(loss).__name__}. "
+                "Pass them one by one: param_groups(model, loss, other, lr=...)."
+            )
     loss_lr = lr if loss_lr is None else loss_lr
     center_lr = loss_lr if center_lr is None else center_lr
     center_losses = [module for loss in losses for module in loss.modules() if isinstance(module, BaseCenterLoss)]

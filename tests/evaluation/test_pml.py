@@ -121,6 +121,12 @@ def test_metrics_are_included_and_excluded_by_name():
         evaluator.get_accuracy(embeddings, labels, include=("AMI",))
 
 
+def test_references_come_with_their_labels():
+    embeddings, labels = clusters()
+    with pytest.raises(ValueError, match="reference_labels and reference must come together, got only reference"):
+        RetrievalEvaluator().get_accuracy(embeddings, labels, embeddings[:20] + 1)
+
+
 def test_references_that_do_not_begin_with_the_queries_are_refused():
     embeddings, labels = clusters()
     with pytest.raises(ValueError, match="must begin with the 20 queries because ref_includes_query=True"):

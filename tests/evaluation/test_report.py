@@ -70,6 +70,10 @@ def test_reports_with_nothing_in_common_are_refused():
         REPORT.compare(Report(metrics={}, protocol="", per_unit={"recall_at_1": np.zeros(2)}))
 
 
+def test_a_report_introduces_itself_by_what_was_measured():
+    assert repr(REPORT) == f"<Report: {REPORT.summary}>"
+
+
 def test_a_report_cannot_be_changed():
     with pytest.raises(AttributeError):
         REPORT.unit = "fold"

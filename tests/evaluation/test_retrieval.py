@@ -171,20 +171,22 @@ def test_rotating_all_embeddings_does_not_matter(seed):
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
 def test_perfect_clusters_score_one(similarity):
     embeddings, labels = clusters(spread=1e-3)
-    report = RetrievalEvaluator(similarity=similarity)(embeddings, labels)
-    assert set(report.metrics) == ALL_METRICS
-    assert set(report.metrics.values()) == {1.0}
+    metrics = (*EVERY, "precision_at_14", "ir_recall_at_14", "mean_reciprocal_rank")
+    for ties in ("index", "expected"):
+        report = RetrievalEvaluator(metrics, similarity=similarity, ties=ties)(embeddings, labels)
+        assert set(report.metrics) > ALL_METRICS
+        assert set(report.metrics.values()) == {1.0}
 
 
 def test_distractors_never_raise_a_metric():
     embeddings, labels = clusters()
     references, reference_labels = clusters(seed=1)
     distractors = np.random.default_rng(2).normal(size=(200, 16))
-    clean = RetrievalEvaluator()(embeddings, labels, references, reference_labels)
-    crowded = RetrievalEvaluator()(
+    clean = RetrievalEvaluator(EVERY)(embeddings, labels, references, reference_labels)
+    crowded = RetrievalEvaluator(EVERY)(
         embeddings, labels, np.concatenate([references, distractors]), [*reference_labels, *["distractor"] * 200]
     )
-    for name in ALL_METRICS:
+    for name in clean.per_unit:
         assert (crowded.per_unit[name] <= clean.per_unit[name]).all()
 
 
@@ -476,7 +478,8 @@ def test_intervals_are_those_of_the_values():
     values = report.per_unit["r_precision"]
     [expected] = bootstrap_interval(values, level=0.8, resamples=300, seed=5)
     assert report.ci["r_precision"] == pytest.approx(expected)
-    assert report.ci_method == "bootstrap over queries"
+    assert report.ci_method == "bootstrap over queries, over classes for macro averages"
+    assert report.ci["macro_r_precision"] != report.ci["r_precision"]
     by_class = RetrievalEvaluator(ci="class", resamples=300)(*data)
     [expected] = bootstrap_interval(values, by_class.codes, resamples=300)
     assert by_class.ci["r_precision"] == pytest.approx(expected)

@@ -90,15 +90,6 @@ def test_the_pull_does_not_weaken_with_the_angle(angle):
     torch.testing.assert_close(embeddings.grad[0], 2 * turn)  # away from the second as well
 
 
-def test_the_gradient_may_be_sparse(generator):
-    embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 2, 1])
-    dense, sparse = at_right_angles(), at_right_angles(sparse_gradient=True)
-    dense(embeddings, labels).backward()
-    sparse(embeddings, labels).backward()
-    assert sparse.centers.grad.is_sparse
-    torch.testing.assert_close(sparse.centers.grad.to_dense(), dense.centers.grad)
-
-
 @pytest.mark.parametrize("margin", [-0.1, 4.0])
 def test_a_margin_is_an_angle_in_radians(margin):
     with pytest.raises(ValueError, match=rf"margin must be in \[0, π\] radians, got {margin}"):

@@ -107,6 +107,12 @@ def test_centers_within_the_margin_are_left_alone():
     assert value.item() == 25 - 2
 
 
+def test_modalities_may_take_turns_in_a_batch():
+    batch, labels = column(0, 4, 9, 7), torch.tensor([0, 0, 1, 1])
+    value = losses.HeteroCenterLoss()(batch[::2], labels[::2], ref_emb=batch[1::2], ref_labels=labels[1::2])
+    assert value.item() == 4**2 + 2**2
+
+
 def test_modalities_may_share_no_class():
     visible = column(0, 9).requires_grad_()
     value = losses.HeteroCenterLoss()(visible, torch.tensor([0, 1]), None, column(1, 2), torch.tensor([2, 3]))
@@ -163,10 +169,10 @@ def test_references_that_do_not_fit_are_refused(references, error, message):
     ("loss", "arguments", "error", "message"),
     [
         (losses.MarginalLoss, {"threshold": 4}, ValueError, r"threshold must be in \(0, 4\), got 4"),
-        (losses.MarginalLoss, {"margin": -0.1}, ValueError, "margin must be at least 0, got -0.1"),
+        (losses.MarginalLoss, {"margin": -0.1}, ValueError, "margin must be finite and at least 0, got -0.1"),
         (losses.CentroidTripletLoss, {"negatives": "every"}, ValueError, "negatives must be a known name, got 'every'"),
-        (losses.CentroidTripletLoss, {"margin": -2}, ValueError, "margin must be at least 0, got -2"),
-        (losses.HeteroCenterLoss, {"margin": -1}, ValueError, "margin must be at least 0, got -1"),
+        (losses.CentroidTripletLoss, {"margin": -2}, ValueError, "margin must be finite and at least 0, got -2"),
+        (losses.HeteroCenterLoss, {"margin": -1}, ValueError, "margin must be finite and at least 0, got -1"),
         (losses.MarginalLoss, {"distance": distances.LpDistance(power=1)}, TypeError, "distance must be the default"),
         (losses.CentroidTripletLoss, {"distance": distances.LpDistance()}, TypeError, "distance must be the default"),
     ],

@@ -77,9 +77,9 @@ def test_only_rows_of_the_batch_are_kept_for_backward(generator):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"margin": -0.1}, r"margin must be at least 0, got -0.1"),
-        ({"scale": 0}, r"scale must be positive, got 0"),
-        ({"center_weight": -1}, r"center_weight must be at least 0, got -1"),
+        ({"margin": -0.1}, r"margin must be finite and at least 0, got -0.1"),
+        ({"scale": 0}, r"scale must be finite and positive, got 0"),
+        ({"center_weight": -1}, r"center_weight must be finite and at least 0, got -1"),
         ({"chunk_size": 1.5}, r"chunk_size must be an integer of at least 1, got 1.5"),
     ],
 )

@@ -1,5 +1,7 @@
 """Center loss: its step is the paper's."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,29 @@ def test_last_seen_counts_training_batches(generator):
     assert loss.step == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("init", ["zeros", "first_batch"])
+def test_centers_of_half_precision_are_those_of_fp32_rounded(init, dtype, generator):
+    embeddings, labels = 3000 * torch.rand(600, 4, generator=generator), torch.arange(600) % 2  # sums of 450,000
+    half, full = losses.CenterLoss(3, 4, init=init).to(dtype), losses.CenterLoss(3, 4, init=init)
+    torch.testing.assert_close(half(embeddings, labels), full(embeddings, labels), rtol=0.01, atol=0)
+    assert half.centers.dtype == dtype
+    torch.testing.assert_close(half.centers, full.centers.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.double], ids=str)
+def test_a_loss_may_change_its_type_between_two_steps(dtype, generator):
+    batch = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
+    loss, whole = losses.CenterLoss(2, 3, accumulation_steps=8), losses.CenterLoss(2, 3)
+    whole(*batch)
+    loss(*batch)
+    loaded = losses.CenterLoss(2, 3, accumulation_steps=8).to(dtype)
+    loaded.load_state_dict(loss.state_dict())
+    for each in (loss.to(dtype), loaded):
+        each.step_centers()
+        torch.testing.assert_close(each.centers, whole.centers.to(dtype))
+
+
 STEPPING = pytest.mark.parametrize("update", ["paper", "mean"])
 
 
@@ -173,6 +198,30 @@ def test_micro_batches_step_as_one_batch(update, make, generator):
         by_hand.step_centers()
         torch.testing.assert_close(parts.centers, whole.centers, rtol=0, atol=1e-12)
         assert torch.equal(by_hand.centers, parts.centers)
+
+
+@pytest.mark.parametrize("make", [losses.CenterLoss, losses.IslandLoss], ids=lambda make: make.__name__)
+def test_a_batch_of_ignored_labels_is_one_of_those_that_make_a_step(make, generator):
+    embeddings = torch.randn(4, 3, generator=generator)
+    loss, other = (make(4, 3, init="normal", accumulation_steps=2, ignore_index=-1) for _ in range(2))
+    other.load_state_dict(loss.state_dict())
+    ignored, first, second = torch.full((4,), -1), torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 2, 2])
+    loss(embeddings, ignored)
+    resumed = make(4, 3, accumulation_steps=2, ignore_index=-1)
+    resumed.load_state_dict(loss.state_dict())
+    loss(embeddings, first)
+    resumed(embeddings, first)
+    other(embeddings, first)
+    other.step_centers()
+    assert torch.equal(loss.centers, other.centers)
+    assert torch.equal(resumed.centers, other.centers)
+    for labels in (ignored, ignored):  # a step of no samples is none, for the repulsion too
+        loss(embeddings, labels)
+    assert torch.equal(loss.centers, other.centers)
+    for each in (loss, other):
+        each(embeddings, first)
+        each(embeddings, second)
+    assert torch.equal(loss.centers, other.centers)
 
 
 def test_a_short_end_of_an_epoch_steps_by_hand(generator):
@@ -256,6 +305,17 @@ def test_statistics_are_recorded_on_request(generator):
     assert loss.avg_inter == pytest.approx(torch.pdist(means).square().mean().sqrt().item())
 
 
+def test_the_distance_between_shared_centers_is_that_at_their_length(generator):
+    softmax = losses.SoftmaxLoss(3, 4)
+    loss = losses.CenterLoss(3, 4, update="gradient", shared_with=softmax, collect_stats=True)
+    with torch.no_grad():
+        loss.length.fill_(2.5)
+    for _ in range(2):
+        loss(torch.randn(3, 4, generator=generator), torch.arange(3))
+    centers = 2.5 * torch.nn.functional.normalize(softmax.W.t())
+    assert loss.avg_inter == pytest.approx(torch.pdist(centers).square().mean().sqrt().item())
+
+
 def test_a_wrapped_distance_of_directions_averages_directions(generator):
     loss = losses.CenterLoss(1, 3, alpha=1.0, update="mean", distance=distances.CosineSimilarity())
     embeddings = torch.randn(4, 3, generator=generator)
@@ -266,7 +326,8 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"alpha": 0}, ValueError, r"alpha must be in \(0, 1\], got 0"),
+        ({"alpha": 0}, ValueError, r"alpha must be finite and positive, got 0"),
+        ({"alpha": "0.5"}, ValueError, r"alpha must be finite and positive, got '0.5'"),
         ({"alpha": 1.5}, ValueError, r"alpha must be in \(0, 1\], got 1.5"),
         ({"update": "papr"}, ValueError, r"update must be a known name, got 'papr'. Did you mean 'paper'\?"),
         ({"init": "first"}, ValueError, r"init must be a known name, got 'first'. Did you mean 'first_batch'\?"),
@@ -275,10 +336,23 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
             ValueError,
             r"init must be None with weight_init",
         ),
-        ({"radius": -1}, ValueError, r"radius must be at least 0, got -1"),
+        (
+            {"init": "zeros", "update": "gradient", "distance": distances.CosineSimilarity()},
+            ValueError,
+            r'init must not be "zeros" with update="gradient" where centers are compared by angle',
+        ),
+        ({"radius": -1}, ValueError, r"radius must be finite and at least 0, got -1"),
+        ({"radius": math.nan}, ValueError, r"radius must be finite and at least 0, got nan"),
         ({"radius": 1, "distance": distances.CosineSimilarity()}, ValueError, r"radius must be 0 with CosineSim"),
         ({"sparse_gradient": True}, ValueError, r"sparse_gradient must be False with update='paper'"),
         ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be an integer of at least 1, or None, got 0"),
+        ({"accumulation_steps": math.nan}, ValueError, r"accumulation_steps must be an integer .* got nan"),
+        ({"accumulation_steps": math.inf}, ValueError, r"accumulation_steps must be an integer .* got inf"),
+        ({"loss_weights": []}, ValueError, r"loss_weights must be 3 positive numbers, .*, got shape \(0,\)\."),
+        ({"loss_weights": [1, 2, math.inf]}, ValueError, r"loss_weights must be 3 .* and values from 1 to inf"),
+        ({"ignore_index": 1.5}, TypeError, r"ignore_index must be an integer or None, got 1.5"),
+        ({"distance": "cosine"}, TypeError, r"distance must be an object like PML's, got 'cosine'"),
+        ({"embedding_regularizer": 3}, TypeError, r"embedding_regularizer must be an object like PML's, got 3"),
         (
             {"shared_with": losses.SoftmaxLoss(3, 2), "update": "gradient", "init": "first_batch"},
             ValueError,
@@ -296,3 +370,24 @@ def test_a_wrapped_distance_of_directions_averages_directions(generator):
 def test_an_argument_outside_its_range_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         losses.CenterLoss(3, 2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "message"),
+    [
+        (losses.IslandLoss, {"repulsion": -1}, ValueError, "repulsion must be finite and at least 0, got -1"),
+        (losses.IslandLoss, {"repulsion": math.nan}, ValueError, "repulsion must be finite and at least 0, got nan"),
+        (losses.SoftmaxCenterLoss, {"center_weight": -1}, ValueError, "center_weight must be finite and at least 0"),
+        (losses.SoftmaxCenterLoss, {"center_weight": math.inf}, ValueError, "center_weight must be .* got inf"),
+        (losses.SoftmaxCenterLoss, {"shared": True}, ValueError, 'update must be "gradient" with shared_with'),
+        (
+            losses.SoftmaxCenterLoss,
+            {"distance": distances.CosineSimilarity()},
+            TypeError,
+            "distance must be the default because SoftmaxCenterLoss is defined on it, got CosineSimilarity",
+        ),
+    ],
+)
+def test_its_relatives_refuse_theirs(make, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make(3, 2, **arguments)

@@ -48,7 +48,7 @@ def test_centers_that_step_themselves_move_towards_their_own_embeddings(generato
 
 @pytest.mark.parametrize("delta", [0, -1.0, float("nan")])
 def test_delta_must_be_positive(delta):
-    with pytest.raises(ValueError, match=rf"delta must be positive, got {delta}. The paper's is 1."):
+    with pytest.raises(ValueError, match=rf"delta must be finite and positive, got {delta}. The paper's is 1."):
         losses.ContrastiveCenterLoss(3, 2, delta)
 
 

@@ -45,7 +45,7 @@ def test_repulsion_does_not_move_the_centers_by_itself(same_class):
 
 
 def test_repulsion_must_not_be_negative():
-    with pytest.raises(ValueError, match="repulsion must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="repulsion must be finite and at least 0, got -1"):
         losses.GitLoss(3, 2, repulsion=-1)
 
 

@@ -12,7 +12,7 @@ from pml_center import param_groups
 from pml_center.losses import CenterLoss, IslandLoss, SoftmaxCenterLoss, SoftmaxLoss
 from pml_center.losses.base_center_loss import LOOK_EVERY
 from pml_center.losses.base_class_loss import BATCHES_AT_REST
-from pml_center.losses.center_share import BATCHES
+from pml_center.losses.center_share import BATCHES, CenterShare
 from pml_center.training import parse_loss
 
 SIZE = 8
@@ -39,6 +39,27 @@ def test_a_forgotten_optimizer_is_reported_once(kind, batch):
     messages = said(lambda: loss(*batch).backward(), 5 * BATCHES_AT_REST)
     assert len(messages) == 1
     assert f"{kind.__name__} has parameters that {FORGOTTEN} in {BATCHES_AT_REST} training batches" in messages[0]
+
+
+@pytest.mark.parametrize("sparse_gradient", [False, True])
+def test_a_center_that_starts_from_data_was_not_moved_by_an_optimizer(sparse_gradient, batch):
+    loss = CenterLoss(4, SIZE, update="gradient", init="first_batch", sparse_gradient=sparse_gradient)
+    messages = said(lambda: loss(*batch).backward(), 3 * BATCHES_AT_REST)
+    assert len(messages) == 1
+    assert FORGOTTEN in messages[0]
+
+
+def test_centers_that_start_one_after_the_other_are_not_at_rest(batch):
+    """At its start from a single embedding the gradient of a center is 0."""
+    loss = CenterLoss(200, SIZE, update="gradient", init="first_batch")
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    labels = iter(torch.arange(196).split(4))
+
+    def step():
+        loss(batch[0][:4], next(labels)).backward()
+        optimizer.step()
+
+    assert not said(step, 2 * BATCHES_AT_REST)
 
 
 FAR_TOO_HEAVY = {
@@ -72,6 +93,17 @@ def test_a_center_term_that_dwarfs_the_rest_is_reported_once_with_the_ratio(make
     assert len(messages) == 1
     assert f"with weight 0.5 is {0.5 * center / softmax:.3g} {DWARFED}" in messages[0]
     assert f"Try {softmax / center:.1g} or less" in messages[0]
+
+
+def test_terms_that_are_no_numbers_dwarf_nothing():
+    share = CenterShare("CenterLoss")
+    assert not said(lambda: share.see(torch.tensor(torch.nan), torch.tensor(1.0), 0.1), 2 * BATCHES)
+
+
+def test_terms_may_come_from_another_device():
+    share = CenterShare("CenterLoss")
+    for device in ("cpu", "meta"):
+        share.see(torch.ones((), device=device), torch.ones((), device=device), 0.1)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_the_likelihood_alone_is_largest_at_the_mean_and_the_variance_of_the_dat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"margin": -1}, r"margin must be at least 0, got -1"),
-        ({"likelihood_weight": -1}, r"likelihood_weight must be at least 0, got -1"),
+        ({"margin": -1}, r"margin must be finite and at least 0, got -1"),
+        ({"likelihood_weight": -1}, r"likelihood_weight must be finite and at least 0, got -1"),
         ({"covariance": "diag"}, r"covariance must be a known name, got 'diag'. Did you mean 'diagonal'\?"),
         ({"update": "paper"}, r'update must be "gradient" with covariance="diagonal".* got \'paper\''),
         ({"chunk_size": 0}, r"chunk_size must be an integer of at least 1, got 0"),

@@ -134,6 +134,7 @@ WRONG = {
     "negative": ((LONG, LONG, LONG - 1), ValueError, r"index the 12 samples of the batch, got -1"),
     "lengths": ((LONG, LONG, LONG[:1]), ValueError, r"of equal length, got shapes \[\(2,\), \(2,\), \(1,\)\]"),
     "lengths of pairs": ((LONG, LONG[:1], LONG, LONG), ValueError, r"equal length, got shapes \[\(2,\), \(1,\), "),
+    "numbers": ((torch.tensor(0),) * 3, ValueError, r"of equal length, got shapes \[\(\), \(\), \(\)\]"),
     "columns": ((LONG.unsqueeze(1),) * 3, ValueError, r"of equal length, got shapes \[\(2, 1\)"),
 }
 

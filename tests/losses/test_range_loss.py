@@ -62,9 +62,9 @@ def test_one_class_of_a_batch_is_looked_at_block_by_block(generator, monkeypatch
     ("arguments", "error", "message"),
     [
         ({"k": 0}, ValueError, "k must be an integer of at least 1, got 0"),
-        ({"margin": -1}, ValueError, "margin must be at least 0, got -1"),
-        ({"intra_weight": float("nan")}, ValueError, "intra_weight must be at least 0, got nan"),
-        ({"inter_weight": -1}, ValueError, "inter_weight must be at least 0, got -1"),
+        ({"margin": -1}, ValueError, "margin must be finite and at least 0, got -1"),
+        ({"intra_weight": float("nan")}, ValueError, "intra_weight must be finite and at least 0, got nan"),
+        ({"inter_weight": -1}, ValueError, "inter_weight must be finite and at least 0, got -1"),
         ({"distance": distances.CosineSimilarity()}, TypeError, "distance must be the default because RangeLoss"),
     ],
 )

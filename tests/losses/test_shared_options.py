@@ -9,6 +9,7 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers
 
 from pml_center import losses
+from pml_center.regularizers import RingRegularizer
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
 each_softmax = pytest.mark.parametrize("case", [case for case in CASES if case.is_softmax], ids=str)
@@ -102,6 +103,21 @@ def test_an_ignored_label_takes_no_part(case, batch):
     assert loss(embeddings, torch.full_like(labels, -100)) == 0
     with pytest.raises(ValueError, match=r"labels must be in \[0, 7\) because num_classes=7, got -1"):
         loss(embeddings, labels.masked_fill(~keep, -1))
+
+
+@pytest.mark.parametrize("make", [losses.SoftmaxLoss, losses.CenterLoss, losses.SoftmaxCenterLoss, losses.RangeLoss])
+def test_a_regularizer_does_not_see_an_ignored_sample(make, batch):
+    embeddings, labels = batch[0].detach().clone(), batch[1].clone()
+    labels[::3], embeddings[::3] = -1, 1e6
+    keep = labels >= 0
+    sizes = () if make is losses.RangeLoss else (NUM_CLASSES, EMBEDDING_SIZE)
+    loss = make(*sizes, ignore_index=-1, embedding_regularizer=RingRegularizer())
+    alone = copy.deepcopy(loss)
+    embeddings.requires_grad_()
+    value, expected = loss(embeddings, labels), alone(embeddings[keep], labels[keep])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, embeddings)[0] for each in (value, expected)))
+    assert torch.equal(loss.embedding_regularizer.radius, alone.embedding_regularizer.radius)
 
 
 @each_softmax

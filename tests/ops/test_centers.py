@@ -179,6 +179,21 @@ def test_near_centers_far_from_zero_are_told_apart(generator):
     assert torch.equal(ops.nearest_other(embeddings, centers, labels), torch.arange(50))
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "identity"])
+@pytest.mark.parametrize("classes", [7, 300])
+def test_a_center_far_away_leaves_the_others_their_digits(classes, covariance, generator):
+    embeddings, centers = torch.randn(32, 8, generator=generator), torch.randn(classes, 8, generator=generator)
+    centers[classes // 2] *= 1e5
+    labels = torch.arange(32) % 3
+    variances = None if covariance == "identity" else torch.randn(classes, 8, generator=generator) / 4
+    exact = [None if each is None else each.double() for each in (embeddings, centers, variances)]
+    found = ops.nearest_other(embeddings, centers, labels)
+    assert torch.equal(found, ops.nearest_other(*exact[:2], labels))
+    found = ops.other_log_likelihoods(embeddings, centers, labels, variances)
+    expected = ops.other_log_likelihoods(*exact[:2], labels, exact[2])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_angles_keep_their_digits_at_both_ends():
     angles = torch.tensor([0, 1e-6, 1e-3, 1.0, torch.pi / 2, 3.0, torch.pi - 1e-3], dtype=torch.double)
     first = torch.tensor([[2.0, 0.0]]).expand(7, 2)

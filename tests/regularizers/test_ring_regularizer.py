@@ -69,8 +69,9 @@ def test_the_radius_is_no_center():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"radius": 0}, "radius must be positive, got 0"),
-        ({"radius": -1}, "radius must be positive, got -1. Leave it out to have it found."),
+        ({"radius": 0}, "radius must be positive and finite, got 0"),
+        ({"radius": float("inf")}, "radius must be positive and finite, got inf"),
+        ({"radius": -1}, "radius must be positive and finite, got -1. Leave it out to have it found."),
         ({"kind": "l3"}, "kind must be a known name, got 'l3'"),
     ],
 )

@@ -31,3 +31,8 @@ def test_frozen_and_absent_parameters_make_no_group():
     assert [group["name"] for group in param_groups(model, losses.CenterLoss(5, 3), lr=1.0)] == ["model"]
     with pytest.raises(ValueError, match="model must have parameters that require a gradient, got none"):
         param_groups(nn.Identity(), lr=1.0)
+
+
+def test_a_list_of_losses_is_refused():
+    with pytest.raises(TypeError, match=r"losses must be modules, got list\. Pass them one by one"):
+        param_groups(nn.Linear(4, 3), [losses.SoftmaxLoss(5, 3)], lr=1.0)
