@@ -104,7 +104,8 @@ def circumstances(script, device, threads, packages=("torch", "pytorch-metric-le
 def measured_with(result):
     """The same as the beginning of a sentence."""
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    return f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}"
+    threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+    return f"Measured with `{result['command']}` on {result['machine']}, {threads}, {versions}"
 
 
 def table(rows, left_out=()):
