@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.ops.cross_entropy import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp, own_entries
+from pml_center.ops.first_order import first_order
 
 Rule = Literal["paper", "mean"]
 
@@ -98,7 +99,7 @@ class _HalfSquaredDistance(torch.autograd.Function):
         return torch.linalg.vecdot(difference, difference) / 2
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (difference,) = ctx.saved_tensors
         pull = difference * gradient.unsqueeze(1)
@@ -164,7 +165,7 @@ class _PairwiseCosines(torch.autograd.Function):
         return total.square().sum() - directed
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         centers, total = ctx.saved_tensors
         result = torch.empty_like(centers)
@@ -193,7 +194,7 @@ class _WithRows(torch.autograd.Function):
         return table.index_select(0, index), table.view_as(table)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, of_rows: Tensor, of_table: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return of_table.index_add_(0, index, of_rows), None
@@ -235,7 +236,7 @@ class _OtherSquaredDistances(torch.autograd.Function):
         return scatter.add_(torch.linalg.vecdot(away, away), alpha=others)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         away, *saved = ctx.saved_tensors
         gradient = 2 * gradient.unsqueeze(1)
@@ -385,7 +386,7 @@ class _OtherLogLikelihoods(torch.autograd.Function):
         return result if log_variances is not None else result - torch.linalg.vecdot(moved, moved) / 2
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, upstream):
         if ctx.of_embeddings_alone:
             return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None

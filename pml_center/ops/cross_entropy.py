@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from pml_center.ops.first_order import first_order
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
@@ -144,7 +145,7 @@ class _Directions(torch.autograd.Function):
         return result, norm
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad, grad_norm):
         result, length = ctx.saved_tensors
         radial = grad_norm.unsqueeze(1) - torch.linalg.vecdot(grad, result).unsqueeze(1) / length
@@ -170,7 +171,7 @@ class _OwnSimilarity(torch.autograd.Function):
         return similarity, norm, weight.view_as(weight)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad, grad_norm, grad_weight):
         embeddings, rows, norm, similarity, own = ctx.saved_tensors
         inverse = norm.clamp_min(SHORTEST).reciprocal_()
@@ -226,7 +227,7 @@ class _Reduction(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, upstream):
         if ctx.of_embeddings_alone:
             return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None, None

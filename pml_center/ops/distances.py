@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pml_center.ops.first_order import first_order
+
 
 def squared_distances(embeddings: Tensor, rows: Tensor) -> Tensor:
     """``‖x − c‖²`` of each embedding to each row, (B, D) and (U, D) to (B, U).
@@ -33,7 +35,7 @@ class _SquaredDistances(torch.autograd.Function):
         return torch.cdist(embeddings, rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         embeddings, rows = ctx.saved_tensors
         origin = embeddings.mean(0)  # products of differences lose nothing that matters around a point among them

@@ -77,6 +77,26 @@ def test_a_second_forward_leaves_the_first_backward_alone(case, batch):
     torch.testing.assert_close(gradients(first, loss, batch[0]), alone)
 
 
+@each_loss
+def test_a_second_derivative_is_right_or_refused(case, batch):
+    labels = torch.arange(B) % 4  # a class of one sample is at distance 0 from its mean, where lengths have no slope
+
+    def slope(embeddings):
+        (gradient,) = torch.autograd.grad(loss(embeddings, labels), embeddings, create_graph=True)
+        return gradient.square().sum()
+
+    loss = case.build().eval()
+    try:
+        (found,) = torch.autograd.grad(slope(batch[0]), batch[0])
+    except RuntimeError as error:
+        if "create_graph must be False" not in str(error):
+            raise
+        return
+    direction, step = torch.ones_like(batch[0]), 1e-5
+    ahead, behind = (slope((batch[0] + sign * step * direction).detach().requires_grad_()) for sign in (1, -1))
+    torch.testing.assert_close((found * direction).sum(), (ahead - behind) / (2 * step), rtol=1e-3, atol=1e-5)
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the largest number of elements that any operation returned."""
 
