@@ -325,13 +325,16 @@ class BaseCenterLoss(BaseClassLoss):
             destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Also takes a state with other pending batches than ours, or with none."""
+        """Also takes a state with other pending batches than ours, or with none, and one that has centers alone."""
         names = [f"{prefix}pending_{name}" for name in (*ClassSums._fields, "batches")]
         *sums, batches = [state_dict.pop(name, None) for name in names]
         self._pending, self._pending_batches = None, 0
         if batches is not None and self.accumulation_steps != 1:
             self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
             self._pending_batches = int(batches)
+        if prefix + "centers" in state_dict:  # of other code: they are not to start anew
+            state_dict.setdefault(prefix + "last_seen", torch.ones_like(self.last_seen))
+            state_dict.setdefault(prefix + "step", torch.ones_like(self.step))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

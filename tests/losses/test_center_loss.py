@@ -275,6 +275,18 @@ def test_a_state_may_come_from_a_loss_that_does_not_accumulate(generator):
     assert torch.equal(accumulating.centers, plain.centers)
 
 
+@pytest.mark.parametrize("update", ["paper", "gradient"])
+def test_centers_of_other_code_are_taken_and_do_not_start_anew(update, generator):
+    centers = torch.randn(3, 2, generator=generator)
+    loss = losses.CenterLoss(3, 2, update=update, init="first_batch")
+    loss.load_state_dict({"centers": centers})
+    value = loss(torch.zeros(1, 2), torch.tensor([1]))
+    torch.testing.assert_close(value, centers[1].square().sum() / 2)
+    assert loss.last_seen.tolist() == [1, 2, 1]
+    with pytest.raises(RuntimeError, match="centers"):
+        losses.CenterLoss(3, 2).load_state_dict({})
+
+
 def test_a_sparse_gradient_holds_the_same_numbers(generator):
     embeddings, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 2, 2, 7, 7])
     dense = losses.CenterLoss(9, 3, update="gradient", init="normal")
