@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pml_center.checks import check_choices, check_positive, is_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
-from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums
+from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
 from pml_center.ops.collectives import gather_rows, processes
 
 Update = Literal["paper", "mean", "gradient"]
@@ -34,7 +34,7 @@ class CenterBatch(NamedTuple):
     labels: Tensor
     """(B,)"""
     centers: Tensor
-    """(C, D) all of them."""
+    """(C, D) all of them; in the type of the embeddings, with their gradient, where a loss reaches all centers."""
 
 
 class BaseCenterLoss(BaseClassLoss):
@@ -159,7 +159,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Pull, then step the centers: the loss is that of the centers before the step."""
-        batch = CenterBatch(embeddings, self.own_centers(labels).to(embeddings.dtype), labels, self.class_rows())
+        batch = self._batch(embeddings, labels)
         if torch.compiler.is_compiling():
             torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
         losses = self.pull(batch)
@@ -216,6 +216,13 @@ class BaseCenterLoss(BaseClassLoss):
             labels = labels[self.last_seen.index_select(0, labels) > 0]
         if len(labels):
             super()._warn_of_a_forgotten_optimizer(labels)
+
+    def _batch(self, embeddings: Tensor, labels: Tensor) -> CenterBatch:
+        """What :meth:`pull` sees."""
+        if self.reaches_all_centers:
+            own, centers = with_rows(self.class_rows().to(embeddings.dtype), labels)  # one gradient for both
+            return CenterBatch(embeddings, own, labels, centers)
+        return CenterBatch(embeddings, self.own_centers(labels).to(embeddings.dtype), labels, self.class_rows())
 
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from pml_center.checks import check_at_least_0, check_chunk_size, check_embeddings, check_positive
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
-from pml_center.ops.centers import with_rows
 from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
 
 
@@ -81,9 +80,8 @@ class CenterContrastiveLoss(BaseCenterLoss):
     def pull(self, batch: CenterBatch) -> Tensor:
         """Cross entropy with a margin over the cosines to all centers, and the pull of one's own."""
         unit, _ = directions(batch.embeddings)
-        own, centers = with_rows(batch.centers.to(unit.dtype), batch.labels)
-        cosine = torch.linalg.vecdot(unit, F.normalize(own, dim=1))
-        negatives = NegativeLogits(unit, centers, batch.labels, self.scale, chunk_size=self.chunk_size)
+        cosine = torch.linalg.vecdot(unit, F.normalize(batch.own, dim=1))
+        negatives = NegativeLogits(unit, batch.centers, batch.labels, self.scale, chunk_size=self.chunk_size)
         target = self.scale * (cosine - self.margin)
         losses = F.softplus(negative_logsumexp(negatives) - target, threshold=40)
         return losses + self.center_weight * 2 * (1 - cosine)

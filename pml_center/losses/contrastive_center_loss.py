@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pml_center.checks import check_positive
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
-from pml_center.ops.centers import half_squared_distance, other_squared_distances, with_rows
+from pml_center.ops.centers import half_squared_distance, other_squared_distances
 
 
 class ContrastiveCenterLoss(BaseCenterLoss):
@@ -66,6 +66,5 @@ class ContrastiveCenterLoss(BaseCenterLoss):
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """``½ · ‖x − c_y‖² / (Σ_{j≠y} ‖x − c_j‖² + δ)``."""
-        own, centers = with_rows(batch.centers.to(batch.embeddings.dtype), batch.labels)
-        others = other_squared_distances(batch.embeddings, centers, batch.labels)
-        return half_squared_distance(batch.embeddings, own) / (others + self.delta)
+        others = other_squared_distances(batch.embeddings, batch.centers, batch.labels)
+        return half_squared_distance(batch.embeddings, batch.own) / (others + self.delta)

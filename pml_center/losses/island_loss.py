@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
-from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step, with_rows
+from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
 
 
 class IslandLoss(BaseCenterLoss):
@@ -73,11 +73,9 @@ class IslandLoss(BaseCenterLoss):
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """``½‖x − c_y‖² + λ₁ · Σ_{j≠k} (cos + 1)``, the second term one for all."""
-        own, centers = with_rows(batch.centers, batch.labels)
         pairs = self.num_classes * (self.num_classes - 1)
-        repelled = self.repulsion * (pairwise_cosines(centers) + pairs)
-        dtype = batch.embeddings.dtype
-        return half_squared_distance(batch.embeddings, own.to(dtype)) + repelled.to(dtype)
+        repelled = self.repulsion * (pairwise_cosines(batch.centers) + pairs)
+        return half_squared_distance(batch.embeddings, batch.own) + repelled
 
     def spread(self, centers: Tensor) -> None:
         """The second term of the step."""

@@ -97,14 +97,13 @@ class LGMLoss(BaseCenterLoss):
     def pull(self, batch: CenterBatch) -> Tensor:
         """Cross entropy with a margin, and the likelihood."""
         x, labels = batch.embeddings, batch.labels
-        own, means = with_rows(batch.centers.to(x.dtype), labels)
         own_variances = variances = None
         log_determinant: float | Tensor = 0.0
         if self.log_variances is not None:
             own_variances, variances = with_rows(self.log_variances.to(x.dtype), labels)
             log_determinant = own_variances.sum(1) / 2
-        distance = _half_distance(x, own, own_variances)
-        others = other_log_likelihoods(x, means, labels, variances, self.chunk_size)
+        distance = _half_distance(x, batch.own, own_variances)
+        others = other_log_likelihoods(x, batch.centers, labels, variances, self.chunk_size)
         target = -(1 + self.margin) * distance - log_determinant
         likelihood = distance + log_determinant
         return F.softplus(others - target, threshold=40) + self.likelihood_weight * likelihood
