@@ -12,19 +12,17 @@ values of PML and ours can then be compared, and the largest difference is given
 import argparse
 import json
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
+from measure import circumstances, measured_with, resident_peak, table, write
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from tqdm import tqdm
 
@@ -33,6 +31,7 @@ from pml_center.evaluation import RetrievalEvaluator, bootstrap_interval
 FIRST_R = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 WHOLE = ("mean_average_precision",)
 PRODUCT = "matrix product"
+PACKAGES = ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "scipy")
 OURS = "RetrievalEvaluator"
 WITH_INTERVALS = "RetrievalEvaluator, with intervals"
 
@@ -130,21 +129,12 @@ def seconds(steps, rounds):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def resident(field):
-    """MiB of the resident set, now (``VmRSS``) or at its peak (``VmHWM``)."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
-
-
 def peak_memory(work, name):
     """MiB that the resident set grows by. A small run before loads what is loaded on first use."""
     embeddings, labels = work.data()
     step = candidate(name, work, embeddings, labels)
     candidate(name, work, embeddings[:500].copy(), np.arange(500) % 50)()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak from here on
-    before = resident("VmRSS")
-    step()
-    return resident("VmHWM") - before
+    return resident_peak(step) / 2**20
 
 
 def measured_memory(index, name, threads):
@@ -183,12 +173,6 @@ def bootstrap(rounds=5):
     return {name: round(median, 3) for name, median in seconds(steps, rounds).items()}
 
 
-def processor():
-    """The name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -204,34 +188,28 @@ def main():
         return
     path = Path(arguments.out or "retrieval.json")
     known = json.loads(path.read_text(encoding="utf-8"))["works"] if arguments.works and path.is_file() else []
-    tables = {table["title"]: table for table in known}
+    tables = {each["title"]: each for each in known}
     for index in tqdm(arguments.works or range(len(all_works)), unit="work"):
-        table = measure(index, all_works[index], arguments.threads)
-        tables[table["title"]] = table
-        tqdm.write(json.dumps(table, indent=1))
+        found = measure(index, all_works[index], arguments.threads)
+        tables[found["title"]] = found
+        tqdm.write(json.dumps(found, indent=1))
     result = {
-        "command": "python docs/benchmarks/retrieval.py --out docs/benchmarks/retrieval.json",
-        "machine": processor(),
-        "threads": arguments.threads,
+        **circumstances(__file__, "cpu", arguments.threads, PACKAGES),
+        "command": "python docs/benchmarks/retrieval.py --out docs/benchmarks/retrieval.json",  # for all works
         "priority": "real time" if os.sched_getscheduler(0) == os.SCHED_FIFO else "normal",
-        "versions": {
-            name: version(name) for name in ("torch", "pytorch-metric-learning", "faiss-cpu", "numpy", "scipy")
-        },
         "works": [tables[work.title] for work in all_works if work.title in tables],
         "bootstrap": bootstrap(),
     }
     if arguments.out:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+        write(result, page(result), path)
 
 
 def page(result):
     """The results as a page of the documentation."""
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = ["# Retrieval: time and memory", "", __doc__.split("\n\n", 2)[2].strip(), ""]
     lines.append(
-        f"Measured with `{result['command']}` on {result['machine']}, {result['threads']} threads, {versions}, at "
-        f"{result['priority']} priority, one work at a time with `--works`. The numbers are in `retrieval.json`."
+        f"{measured_with(result)}, at {result['priority']} priority, one work at a time with `--works`. The numbers are "
+        "in `retrieval.json`."
     )
     for work in result["works"]:
         lines += ["", f"## {work['title']}", ""]
@@ -241,14 +219,7 @@ def page(result):
         sentence += f"medians of {work['rounds']} rounds."
         if "largest difference" in work:
             sentence += f" Values of PML and ours differ by at most {work['largest difference']:.1e}."
-        columns = list(work["rows"][0])
-        lines += [
-            sentence,
-            "",
-            "| " + " | ".join(["", *columns[1:]]) + " |",
-            "|---" + "|---:" * (len(columns) - 1) + "|",
-        ]
-        lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in work["rows"]]
+        lines += [sentence, "", *table(work["rows"])]
     lines += ["", "## Intervals", "", "1,000 bootstrap resamples of 60,000 queries.", ""]
     lines += ["| metrics | seconds |", "|---:|---:|"]
     lines += [f"| {metrics} | {median} |" for metrics, median in result["bootstrap"].items()]

@@ -8,12 +8,9 @@ embeddings and the mean of many sampled ones, the ratio of their lengths, and th
 """
 
 import argparse
-import json
-import sys
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from measure import circumstances, write
 from tqdm import tqdm
 
 from pml_center import losses
@@ -54,8 +51,7 @@ def main():
                 }
             )
     result = {
-        "command": " ".join(["python docs/benchmarks/sampled_gradient.py", *sys.argv[1:]]),
-        "versions": {name: version(name) for name in ("torch", "pytorch-metric-learning")},
+        **circumstances(__file__, "cpu", torch.get_num_threads()),
         "batch": BATCH,
         "classes": CLASSES,
         "embedding_size": EMBEDDING_SIZE,
@@ -63,9 +59,7 @@ def main():
         "rows": rows,
     }
     if arguments.out:
-        path = Path(arguments.out)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page(result), encoding="utf-8")
+        write(result, page(result), arguments.out)
 
 
 def page(result):

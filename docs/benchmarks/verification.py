@@ -14,14 +14,12 @@ import argparse
 import ctypes
 import gc
 import os
-import re
 from functools import partial
-from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
-from measure import circumstances, measured_with, seconds, table, write
+from measure import circumstances, measured_with, resident_peak, seconds, table, write
 from sklearn.metrics import adjusted_mutual_info_score, roc_curve
 from tqdm import tqdm
 
@@ -144,19 +142,11 @@ def clustering():
     return [("AMI, N = 20,000, 1,000 classes", steps, {"AMI, difference": abs(ours - theirs)})]
 
 
-def resident(field):
-    """A line of what Linux says of this process's memory, in bytes."""
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1])
-
-
 def peak_bytes(step):
     """How far the resident set rises during a step that has run before."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the last peak
-    before = resident("VmRSS")
-    step()
-    return resident("VmHWM") - before
+    return resident_peak(step)
 
 
 def main():
