@@ -208,8 +208,8 @@ def page(result):
     """The results as a page of the documentation."""
     lines = ["# Retrieval: time and memory", "", __doc__.split("\n\n", 2)[2].strip(), ""]
     lines.append(
-        f"{measured_with(result)}, at {result['priority']} priority, one work at a time with `--works`. The numbers are "
-        "in `retrieval.json`."
+        f"{measured_with(result)}, at {result['priority']} priority, one work at a time with `--works`. The numbers "
+        "are in `retrieval.json`."
     )
     for work in result["works"]:
         lines += ["", f"## {work['title']}", ""]
