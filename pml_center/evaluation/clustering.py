@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import embed_samples, labelled_samples
-from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.evaluation.inputs import check_count, class_codes
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Matrix, Similarity, import_faiss
 
@@ -207,9 +207,9 @@ class ClusteringEvaluator:
         if self.similarity == "dot":
             raise ValueError("similarity must be 'cosine' or 'euclidean', got 'dot'. k-means has no centre for it.")
         if self.clusters is not None:
-            check_positive("clusters", self.clusters)
-        check_positive("runs", self.runs)
-        check_positive("iterations", self.iterations)
+            check_count("clusters", self.clusters)
+        check_count("runs", self.runs)
+        check_count("iterations", self.iterations)
 
     def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Cluster embeddings and compare with their labels.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.evaluation.inputs import as_matrix, check_positive
+from pml_center.evaluation.inputs import as_matrix, check_count
 from pml_center.evaluation.search import Ids, Matrix, Similarity, import_faiss, prepare
 
 PER_CENTROID = 39  # training vectors below which faiss warns that a centroid is badly placed
@@ -72,7 +72,7 @@ class FaissSearcher:
             searcher = FaissSearcher(self.kind, self.similarity, self.parameters)
             searcher.train(reference)
             return searcher(query, k, None, ref_includes_query)
-        scores, ids = self._search(self._matrix(query, "query"), check_positive("k", k) + ref_includes_query)
+        scores, ids = self._search(self._matrix(query, "query"), check_count("k", k) + ref_includes_query)
         if ref_includes_query:
             own = ids == np.arange(len(ids))[:, None]
             own[~own.any(axis=1), -1] = True  # duplicates have pushed the query out: it gives up its last neighbour

@@ -16,7 +16,7 @@ from torch import nn
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.evaluation.embed import embed_samples, labelled_samples
-from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.evaluation.inputs import check_count, class_codes
 from pml_center.evaluation.pairs import as_list
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
@@ -70,10 +70,10 @@ def sample_episodes(
     Source: Vinyals et al., Matching Networks, NeurIPS 2016, arXiv:1606.04080 (episodes); Lafargue et al., Oops, I
         Sampled it Again, 2024, arXiv:2409.02850 (why disjoint).
     """
-    if check_positive("ways", ways) < 2:
+    if check_count("ways", ways) < 2:
         raise ValueError("ways must be at least 2, got 1. One class leaves nothing to tell apart.")
-    needed = check_positive("shots", shots) + check_positive("queries", queries)
-    wanted = None if episodes is None else check_positive("episodes", episodes)
+    needed = check_count("shots", shots) + check_count("queries", queries)
+    wanted = None if episodes is None else check_count("episodes", episodes)
     known = as_list(labels)
     codes = class_codes(known, len(known))
     sizes = np.bincount(codes)
@@ -201,7 +201,7 @@ class FewShotEvaluator:
         if self.ci is not None:
             check_choices(ci=(self.ci, Literal["episode"]))
         for name in ("ways", "shots", "queries", "neighbours", "resamples"):
-            check_positive(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         check_level(self.ci_level)
 
     def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
-from pml_center.evaluation.inputs import as_array, check_positive, class_codes
+from pml_center.evaluation.inputs import as_array, check_count, class_codes
 from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
@@ -84,10 +84,10 @@ class IdentificationEvaluator:
         if not self.ranks:
             raise ValueError("ranks must name at least one rank, got none. Use (1,).")
         for rank in self.ranks:
-            check_positive("ranks", rank)
+            check_count("ranks", rank)
         check_rates("fpir", self.fpir)
         check_level(self.ci_level)
-        check_positive("resamples", self.resamples)
+        check_count("resamples", self.resamples)
 
     def __call__(
         self,
@@ -334,7 +334,7 @@ def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
     if sizes is None:
         return sorted({10**power for power in range(1, 10) if 10**power < distractors} | {distractors})
     for size in sizes:
-        if check_positive("sizes", size) > distractors:
+        if check_count("sizes", size) > distractors:
             raise ValueError(
                 f"sizes must be at most {distractors}, the number of distractors, got {size}. Ask for fewer."
             )

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from pml_center.checks import is_size
+
 Names = Sequence[str] | None
 
 
@@ -116,18 +118,18 @@ def class_codes(
     return codes
 
 
-def check_positive(name: str, value: int) -> int:
+def check_count(name: str, value: int) -> int:
     """A count must be a positive integer.
 
     Raises:
         ValueError: anything else.
 
     Example:
-        >>> check_positive("k", 0)
+        >>> check_count("k", 0)
         Traceback (most recent call last):
         ...
         ValueError: k must be a positive integer, got 0. Use 1 or more.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    if not is_size(value):
         raise ValueError(f"{name} must be a positive integer, got {value!r}. Use 1 or more.")
     return int(value)

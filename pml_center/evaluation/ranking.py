@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.checks import unknown_name
-from pml_center.evaluation.inputs import check_positive
+from pml_center.evaluation.inputs import check_count
 
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -120,7 +120,7 @@ def recall_at_k(ranking: Ranking, k: int) -> Values:
         >>> recall_at_k(Ranking.of(hits, np.array([2, 1])), k=2)
         array([1., 0.])
     """
-    inside = ranking.inside(check_positive("k", k))
+    inside = ranking.inside(check_count("k", k))
     first = ranking.hits_before == 0  # whatever stands in later groups, this one decides
     found = np.minimum(inside, 1).astype(np.float64)
     split = first & (inside > 0) & (inside < ranking.size)
@@ -159,7 +159,7 @@ def precision_at_k(ranking: Ranking, k: int) -> Values:
         >>> precision_at_k(Ranking.of(np.array([[False, True, True]]), np.array([2])), k=2)
         array([0.5])
     """
-    inside = ranking.inside(check_positive("k", k))
+    inside = ranking.inside(check_count("k", k))
     return ranking.sum(ranking.hits * inside / ranking.size) / k
 
 
@@ -239,7 +239,7 @@ def map_at_k(ranking: Ranking, k: int) -> Values:
         >>> map_at_k(Ranking.of(np.array([[True, False, False, True]]), np.array([5])), k=2)
         array([0.5])
     """
-    inside = ranking.inside(check_positive("k", k))
+    inside = ranking.inside(check_count("k", k))
     return _summed_precision(ranking, inside) / np.clip(ranking.relevant, 1, k)
 
 
@@ -279,7 +279,7 @@ def ndcg_at_k(ranking: Ranking, k: int) -> Values:
 
     Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20, 2002.
     """
-    inside = ranking.inside(check_positive("k", k))
+    inside = ranking.inside(check_count("k", k))
     gains = 1 / np.log2(np.arange(2, k + 2))
     total = np.concatenate([[0], gains.cumsum()])
     start = np.minimum(ranking.before, k)

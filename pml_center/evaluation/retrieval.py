@@ -20,7 +20,7 @@ from pml_center.evaluation.distance_search import native_similarity
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.gallery import Ties
 from pml_center.evaluation.index_search import DEPTH, IndexSearch
-from pml_center.evaluation.inputs import check_positive
+from pml_center.evaluation.inputs import check_count
 from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
@@ -104,9 +104,9 @@ class RetrievalEvaluator:
                 "faiss cannot index that distance."
             )
         check_level(self.ci_level)
-        check_positive("resamples", self.resamples)
+        check_count("resamples", self.resamples)
         for k in self.recall_at:
-            check_positive("recall_at", k)
+            check_count("recall_at", k)
         if not self._functions:
             raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.checks import check_choices
-from pml_center.evaluation.inputs import Names, as_array, as_matrix, check_positive, row_name
+from pml_center.evaluation.inputs import Names, as_array, as_matrix, check_count, row_name
 from pml_center.evaluation.ordering import order_keys, rows_of, scores_of
 
 Similarity = Literal["cosine", "dot", "euclidean"]
@@ -162,10 +162,10 @@ class ExactSearch:
         Raises:
             ValueError: ``k`` or ``chunk_size`` out of range.
         """
-        chunk_size = len(self.queries) if chunk_size is None else check_positive("chunk_size", chunk_size)
+        chunk_size = len(self.queries) if chunk_size is None else check_count("chunk_size", chunk_size)
         if isinstance(k, np.ndarray):
             k = np.minimum(k, self.available)
-        elif check_positive("k", k) > (fewest := self.available.min()):
+        elif check_count("k", k) > (fewest := self.available.min()):
             left = " other than the query" if self.leave_one_out else ""
             raise ValueError(
                 f"k must be at most {fewest}, the number of references{left}, got {k}. "

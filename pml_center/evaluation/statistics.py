@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import check_positive
+from pml_center.evaluation.inputs import check_count
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
@@ -86,7 +86,7 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> Inter
     from scipy.stats import binomtest
 
     check_level(level)
-    if not 0 <= successes <= check_positive("trials", trials):
+    if not 0 <= successes <= check_count("trials", trials):
         raise ValueError(f"successes must be in [0, {trials}], the number of trials, got {successes}. Count again.")
     low, high = binomtest(round(successes), trials).proportion_ci(level, method="wilson")
     return float(low), float(high)
@@ -244,9 +244,9 @@ def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDAr
         >>> [counts.sum().item() for counts in resampled_counts(units=5, resamples=3)]
         [5, 5, 5]
     """
-    check_positive("units", units)
+    check_count("units", units)
     random = np.random.default_rng(seed)
-    for _ in range(check_positive("resamples", resamples)):
+    for _ in range(check_count("resamples", resamples)):
         yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)
 
 

@@ -14,7 +14,7 @@ from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.embed import embed_samples, samples_of
-from pml_center.evaluation.inputs import check_positive, class_codes
+from pml_center.evaluation.inputs import check_count, class_codes
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
 from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
@@ -83,7 +83,7 @@ class VerificationReport(ThresholdReport):
         threshold = self.thresholds.get("accuracy", self.thresholds["equal_error_rate"])
         wrong = np.flatnonzero((self.scores >= threshold) != self.same)
         by = np.where(self.same[wrong], threshold - self.scores[wrong], self.scores[wrong] - threshold)
-        worst = wrong[np.argsort(-by, kind="stable")[: check_positive("k", k)]]
+        worst = wrong[np.argsort(-by, kind="stable")[: check_count("k", k)]]
         found = np.empty(len(worst), dtype=[("pair", np.int64), ("score", np.float64)])
         found["pair"], found["score"] = worst, self.scores[worst]
         return found
@@ -139,7 +139,7 @@ class VerificationEvaluator:
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
         check_level(self.ci_level)
-        check_positive("resamples", self.resamples)
+        check_count("resamples", self.resamples)
 
     def __call__(
         self,

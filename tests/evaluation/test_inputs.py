@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pml_center.evaluation.inputs import as_matrix, check_positive, class_codes
+from pml_center.evaluation.inputs import as_matrix, check_count, class_codes
 
 PLAIN = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
 
@@ -110,5 +110,5 @@ def test_labels_that_cannot_be_used_are_named():
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, None, "2"])
 def test_a_count_is_a_positive_integer(value):
     with pytest.raises(ValueError, match=r"k must be a positive integer, got .*"):
-        check_positive("k", value)
-    assert check_positive("k", np.int64(3)) == 3
+        check_count("k", value)
+    assert check_count("k", np.int64(3)) == 3
