@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 import torch
+from pytorch_metric_learning import reducers
 from torch import Tensor, nn
 
 from pml_center import losses
@@ -67,6 +69,20 @@ class Case:
             for tensor in filter(torch.is_floating_point, [*loss.parameters(), *loss.buffers()]):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.double))
         return loss
+
+
+def each_reducer(classes: int):
+    """Parametrizes a test by every reducer of PML that makes one number, for so many classes."""
+    every = [
+        reducers.MeanReducer(),
+        reducers.SumReducer(),
+        reducers.AvgNonZeroReducer(),
+        reducers.ThresholdReducer(low=0.1),
+        reducers.DivisorReducer(),
+        reducers.ClassWeightedReducer(torch.arange(1.0, classes + 1)),
+        reducers.PerAnchorReducer(),
+    ]
+    return pytest.mark.parametrize("reducer", every, ids=lambda reducer: type(reducer).__name__)
 
 
 def references(embeddings: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pytorch_metric_learning import miners, reducers, regularizers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pml_center.losses import MarginSoftmaxLoss
-from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES, Case
+from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES, Case, each_reducer
 
 each_loss = pytest.mark.parametrize("case", CASES, ids=str)
 each_differentiable = pytest.mark.parametrize("case", [case for case in CASES if case.differentiable], ids=str)
@@ -121,19 +121,7 @@ def test_never_makes_a_tensor_of_batch_by_classes(case):
 
 
 @each_loss
-@pytest.mark.parametrize(
-    "reducer",
-    [
-        reducers.MeanReducer(),
-        reducers.SumReducer(),
-        reducers.AvgNonZeroReducer(),
-        reducers.ThresholdReducer(low=0.1),
-        reducers.DivisorReducer(),
-        reducers.ClassWeightedReducer(torch.arange(1.0, NUM_CLASSES + 1)),
-        reducers.PerAnchorReducer(),
-    ],
-    ids=lambda reducer: type(reducer).__name__,
-)
+@each_reducer(NUM_CLASSES)
 def test_every_reducer_reduces_it(case, batch, reducer):
     losses = per_sample(case.build(), *batch)
     value = case.build(reducer=reducer)(*batch)

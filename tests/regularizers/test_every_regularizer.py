@@ -10,6 +10,7 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers
 
 from pml_center import losses
+from tests.cases import each_reducer
 from tests.regularizer_cases import REGULARIZER_CASES
 
 each = pytest.mark.parametrize("case", REGULARIZER_CASES, ids=str)
@@ -44,19 +45,7 @@ def test_gradcheck(case, rows):
 
 
 @each
-@pytest.mark.parametrize(
-    "reducer",
-    [
-        reducers.MeanReducer(),
-        reducers.SumReducer(),
-        reducers.AvgNonZeroReducer(),
-        reducers.ThresholdReducer(low=0.1),
-        reducers.DivisorReducer(),
-        reducers.ClassWeightedReducer(torch.arange(1.0, N + 1)),
-        reducers.PerAnchorReducer(),
-    ],
-    ids=lambda reducer: type(reducer).__name__,
-)
+@each_reducer(N)
 def test_every_reducer_reduces_it(case, rows, reducer):
     terms = per_row(case.build(), rows)
     expected = {
