@@ -21,7 +21,7 @@ from pml_center.evaluation.pairs import as_list
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
 from pml_center.evaluation.search import ExactSearch, Similarity
-from pml_center.evaluation.statistics import bootstrap_interval, check_level, settled
+from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
 
 Classifier = Literal["mean", "knn"]
 Rows = NDArray[np.int64]
@@ -198,11 +198,9 @@ class FewShotEvaluator:
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity), classifier=(self.classifier, Classifier))
-        if self.ci is not None:
-            check_choices(ci=(self.ci, Literal["episode"]))
-        for name in ("ways", "shots", "queries", "neighbours", "resamples"):
+        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples)
+        for name in ("ways", "shots", "queries", "neighbours"):
             check_count(name, getattr(self, name))
-        check_level(self.ci_level)
 
     def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Classify in episodes that are drawn from labelled embeddings.

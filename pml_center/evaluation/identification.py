@@ -17,7 +17,7 @@ from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, resampled_counts, settled
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, resampled_counts, settled
 from pml_center.evaluation.threshold_report import ThresholdReport
 
 Resampled = Literal["identity", "query"]
@@ -79,15 +79,12 @@ class IdentificationEvaluator:
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
-        if self.ci is not None:
-            check_choices(ci=(self.ci, Resampled))
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
         if not self.ranks:
             raise ValueError("ranks must name at least one rank, got none. Use (1,).")
         for rank in self.ranks:
             check_count("ranks", rank)
         check_rates("fpir", self.fpir)
-        check_level(self.ci_level)
-        check_count("resamples", self.resamples)
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Value
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
 from pml_center.evaluation.search import Ids, Similarity, import_faiss
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_level, settled
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
@@ -94,8 +94,8 @@ class RetrievalEvaluator:
 
     def __post_init__(self) -> None:
         import_faiss()
-        choices = {"singletons": (self.singletons, Singletons), "ties": (self.ties, Ties)}
-        check_choices(**choices, **({} if self.ci is None else {"ci": (self.ci, Resampled)}))
+        check_choices(singletons=(self.singletons, Singletons), ties=(self.ties, Ties))
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
         if isinstance(self.similarity, str):
             check_choices(similarity=(self.similarity, Similarity))
         elif native_similarity(self.similarity) is None and self.index != "Flat":
@@ -103,8 +103,6 @@ class RetrievalEvaluator:
                 f"index must be 'Flat' with {type(self.similarity).__name__}, got {self.index!r}. "
                 "faiss cannot index that distance."
             )
-        check_level(self.ci_level)
-        check_count("resamples", self.resamples)
         for k in self.recall_at:
             check_count("recall_at", k)
         if not self._functions:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pml_center.checks import check_choices
 from pml_center.evaluation.inputs import check_count
 
 Interval = tuple[float, float]
@@ -248,6 +249,24 @@ def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDAr
     random = np.random.default_rng(seed)
     for _ in range(check_count("resamples", resamples)):
         yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)
+
+
+def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int) -> None:
+    """How an evaluator makes its intervals, if it does.
+
+    Args:
+        ci: what is resampled; None for no intervals.
+        kinds: the ``Literal`` of what can be.
+        level: in (0, 1).
+        resamples: at least 1.
+
+    Raises:
+        ValueError: another value.
+    """
+    if ci is not None:
+        check_choices(ci=(ci, kinds))
+    check_level(level)
+    check_count("resamples", resamples)
 
 
 def check_level(level: float) -> None:

@@ -19,7 +19,7 @@ from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thi
 from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Similarity
-from pml_center.evaluation.statistics import Interval, check_level
+from pml_center.evaluation.statistics import Interval, check_intervals
 from pml_center.evaluation.threshold_report import ThresholdReport
 
 
@@ -133,13 +133,10 @@ class VerificationEvaluator:
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
-        if self.ci is not None:
-            check_choices(ci=(self.ci, Literal["identity"]))
+        check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples)
         check_rates("far", self.far)
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
-        check_level(self.ci_level)
-        check_count("resamples", self.resamples)
 
     def __call__(
         self,
