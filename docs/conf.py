@@ -31,7 +31,7 @@ html_show_sourcelink = False
 html_show_copyright = False
 html_sidebars = {"**": []}  # the pages are few and all stand in the header
 html_theme_options = {
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
     "show_toc_level": 2,
     "navbar_end": ["theme-switcher"],

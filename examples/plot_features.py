@@ -88,7 +88,7 @@ for ax, (name, make) in zip(axes.flat, candidates.items(), strict=True):
     lengths = features.norm(dim=1)
     tightness[name], roundness[name] = intra / inter, (lengths.std() / lengths.mean()).item()
     precision = evaluator(features, labels[test])["precision_at_1"]
-    ax.set_title(f"{name}\nprecision@1 {precision:.3f}, within / between {tightness[name]:.3f}")
+    ax.set_title(f"{name}\nprecision@1 {precision:.3f}\nwithin / between {tightness[name]:.3f}")
     print(
         f"{name:<32} precision@1 {precision:.3f}  within / between classes {tightness[name]:.3f}  "
         f"lengths vary by {roundness[name]:.2f}"

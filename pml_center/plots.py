@@ -57,7 +57,7 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
     for label in np.unique(labels):
         own = points[labels == label]
         colour, marker = COLOURS[label % len(COLOURS)], MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
-        ax.scatter(own[:, 0], own[:, 1], s=9, linewidths=0, alpha=0.7, color=colour, marker=marker)
+        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, color=colour, marker=marker)
     for label in np.unique(labels):  # after all points, so that none hides a name
         name = _as_label(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]

@@ -22,18 +22,19 @@ class CenterLoss(BaseCenterLoss):
     on λ, nor on the reducer, nor on the size of the batch, nor on a miner: a sample that is left out moves its center
     like any other.
 
-    ============================  =====================  =======================================================
-    you had                       weight of this loss    arguments
-    ============================  =====================  =======================================================
-    the paper: λ, α               λ, beside a softmax    ``alpha=α``
-                                  loss, both as means
-    caffe-face: ``loss_weight``   ``loss_weight``        ``alpha=base_lr·lr_mult``; its solver also decays that
-                                                         rate, and adds momentum and weight decay
-    KaiyangZhou: λ, lr of the     2λ                     ``update="gradient"``, centers by SGD with ``lr=r / λ`` and
-    centers r, gradients · 1/λ                           no rescaling
-    reid-strong-baseline: the     2 · 0.0005             ``update="gradient"``, centers by SGD with ``lr=1000`` and no
-    same, λ = 0.0005, r = 0.5                            rescaling
-    ============================  =====================  =======================================================
+    ========================  =======================  =========================================================
+    you had                   weight of this loss      arguments
+    ========================  =======================  =========================================================
+    the paper: λ, α           λ, beside a softmax      ``alpha=α``
+                              loss, both as means
+    caffe-face                ``loss_weight``          ``alpha=base_lr·lr_mult``; its solver also decays that
+                                                       rate, and adds momentum and weight decay
+    KaiyangZhou: λ, r         2λ                       ``update="gradient"``, centers by SGD with ``lr=r / λ``
+    reid-strong-baseline      2 · 0.0005               ``update="gradient"``, centers by SGD with ``lr=1000``
+    ========================  =======================  =========================================================
+
+    In the last two r is the learning rate of the centers, 0.5, and their gradients are multiplied by 1 / λ before their
+    step; here they are not.
 
     Args:
         num_classes: C.
