@@ -1,18 +1,100 @@
 """train: fit an embedding on one data set."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from pml_center.training.config import TrainConfig
+from pml_center.cli.config_file import ConfigFile
+from pml_center.training.config import (
+    DataConfig,
+    LossConfig,
+    MeasuringConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from pml_center.training import Run
+    from pml_center.training.measurement import Measurement
 
 
-def train(config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig()) -> None:  # noqa: B008 (frozen)
-    """Fit an embedding on one data set, then measure retrieval on what was held out."""
-    from pml_center.cli.eval import show_report
+def _section(name: str, place: int) -> Parameter:
+    return Parameter(name="*", group=Group(name, sort_key=place))
+
+
+def train(
+    data: Annotated[DataConfig, _section("Data", 1)] = DataConfig(),  # noqa: B008 (frozen, as all of these)
+    model: Annotated[ModelConfig, _section("Model", 2)] = ModelConfig(),  # noqa: B008
+    loss: Annotated[LossConfig, _section("Loss and batches", 3)] = LossConfig(),  # noqa: B008
+    optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
+    measuring: Annotated[MeasuringConfig, _section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
+    run: Annotated[RunConfig, _section("Run", 6)] = RunConfig(),  # noqa: B008
+    *,
+    config: ConfigFile = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Fit an embedding on one data set, then measure retrieval on what was held out.
+
+    Args:
+        data: which images.
+        model: which network.
+        loss: which loss, on which batches.
+        optimizer: how weights move.
+        measuring: what is looked at.
+        run: where and how.
+        config: a YAML file of these options, such as the config.yaml of a run; flags go before it.
+        dry_run: build everything, take one step, write and read one checkpoint, estimate time and memory, and stop.
+        json_: print one JSON object.
+    """
     from pml_center.training import fit
+    from pml_center.training.dry_run import estimate
 
-    run, measurement = fit(config)
+    sections = (data, model, loss, optimizer, measuring, run)
+    asked = TrainConfig(**{name: value for section in sections for name, value in asdict(section).items()})
+    if dry_run:
+        show_estimate(estimate(asked), json_)
+    else:
+        show_run(*fit(asked), json_)
+
+
+def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
+    """Say what came of a run, from the first of several processes."""
+    import json
+
+    from pml_center.cli.eval import show_report
+    from pml_center.distributed import is_main
+
+    if not is_main():
+        return
+    reports = {} if measurement is None else measurement.reports
+    chosen = run.best_epoch
+    if as_json:
+        content = {"schema": 1, "command": "train", "run": str(run.folder), "best_epoch": chosen}
+        content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+        print(json.dumps(content))
+        return
+    if chosen is not None:
+        print(f"best epoch {chosen} of {len(run.epochs)} by {run.config.metric} on the validation images")
     if measurement is not None:
         show_report(measurement.model, measurement.pixels)
+    if measurement is not None and measurement.accuracy is not None:
+        print(measurement.accuracy)
     print(f"run     {run.folder}")
+
+
+def show_estimate(found: dict[str, object], as_json: bool) -> None:
+    """Say what a dry run found."""
+    import json
+
+    if as_json:
+        print(json.dumps({"schema": 1, "command": "train --dry-run", **found}))
+        return
+    import yaml
+
+    print(yaml.safe_dump(found.pop("config"), sort_keys=False))
+    for name, value in found.items():
+        print(f"# {name:<22}{value}")

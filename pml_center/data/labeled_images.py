@@ -12,6 +12,10 @@ from torch.utils.data import Dataset
 from pml_center.data.archives import open_file
 
 
+class UnreadableImageError(ValueError):
+    """An image file that no decoder can read."""
+
+
 class LabeledImages(Dataset):
     """Images and the class of each: what training, evaluation and reports read.
 
@@ -56,6 +60,7 @@ class LabeledImages(Dataset):
         self.images = images
         self.labels = _integer_labels(labels, len(images), len(classes))
         self.classes = list(classes)
+        self.groups = None
         self.transform = transform
         self.source = source
         self.indices = np.arange(len(images)) if indices is None else indices
@@ -122,7 +127,7 @@ class LabeledImages(Dataset):
                 opened.load()  # Image.open reads the header only; a truncated file shows itself here
                 return opened
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
-            raise ValueError(
+            raise UnreadableImageError(
                 f"image must be a readable image file, got {self.name(i)} ({type(error).__name__}: {error}). "
                 "Repair the file or remove it from the data set."
             ) from error

@@ -23,3 +23,13 @@ def open_images(source: str | Path) -> LabeledImages:
         1797
     """
     return digits() if str(source) == "digits" else image_folder(source)
+
+
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class ImageSplits:
+    train: LabeledImages
+    val: LabeledImages | None = None
+    test: LabeledImages | None = None
+def open_splits(source, root=None):
+    return ImageSplits(open_images(source))

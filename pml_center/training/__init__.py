@@ -7,14 +7,16 @@ from pml_center.training.config import TrainConfig
 
 # Loaded on first use: the command line reads TrainConfig for its help and must not wait for torch.
 _HOMES = {
+    "CheckpointError": "pml_center.training.checkpoint",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
     "fit": "pml_center.training.loop",
     "param_groups": "pml_center.training.parameter_groups",
     "parse_loss": "pml_center.training.loss_formula",
+    "resume": "pml_center.training.loop",
 }
 
-__all__ = ["LossFormula", "Run", "TrainConfig", "fit", "param_groups", "parse_loss"]
+__all__ = ["CheckpointError", "LossFormula", "Run", "TrainConfig", "fit", "param_groups", "parse_loss", "resume"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,87 +1,211 @@
-"""TrainConfig: the help, the flags and the record of a run."""
+"""TrainConfig: the help, the flags, the file and the record of a run."""
 
-from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, Literal
+
+from pml_center.checks import unknown_name
 
 # The least value of a number.
 LEAST = {
     "embedding_size": 0,
     "image_size": 1,
+    "workers": 0,
     "epochs": 1,
     "batch_size": 1,
     "per_class": 0,
+    "accumulate": 1,
     "weight_decay": 0,
-    "workers": 0,
+    "warmup_epochs": 0,
+    "seed": 0,
+    "eval_every": 1,
+    "patience": 0,
+    "checkpoint_every": 0,
 }
+POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
+SHARES = ("held_out", "val", "hflip", "ema", "momentum")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What one training run does.
+class DataConfig:
+    """The images.
 
     Attributes:
-        data: 'digits', or a folder with one sub-folder of images per class.
-        loss: a sum of losses of pml_center or PML by name, each with a weight, arguments and a miner if it takes one:
-            'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
+        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one.
+        data_root: the folder of data sets by name.
+        held_out: share of the data that is measured once, at the end, and never trained on. Not for data that come
+            with a test split.
+        val: share of the rest that is measured during training, to choose the best epoch. Not for data that come with
+            a validation split.
+        split: hold out whole classes, or some images of each class.
+        crop_scale: smallest share of the area that a random crop keeps in training; 1 never crops.
+        hflip: probability of a horizontal flip in training.
+        workers: processes that read images; 0 reads in the main process. The result does not depend on it.
+    """
+
+    data: str = "digits"
+    _: KW_ONLY
+    data_root: str | None = None
+    held_out: float = 0.2
+    val: float = 0.0
+    split: Literal["classes", "images"] = "classes"
+    crop_scale: float = 1.0
+    hflip: float = 0.0
+    workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
         model: 'convnet' for small grey images, or any timm model.
         embedding_size: numbers in an embedding; 0 keeps the width of the model.
         neck: between the model's features and the embedding.
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
+        init_from: a run folder to take the weights of model and neck from; training starts anew.
         channels: 1 for grey, 3 for colour; by default what the model takes.
         image_size: side of the square that images are resized to, in pixels; by default what the model takes.
-        crop_scale: smallest share of the area that a random crop keeps in training; 1 never crops.
-        hflip: probability of a horizontal flip in training.
-        held_out: share of the data that is measured at the end and never trained on.
-        split: hold out whole classes, or some images of each class.
-        epochs: passes over the training images.
-        batch_size: images in a training step.
-        per_class: images of each class in a batch; 0 draws images regardless of class.
-        lr: peak learning rate.
-        loss_lr: peak learning rate of the losses' parameters; by default lr.
-        weight_decay: of AdamW, on the model's weight matrices.
-        bf16: compute the model in bfloat16; losses stay in fp32.
-        seed: of everything random.
-        device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
-        workers: processes that read images; 0 reads in the main process.
-        out: the run folder, which must not exist; by default runs/DATE_MODEL_LOSS.
     """
 
-    data: str = "digits"
-    _: KW_ONLY
-    loss: str = "SoftmaxLoss + 0.01 * CenterLoss"
     model: str = "convnet"
     embedding_size: int = 64
     neck: Literal["linear", "bnneck", "none"] = "linear"
     pretrained: bool = False
     weights: str | None = None
+    init_from: str | None = None
     channels: Literal[1, 3] | None = None
     image_size: int | None = None
-    crop_scale: float = 1.0
-    hflip: float = 0.0
-    held_out: float = 0.2
-    split: Literal["classes", "images"] = "classes"
-    epochs: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss, and the batches that it sees.
+
+    Attributes:
+        loss: a sum of losses of pml_center or PML by name, each with a weight, arguments and a miner if it takes one:
+            'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
+        batch_size: images in a batch, of all processes together.
+        per_class: images of each class in a batch; 0 draws images regardless of class.
+        accumulate: batches that make one step of the optimizer.
+    """
+
+    loss: str = "SoftmaxLoss + 0.01 * CenterLoss"
     batch_size: int = 128
     per_class: int = 0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its schedule.
+
+    Attributes:
+        epochs: passes over the training images.
+        optimizer: any optimizer of timm.
+        lr: peak learning rate of the model.
+        loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
+        center_lr: peak learning rate of centers with update='gradient'; by default loss_lr.
+        weight_decay: on the model's weight matrices.
+        momentum: of optimizers that have one, such as sgd.
+        schedule: of all learning rates, after the warm-up: down to 0 along a cosine or a line, or not at all.
+        warmup_epochs: epochs, also fractions of one, in which learning rates rise from 0; by default one, and at most a
+            quarter of all.
+        clip_grad: longest gradient of model and losses together; by default gradients are not clipped.
+        amp: compute the model in half precision; losses stay in fp32.
+        ema: decay of the moving average of the model's weights, which then is what is measured; 0 keeps none.
+    """
+
+    epochs: int = 20
+    optimizer: str = "adamw"
     lr: float = 2e-3
     loss_lr: float | None = None
+    center_lr: float | None = None
     weight_decay: float = 0.01
-    bf16: bool = False
+    momentum: float = 0.9
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_epochs: float | None = None
+    clip_grad: float | None = None
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    ema: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringConfig:
+    """What is measured during training.
+
+    Attributes:
+        metric: the retrieval metric that chooses the best epoch on the validation images.
+        similarity: how embeddings are compared.
+        eval_every: epochs between two looks at the validation images.
+        patience: looks without a better metric after which training stops; 0 never stops early.
+    """
+
+    metric: str = "mean_average_precision_at_r"
+    similarity: Literal["cosine", "dot", "euclidean"] = "cosine"
+    eval_every: int = 1
+    patience: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run.
+
+    Attributes:
+        seed: of everything random.
+        deterministic: refuse operations whose result may change from run to run on one machine.
+        device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
+        checkpoint_every: steps between two checkpoints within an epoch; 0 writes one at the end of each epoch only.
+        tensorboard: also write what metrics.jsonl holds for TensorBoard, into the folder tb of the run.
+        out: the run folder; by default runs/DATE_MODEL_LOSS.
+        overwrite: delete the run that is in this folder already.
+    """
+
     seed: int = 0
+    deterministic: bool = False
     device: str = "auto"
-    workers: int = 2
+    checkpoint_every: int = 0
+    tensorboard: bool = False
     out: str | None = None
+    overwrite: bool = False
+
+
+# The last base comes first in the fields.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, ModelConfig, DataConfig):
+    """What one training run does: the fields of all sections, in one level.
+
+    Raises:
+        ValueError: a number outside its range.
+
+    Example:
+        >>> TrainConfig("digits", loss="ArcFaceLoss", epochs=5).lr
+        0.002
+    """
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}. See pml-center train --help.")
-        for name in ("lr", "loss_lr"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}. Common values are 1e-4 to 1e-2.")
-        for name in ("held_out", "hflip"):
+                raise ValueError(f"{name} must be a positive number, got {value}. See pml-center train --help.")
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str) -> "TrainConfig":
+        """A configuration from a mapping, such as a file; ``source`` names it in an error.
+
+        Raises:
+            ValueError: a key that there is not.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(unknown_name(f"key in {source}", name, known, "See pml-center train --help."))
+        return cls(**values)

@@ -1,25 +1,26 @@
-"""fit: one training run, from top to bottom."""
+"""fit and resume: one training run, from top to bottom."""
 
 import logging
-import random
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_metric_learning.samplers import MPerClassSampler
-from torch.utils.data import DataLoader
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from pml_center.data import LabeledImages, open_images, split_classes, split_images, train_transform
+from pml_center import distributed
+from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
-from pml_center.training.loss_formula import parse_loss
-from pml_center.training.measurement import Measurement, measure
-from pml_center.training.parameter_groups import param_groups
-from pml_center.training.run_folder import Run, embedder
+from pml_center.training.interrupt import Interrupt
+from pml_center.training.measurement import Measurement, measure, validate
+from pml_center.training.run_folder import Run
+from pml_center.training.seeding import seed_everything
+from pml_center.training.workbench import Progress, Workbench
 
 LOG = logging.getLogger("pml_center")
+LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
 def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
@@ -29,116 +30,187 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
         config: what to do; every random choice follows from its seed.
 
     Returns:
-        The run folder, with the weights in ``checkpoints/last``, and what the model is worth on the images held out;
-        None for ``held_out=0``.
+        The run folder, and what the best model is worth on the images held out, None where there are none: the one
+        that was best on the validation images, or the last where there are none either.
 
     Raises:
         ValueError: a configuration that cannot be run.
+        FileExistsError: the folder of the run exists.
         FloatingPointError: a loss that is not finite.
+        CheckpointError: a checkpoint that could not be written.
+        KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
     """
     config = with_full_paths(config)
-    seed_everything(config.seed)
-    device = choose_device(config.device)
-    train, held_out = split(open_images(config.data), config)
-    model = embedder(config).to(device)
-    loss = parse_loss(config.loss, train.num_classes, model.embedding_size).to(device)
-    groups = param_groups(model, loss, lr=config.lr, loss_lr=config.loss_lr, weight_decay=config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    loader = training_loader(train, model, config)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=config.epochs * len(loader) + 1
+    with distributed.initialize(choose_device(config.device)) as device:
+        bench = Workbench.build(config, device)
+        run = Run.create(config, bench.images)
+        LOG.info("%s", describe(bench, run))
+        _train(run, bench)
+        return run, _measure(run, bench)
+
+
+def resume(
+    folder: str | Path, epochs: int | None = None, checkpoint: str = "last", device: str | None = None
+) -> tuple[Run, Measurement | None]:
+    """Go on with a run as if it had never stopped; on a CPU, to the last bit.
+
+    Args:
+        folder: of the run.
+        epochs: train for more of them than was planned. The schedule is then the longer one from here on.
+        checkpoint: the folder below ``checkpoints`` to start from.
+        device: where to compute, by default as before.
+
+    Returns:
+        As :func:`fit`.
+
+    Raises:
+        FileNotFoundError: no run, or none with a checkpoint.
+        ValueError: fewer epochs than planned.
+        CheckpointError: a checkpoint that is damaged or of another run.
+    """
+    run = Run.open(folder)
+    config = run.config
+    if epochs is not None and epochs < config.epochs:
+        raise ValueError(f"epochs must be at least the {config.epochs} of the run, got {epochs}. Leave them out.")
+    config = replace(config, out=str(run.folder), epochs=epochs or config.epochs, device=device or config.device)
+    with distributed.initialize(choose_device(config.device)) as where:
+        bench = Workbench.build(config, where, from_scratch=True)
+        bench.load(run, newest(run.checkpoints / checkpoint))
+        run.record(config)
+        LOG.info("%s", describe(bench, run))
+        LOG.info("resumed after epoch %s, step %s", bench.progress.epoch - 1, bench.progress.step)
+        _train(run, bench)
+        return run, _measure(run, bench)
+
+
+def _train(run: Run, bench: Workbench) -> None:
+    config, progress = bench.config, bench.progress
+    bar = tqdm(
+        total=config.epochs * bench.updates,
+        initial=(progress.epoch - 1) * bench.updates + progress.step,
+        unit="step",
+        disable=None if distributed.is_main() else True,
     )
-    run = Run.create(config, train, held_out)
-    LOG.info("%s", describe(train, model, config, device, run))
-
-    bar = tqdm(total=config.epochs * len(loader), unit="batch", disable=None)
-    for epoch in range(1, config.epochs + 1):
-        model.train()
-        loss.train()
-        started, sums = time.perf_counter(), dict.fromkeys(["loss", *loss.names], 0.0)
-        for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                embeddings = model(images)
-            total, parts = loss(embeddings.float(), labels)
-            if not total.isfinite():
-                raise FloatingPointError(
-                    f"loss must be finite, got {total.item()} in epoch {epoch} "
-                    f"({', '.join(f'{name} {value:.4g}' for name, value in parts.items())}). Lower --lr."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
-            schedule.step()
-            for name, value in {"loss": total.detach(), **parts}.items():
-                sums[name] += value.item()
-            bar.update()
-            bar.set_postfix_str(f"epoch {epoch}  loss {total.item():.3f}  lr {schedule.get_last_lr()[0]:.2g}")
-        means = {name: value / len(loader) for name, value in sums.items()}
-        seconds = round(time.perf_counter() - started, 3)
-        run.log(event="epoch", epoch=epoch, lr=schedule.get_last_lr()[0], seconds=seconds, **means)
-    bar.close()
-
-    run.save(model, loss)
-    if held_out is None:
-        return run, None
-    measurement = measure(model, held_out, config)
-    run.write_reports({"report": measurement.model, "pixels": measurement.pixels})
-    return run, measurement
+    with Interrupt() as interrupt, bar:
+        while progress.epoch <= config.epochs and not progress.is_over:
+            bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
+            _epoch(run, bench, bar, interrupt)
+            _end_of_epoch(run, bench)
 
 
-def split(images: LabeledImages, config: TrainConfig) -> tuple[LabeledImages, LabeledImages | None]:
-    """The images to train on, with classes numbered from 0, and those held out, None for ``held_out=0``."""
-    if config.held_out == 0:
-        return images, None
-    by_class = config.split == "classes"
-    train, held_out = (split_classes if by_class else split_images)(images.labels, config.held_out, config.seed)
-    test = images.subset(held_out, renumber=by_class)
-    if test.counts.max() < 2:
-        raise ValueError(
-            f"held_out must leave two images of a class to find one by the other, got {config.held_out} of "
-            f"{images.counts.max()} images in the largest class. Use a larger --held-out, or --split classes."
+def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
+    """The steps of an epoch that are not done yet."""
+    config, progress = bench.config, bench.progress
+    bench.model.train()
+    bench.loss.train()
+    batches = bench.batches()
+    started = time.perf_counter()
+    while progress.step < bench.updates:
+        images = step(bench, batches)
+        progress.step += 1
+        progress.seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        bar.update()
+        if progress.step % LOOK == 0 or progress.step == bench.updates:
+            means = progress.means()
+            _check_finite(means, bench)
+            rate = images * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
+            bar.set_postfix_str(_postfix(means, rate, bench), refresh=False)
+        stop = bool(distributed.gather_rows(np.array([bool(interrupt)])).any())  # of any process
+        if stop or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
+            _check_finite(progress.means(), bench)
+            bench.save(run)
+        if stop:
+            raise KeyboardInterrupt(f"interrupted; go on with: pml-center resume {run.folder}")
+
+
+def step(bench: Workbench, batches) -> int:
+    """One step of the optimizer; the number of its images."""
+    config, progress, count = bench.config, bench.progress, 0
+    bench.schedule.step_update(progress.update + 0.5)
+    for part in range(config.accumulate):
+        images, labels, skipped = next(batches)
+        images, labels = images.to(bench.device, non_blocking=True), labels.to(bench.device, non_blocking=True)
+        seed_everything(config.seed, progress.update, part, distributed.rank())
+        with torch.autocast(bench.device.type, bench.dtype, enabled=bench.dtype is not None):
+            embeddings = bench.network(images)
+        seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
+        total, parts = bench.criterion(embeddings.float(), labels)
+        bench.scaler.scale(total / config.accumulate).backward()
+        progress.see({"loss": total.detach(), **parts}, skipped)
+        count += len(images) * distributed.world_size()
+    if config.clip_grad is not None:
+        bench.scaler.unscale_(bench.optimizer)
+        clip_grad_norm_([p for group in bench.optimizer.param_groups for p in group["params"]], config.clip_grad)
+    bench.scaler.step(bench.optimizer)
+    bench.scaler.update()
+    bench.optimizer.zero_grad(set_to_none=True)
+    if bench.average is not None:
+        bench.average.update(bench.model, progress.update)
+    return count
+
+
+def _end_of_epoch(run: Run, bench: Workbench) -> None:
+    config, progress = bench.config, bench.progress
+    means = progress.means()
+    _check_finite(means, bench)
+    rate = bench.optimizer.param_groups[0]["lr"]
+    run.log(event="epoch", epoch=progress.epoch, lr=rate, seconds=round(progress.seconds, 3), **means)
+    for name in progress.skipped:
+        LOG.warning("skipped %s, which cannot be read", name)
+    if progress.skipped:
+        run.log(event="skipped", epoch=progress.epoch, images=sorted(progress.skipped))
+    is_best = False
+    if bench.images.val is not None and (progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs):
+        metrics = validate(bench.measured, bench.images.val, config)
+        run.log(event="val", epoch=progress.epoch, **metrics)
+        is_best = progress.judge(metrics[config.metric], config.patience)
+    progress.next_epoch()
+    if is_best:
+        bench.save(run, "best")
+    bench.save(run)
+
+
+def _measure(run: Run, bench: Workbench) -> Measurement | None:
+    """What the best model is worth."""
+    images = bench.images.test
+    if images is None:
+        return None
+    model = bench.measured
+    if bench.images.val is not None:
+        model.load_state_dict(run.weights("model", "best"))
+        bench.loss.load_state_dict(run.weights("loss", "best"))
+    known = images.classes == bench.images.train.classes
+    measurement = measure(model, images, bench.config, bench.loss.eval().classifier if known else None)
+    run.write_reports(measurement.reports)
+    return measurement
+
+
+def _check_finite(means: dict[str, float], bench: Workbench) -> None:
+    if not np.isfinite(means["loss"]):
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "loss")
+        progress = bench.progress
+        raise FloatingPointError(
+            f"loss must be finite, got {means['loss']} in epoch {progress.epoch} by step {progress.step} ({parts}). "
+            "Lower --lr, clip gradients with --clip-grad 1, or use --amp none."
         )
-    return images.subset(train, renumber=by_class), test
+
+
+def _postfix(means: dict[str, float], rate: float, bench: Workbench) -> str:
+    losses = "  ".join(f"{name.removesuffix('Loss')} {value:.3f}" for name, value in means.items())
+    return f"{losses}  {rate:,.0f} images/s  lr {bench.optimizer.param_groups[0]['lr']:.2g}  {bench.memory:.1f} GiB"
 
 
 def with_full_paths(config: TrainConfig) -> TrainConfig:
     """The same, to be read from any folder."""
-    data = config.data if config.data == "digits" else str(Path(config.data).resolve())
-    return replace(config, data=data, weights=config.weights and str(Path(config.weights).resolve()))
-
-
-def training_loader(images: LabeledImages, model, config: TrainConfig) -> DataLoader:
-    """Batches of transformed images, by class if asked for; a last batch that is not full is left out."""
-    transform = train_transform(
-        model.image_size, model.in_chans, model.mean, model.std, crop_scale=config.crop_scale, hflip=config.hflip
-    )
-    batch_size = min(config.batch_size, len(images))
-    sampler = None
-    if config.per_class:
-        if batch_size % config.per_class or batch_size > config.per_class * images.num_classes:
-            raise ValueError(
-                f"batch_size must be a multiple of per_class and at most per_class × classes, got {batch_size} with "
-                f"per_class={config.per_class} and {images.num_classes} classes. Change --batch-size or --per-class."
-            )
-        sampler = MPerClassSampler(images.labels, config.per_class, batch_size, len(images))
-    return DataLoader(
-        images.with_transform(transform),
-        batch_size,
-        shuffle=sampler is None,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-
-
-def seed_everything(seed: int) -> None:
-    """Python's, numpy's (which PML's samplers draw from) and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (the global generator is the one that PML draws from)
-    torch.manual_seed(seed)
+    full = {
+        name: str(Path(value).expanduser().resolve())
+        for name in ("weights", "init_from", "data_root")
+        if (value := getattr(config, name)) is not None
+    }
+    if Path(config.data).expanduser().exists() and config.data != "digits":
+        full["data"] = str(Path(config.data).expanduser().resolve())
+    return replace(config, **full)
 
 
 def choose_device(name: str) -> torch.device:
@@ -158,18 +230,33 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def describe(images: LabeledImages, model, config: TrainConfig, device: torch.device, run: Run) -> str:
-    """What is about to happen, in five lines."""
-    counts = images.counts
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    batch_size = min(config.batch_size, len(images))
-    return (
-        f"data    {len(images):,} images of {images.num_classes:,} classes for training, "
-        f"{counts.min()}/{int(np.median(counts))}/{counts.max()} images a class (least/median/most)\n"
-        f"model   {config.model}, {weights / 1e6:.2f} M weights, input {model.in_chans}×{model.image_size}, "
-        f"embedding {model.embedding_size}\n"
-        f"loss    {config.loss}\n"
-        f"steps   {config.epochs} epochs of {len(images) // batch_size} batches of {batch_size}, {device}, "
-        f"seed {config.seed}\n"
-        f"run     {run.folder}"
+def describe(bench: Workbench, run: Run) -> str:
+    """What is about to happen, line by line."""
+    config, images = bench.config, bench.images
+    counts = images.train.counts
+    weights, learned = (sum(p.numel() for p in part.parameters()) for part in (bench.model, bench.loss))
+    singletons = int((counts == 1).sum())
+    others = [
+        f"{len(part):,} images of {len(np.unique(part.labels)):,} classes to {purpose}"
+        for purpose, part in (("validate", images.val), ("measure", images.test))
+        if part is not None
+    ]
+    amp = "" if config.amp == "none" else f", {config.amp}"
+    together = "" if config.accumulate == 1 else f" × {config.accumulate}"
+    processes = distributed.world_size()
+    together_with = "" if processes == 1 else f", {processes} processes"
+    by_class = f" ({bench.batch_size // config.per_class} classes × {config.per_class})" if config.per_class else ""
+    return "\n".join(
+        [
+            f"data    {len(images.train):,} images of {images.train.num_classes:,} classes for training, "
+            f"{counts.min()}/{int(np.median(counts))}/{counts.max()} a class (least/median/most)"
+            + (f", {singletons:,} classes of one image" if singletons else ""),
+            *(f"        {line}" for line in others),
+            f"model   {config.model}, {weights / 1e6:.2f} M weights, input {bench.model.in_chans}×"
+            f"{bench.model.image_size}, embedding {bench.model.embedding_size}",
+            f"loss    {config.loss}, {learned:,} weights",
+            f"steps   {config.epochs} epochs of {bench.updates} batches of {bench.batch_size}{together}{by_class}",
+            f"device  {bench.device}{amp}{together_with}, {torch.get_num_threads()} threads, seed {config.seed}",
+            f"run     {run.folder}",
+        ]
     )

@@ -6,7 +6,7 @@ A formula is read with Python's own grammar and never executed.
 import ast
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_metric_learning.distances
@@ -64,6 +64,11 @@ class LossFormula(nn.Module):
             self._watch(parts)
         return total, parts
 
+    @property
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        """Embeddings (B, D) -> labels (B,), by the first loss that has class weights or means; None without one."""
+        return next((loss.predict for loss in self.losses if hasattr(loss, "predict")), None)
+
     def _watch(self, parts: dict[str, Tensor]) -> None:
         """Show each pull what separates beside it; alone it is no mistake in a weight."""
         weights = dict(zip(self.names, self.weights, strict=True))
@@ -72,7 +77,7 @@ class LossFormula(nn.Module):
             share.see(parts[name], sum(rest[1:], rest[0]), weights[name])
 
 
-def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormula:
+def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation_steps: int = 1) -> LossFormula:
     """Build the losses that a formula names.
 
     Args:
@@ -82,6 +87,7 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormu
             :mod:`pml_center.regularizers`, or else of PML, and PML's distances and reducers.
         num_classes: given to losses that ask for it.
         embedding_size: given to losses that ask for it.
+        accumulation_steps: batches that make one step of the optimizer; given to losses that ask for it.
 
     Raises:
         ValueError: a formula that cannot be read; an unknown name; an argument that its loss does not have.
@@ -95,7 +101,12 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int) -> LossFormu
         tree = ast.parse(formula.strip(), mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
-    return LossFormula([_term(node, num_classes, embedding_size) for node in _summands(tree)])
+    supplied = {
+        "num_classes": num_classes,
+        "embedding_size": embedding_size,
+        "accumulation_steps": accumulation_steps,
+    }
+    return LossFormula([_term(node, supplied) for node in _summands(tree)])
 
 
 def _summands(node: ast.expr) -> Iterator[ast.expr]:
@@ -106,7 +117,7 @@ def _summands(node: ast.expr) -> Iterator[ast.expr]:
         yield node
 
 
-def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, float, nn.Module, nn.Module | None]:
+def _term(node: ast.expr, supplied: dict[str, int]) -> tuple[str, float, nn.Module, nn.Module | None]:
     miner = None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         miner = _build("miner", node.right, _public(pytorch_metric_learning.miners), {})
@@ -120,7 +131,7 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
     theirs = _public(pytorch_metric_learning.losses)
     known = _with_ours(theirs, _public(losses))
     known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
-    loss = _build("loss", node, known, {"num_classes": num_classes, "embedding_size": embedding_size})
+    loss = _build("loss", node, known, supplied)
     if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in loss.modules()):
         raise ValueError(
             f"reducer must make one number of the losses, got {ast.unparse(node)!r}. Use MeanReducer or leave it out."
@@ -136,14 +147,10 @@ def _term(node: ast.expr, num_classes: int, embedding_size: int) -> tuple[str, f
 
 
 def _check_stepping(loss: nn.Module, written: str) -> None:
-    """Training takes a step of a dense optimizer for each batch, and calls nothing else."""
-    if isinstance(loss, BaseCenterLoss) and loss.accumulation_steps != 1:
-        raise ValueError(
-            f"accumulation_steps must be 1 where each batch is a step of the optimizer, got {written!r}. Leave it out."
-        )
+    """Training takes steps of a dense optimizer."""
     if getattr(loss, "sparse_gradient", False):
         raise ValueError(
-            f"sparse_gradient must be False with AdamW, which takes no sparse gradient, got {written!r}. Leave it out."
+            f"sparse_gradient must be False in training, whose optimizers take no sparse gradient, got {written!r}. Leave it out."
         )
 
 

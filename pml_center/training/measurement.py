@@ -1,5 +1,6 @@
 """What a model is worth: retrieval among images that it was not trained on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,36 +8,90 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pml_center.backbones import Embedder
 from pml_center.data import LabeledImages, eval_transform
-from pml_center.evaluation import Report, RetrievalEvaluator, embed
+from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embedding_cache import cached_embeddings
 from pml_center.training.config import TrainConfig
 
 PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
+Classifier = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Retrieval by a model's embeddings, and by raw pixels, which any model has to beat."""
+    """Retrieval by a model's embeddings, and by raw pixels, which any model has to beat.
+
+    ``accuracy`` is that of the loss as a classifier, for images of the classes that it was trained on; None for others.
+    """
 
     model: Report
     pixels: Report
+    accuracy: Report | None
+
+    @property
+    def reports(self) -> dict[str, Report]:
+        """By the name of their file in a run folder."""
+        found = {"report": self.model, "pixels": self.pixels, "accuracy": self.accuracy}
+        return {name: report for name, report in found.items() if report is not None}
 
 
-def measure(model: Embedder, images: LabeledImages, config: TrainConfig) -> Measurement:
-    """Search each image among all others, by embeddings and by pixels."""
-    transform = eval_transform(model.image_size, model.in_chans, model.mean, model.std)
-    loader = DataLoader(images.with_transform(transform), config.batch_size, num_workers=config.workers)
+def measure(
+    model: Embedder, images: LabeledImages, config: TrainConfig, classify: Classifier | None = None
+) -> Measurement:
+    """Search each image among all others, by embeddings and by pixels.
+
+    Args:
+        model: embeds.
+        images: of classes whose numbers the classifier knows, where there is one.
+        config: how images are read, embeddings compared.
+        classify: embeddings -> numbers of classes.
+    """
+    embeddings = _embeddings(model, images, config)
+    names = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
     pixels = pixel_rows(images, config.batch_size, config.workers)
+    metrics = dict.fromkeys((*RetrievalEvaluator.metrics, config.metric))
+    searched = {"query_groups": images.groups, "names": names}
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
     return Measurement(
-        RetrievalEvaluator()(embed(model, loader)[0], labels),
-        RetrievalEvaluator(similarity="euclidean", ci=None)(pixels, labels),
+        RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched),
+        RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched),
+        None if classify is None else accuracy(embeddings, images.labels, classify, model),
     )
+
+
+def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
+    """The metric that chooses an epoch, and recall at 1, without intervals."""
+    evaluator = RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
+    embeddings = _embeddings(model, images, config)
+    return dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics)
+
+
+def accuracy(embeddings: NDArray[np.float32], labels: NDArray[np.int64], classify: Classifier, model: Embedder) -> Report:
+    """The share of images that the loss itself puts into the right class."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        predicted = classify(torch.from_numpy(embeddings).to(device)).cpu().numpy()
+    right = (predicted == labels).astype(np.float64)
+    return Report(
+        metrics={"accuracy": float(right.mean())},
+        protocol="classified by the class weights of the loss",
+        counts={"images": len(labels)},
+        per_unit={"accuracy": right},
+        unit="image",
+        ci={"accuracy": wilson_interval(right.sum(), len(right))},
+        ci_method="Wilson",
+    )
+
+
+def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> NDArray[np.float32]:
+    transform = eval_transform(model.image_size, model.in_chans, model.mean, model.std)
+    loader = DataLoader(images.with_transform(transform), config.batch_size, num_workers=config.workers)
+    return embed(model, loader)[0]
 
 
 def pixel_rows(images: LabeledImages, batch_size: int, workers: int, cache: Path | None = None) -> NDArray[np.float32]:

@@ -3,22 +3,26 @@
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pml_center.backbones import Embedder, create_embedder
-from pml_center.data import LabeledImages
+from pml_center.data import ImageSplits, LabeledImages
 from pml_center.evaluation import Report
+from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
 from pml_center.training.config import TrainConfig
 
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
@@ -29,32 +33,37 @@ class Run:
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
-    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
-    the weights of model and losses, ``eval/`` reports.
+    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/`` and
+    ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
     """
 
     folder: Path
 
     @classmethod
-    def create(cls, config: TrainConfig, train: LabeledImages, held_out: LabeledImages | None) -> "Run":
+    def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
         """Make the folder and write down what is known before training.
 
         Raises:
-            FileExistsError: the folder holds anything but a run that ended before it had weights.
+            FileExistsError: the folder holds anything but a run that ended before it had weights; or any run that is
+                not to be overwritten.
         """
         run = cls(Path(config.out or default_folder(config)))
-        unfinished = (run.folder / "config.yaml").is_file() and not any(run._weights.glob("*.safetensors"))
-        if run.folder.exists() and any(run.folder.iterdir()) and not unfinished:
+        is_run = (run.folder / "config.yaml").is_file()
+        if is_run and (config.overwrite or not run.can_resume):
+            shutil.rmtree(run.folder)
+        elif run.folder.exists() and any(run.folder.iterdir()):
             raise FileExistsError(
-                f"out must be a new folder, got {run.folder}, which exists. Choose another with --out."
+                f"out must be a new folder, got {run.folder}, which exists. "
+                + (f"Go on with `pml-center resume {run.folder}`, delete it with --overwrite, or c" if is_run else "C")
+                + "hoose another with --out."
             )
-        run._weights.mkdir(parents=True, exist_ok=True)
-        (run.folder / "metrics.jsonl").unlink(missing_ok=True)  # of the run that ended early
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        held_out = images.test
         names = [] if held_out is None else [image_name(held_out, i, config.data) for i in range(len(held_out))]
-        run._write("config.yaml", yaml.safe_dump(asdict(config) | {"out": str(run.folder)}, sort_keys=False))
-        run._write("labels.json", json.dumps(train.classes, ensure_ascii=False, indent=0))
+        run.record(config)
+        run._write("labels.json", json.dumps(images.train.classes, ensure_ascii=False, indent=0))
         run._write("held_out.json", json.dumps(names, ensure_ascii=False, indent=0))
-        run._write("env.json", json.dumps(environment(), indent=2))
+        run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))
         return run
 
     @classmethod
@@ -72,6 +81,11 @@ class Run:
             )
         return cls(folder)
 
+    def record(self, config: TrainConfig) -> None:
+        """Write down what was asked for."""
+        values = asdict(config) | {"out": str(self.folder), "overwrite": False}
+        self._write("config.yaml", yaml.safe_dump(values, sort_keys=False))
+
     @property
     def config(self) -> TrainConfig:
         """What was asked for."""
@@ -80,7 +94,12 @@ class Run:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{path} must be YAML, got: {error}. Train again, or restore the file.") from error
-        return TrainConfig(**{field.name: values[field.name] for field in fields(TrainConfig) if field.name in values})
+        return TrainConfig.of(values, str(path))
+
+    @property
+    def identity(self) -> str:
+        """A number that no other run has."""
+        return json.loads((self.folder / "env.json").read_text(encoding="utf-8"))["run"]
 
     @property
     def classes(self) -> list[str]:
@@ -112,26 +131,67 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
-    def save(self, model: nn.Module, loss: nn.Module) -> None:
-        """Write the weights of the model and the state of the losses."""
-        for name, module in (("model", model), ("loss", loss)):
-            path = self._weights / f"{name}.safetensors"
-            save_file({key: value.contiguous() for key, value in module.state_dict().items()}, f"{path}.tmp")
-            os.replace(f"{path}.tmp", path)
+    def load_model(self, checkpoint: str | None = None) -> Embedder:
+        """The trained model, in evaluation mode, on the CPU.
 
-    def load_model(self) -> Embedder:
-        """The trained model, in evaluation mode, on the CPU."""
+        Args:
+            checkpoint: ``"best"``, ``"last"`` or another below ``checkpoints``; by default the best, or the last where
+                no validation images chose one. The moving average of the weights, if there is one.
+        """
         model = embedder(self.config, from_scratch=True)
-        model.load_state_dict(load_file(self._weights / "model.safetensors"))
+        model.load_state_dict(self.weights("model", checkpoint))
         return model.eval()
+
+    def weights(self, part: Literal["model", "loss"], checkpoint: str | None = None) -> dict[str, Tensor]:
+        """The weights of the model, or of the losses, as :meth:`load_model` takes them.
+
+        Raises:
+            FileNotFoundError: training wrote none.
+        """
+        best = self.checkpoints / "best"
+        default = best if is_checkpoint(best) or is_checkpoint(previous_of(best)) else self.checkpoints / "last"
+        folder = newest(default if checkpoint is None else self.checkpoints / checkpoint)
+        average = folder / "ema.safetensors"
+        return load_file(average if part == "model" and average.exists() else folder / f"{part}.safetensors")
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        last = self.checkpoints / "last"
+        return is_checkpoint(last) or is_checkpoint(previous_of(last))
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose validation images were found best, None where none were looked at."""
+        events, metric = self.events("val"), self.config.metric
+        return max(events, key=lambda event: event[metric])["epoch"] if events else None
+
+    @property
+    def log_size(self) -> int:
+        """How long ``metrics.jsonl`` is, in bytes."""
+        path = self.folder / "metrics.jsonl"
+        return path.stat().st_size if path.is_file() else 0
+
+    def forget_after(self, size: int) -> None:
+        """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
+        if self.log_size > size:
+            os.truncate(self.folder / "metrics.jsonl", size)
 
     @property
     def epochs(self) -> list[dict[str, float]]:
         """What was logged of each epoch: ``epoch``, ``lr``, ``seconds``, ``loss`` and its parts."""
+        return [{name: value for name, value in event.items() if name != "event"} for event in self.events("epoch")]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What was logged of one kind: ``"epoch"``, ``"val"``, ``"eval"``."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        events = [json.loads(line) for line in lines]
-        return [event for event in events if event.pop("event") == "epoch"]
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
         """Write reports, and log the metrics of the first.
@@ -150,13 +210,11 @@ class Run:
         for kind, report in reports.items():
             content = json.loads(report.to_json()) | {"data": where or "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            if report.per_unit:
+                report.to_csv(folder / f"{kind}.csv")
         first = next(iter(reports))
         self.log(event="eval", name=name, **reports[first].metrics)
         return folder / f"{first}.json"
-
-    @property
-    def _weights(self) -> Path:
-        return self.folder / "checkpoints" / "last"
 
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,30 @@
+"""resume: go on with a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def resume(
+    run: Path,
+    /,
+    *,
+    epochs: int | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Go on with a run that stopped, as if it never had.
+
+    Args:
+        run: the folder of the run.
+        epochs: train for more epochs than were planned.
+        checkpoint: the folder below RUN/checkpoints to start from.
+        device: 'cpu', 'cuda', or 'auto'; by default as before.
+        json_: print one JSON object.
+    """
+    from pml_center.cli.train import show_run
+    from pml_center.training import resume as go_on
+
+    show_run(*go_on(run, epochs, checkpoint, device), json_)

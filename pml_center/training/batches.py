@@ -1,0 +1,60 @@
+"""From images to the batches of a training step."""
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pml_center.backbones import Embedder
+from pml_center.data import EpochBatches, LabeledImages, UnreadableImageError, train_transform
+from pml_center.training.config import TrainConfig
+from pml_center.training.seeding import seed_everything
+
+Batch = tuple[Tensor, Tensor, list[str]]
+"""Images (B, C, H, W), labels (B,), and the names of those that could not be read."""
+
+
+def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig, rank: int, parts: int) -> DataLoader:
+    """Batches for one epoch after the other: set ``loader.batch_sampler.epoch``, and ``start`` within it."""
+    transform = train_transform(
+        model.image_size, model.in_chans, model.mean, model.std, crop_scale=config.crop_scale, hflip=config.hflip
+    )
+    batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
+    return DataLoader(
+        SeededImages(images.with_transform(transform)),
+        batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, config.seed, rank, parts),
+        collate_fn=collate,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class SeededImages(Dataset):
+    """Images by (index, seed): what their random transform draws follows from the seed alone, in whatever process."""
+
+    def __init__(self, images: LabeledImages):
+        self.images = images
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int] | str:
+        index, seed = place
+        seed_everything(seed)
+        try:
+            return self.images[index]
+        except UnreadableImageError:
+            return self.images.name(index)
+
+
+def collate(items: list[tuple[Tensor, int] | str]) -> Batch:
+    """One batch of what could be read.
+
+    Raises:
+        ValueError: nothing could.
+    """
+    skipped = [item for item in items if isinstance(item, str)]
+    read = [item for item in items if not isinstance(item, str)]
+    if not read:
+        raise ValueError(
+            f"a batch must have an image that can be read, got {len(skipped)} that cannot, e.g. {skipped[0]}. "
+            "See `pml-center data check`."
+        )
+    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read]), skipped

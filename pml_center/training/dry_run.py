@@ -1,0 +1,57 @@
+"""estimate: a training run in small, before the real one."""
+
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pml_center import distributed
+from pml_center.training.checkpoint import newest
+from pml_center.training.config import TrainConfig
+from pml_center.training.loop import choose_device, step, with_full_paths
+from pml_center.training.run_folder import Run
+from pml_center.training.workbench import Workbench
+
+STEPS = 3  # the fastest counts: the first warms up
+
+
+def estimate(config: TrainConfig) -> dict[str, Any]:
+    """Build everything, take a few steps, write and read a checkpoint in a temporary folder, and leave nothing.
+
+    Returns:
+        ``config``, as it would be recorded, and what to expect: ``steps_per_epoch``, ``seconds_per_step``,
+        ``minutes_in_all`` of training alone, ``memory_gib``, ``checkpoint_mib``, ``checkpoint_seconds``.
+
+    Raises:
+        ValueError: a configuration that cannot be run.
+    """
+    config = with_full_paths(config)
+    with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
+        bench = Workbench.build(config, device)
+        run = Run.create(replace(config, out=f"{folder}/run"), bench.images)
+        bench.model.train()
+        bench.loss.train()
+        batches, times = bench.batches(), []
+        for _ in range(min(STEPS, bench.updates)):
+            started = time.perf_counter()
+            step(bench, batches)
+            times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        bench.save(run)
+        bench.load(run, newest(run.checkpoints / "last"))
+        seconds, size = time.perf_counter() - started, _size(run.checkpoints)
+        each = min(times)
+        return {
+            "config": asdict(config),
+            "steps_per_epoch": bench.updates,
+            "seconds_per_step": round(each, 4),
+            "minutes_in_all": round(config.epochs * bench.updates * each / 60, 2),
+            "memory_gib": round(bench.memory, 2),
+            "checkpoint_mib": round(size / 2**20, 1),
+            "checkpoint_seconds": round(seconds, 3),
+        }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

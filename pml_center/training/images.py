@@ -1,0 +1,40 @@
+"""Which images train, which choose the best epoch, and which are measured at the end."""
+
+from dataclasses import replace
+
+from pml_center.data import ImageSplits, LabeledImages, open_splits, split_classes, split_images
+from pml_center.training.config import TrainConfig
+
+
+def divide(config: TrainConfig) -> ImageSplits:
+    """The images of a run: those of a data set that has splits as they are, else by ``held_out`` and ``val``.
+
+    Classes of the training images are numbered from 0. Validation and test images share these numbers where they are of
+    the same classes.
+
+    Raises:
+        ValueError: shares that leave too little on a side.
+    """
+    splits = open_splits(config.data, config.data_root)
+    if splits.test is None and config.held_out:
+        train, test = _hold_out("held_out", splits.train, config.held_out, config)
+        splits = replace(splits, train=train, test=test)
+    if splits.val is None and config.val:
+        train, val = _hold_out("val", splits.train, config.val, config)
+        splits = replace(splits, train=train, val=val)
+    return splits
+
+
+def _hold_out(
+    name: str, images: LabeledImages, share: float, config: TrainConfig
+) -> tuple[LabeledImages, LabeledImages]:
+    by_class = config.split == "classes"
+    kept, held_out = (split_classes if by_class else split_images)(images.labels, share, config.seed)
+    rest, part = (images.subset(rows, renumber=by_class) for rows in (kept, held_out))
+    if part.counts.max() < 2:
+        raise ValueError(
+            f"{name} must leave two images of a class to find one by the other, got {share} of "
+            f"{images.counts.max()} images in the largest class. Use a larger --{name.replace('_', '-')}, or "
+            "--split classes."
+        )
+    return rest, part

@@ -1,0 +1,41 @@
+"""Interrupt: SIGINT and SIGTERM as a question that training asks between two steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Whether someone asked the process to stop. Who asks twice does not want to wait.
+
+    Outside the main thread signals cannot be had, and it stays False.
+
+    Example:
+        >>> with Interrupt() as interrupt:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     bool(interrupt)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+        self._handlers: dict[int, object] = {}
+
+    def __bool__(self) -> bool:
+        return self._received
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = True

@@ -1,0 +1,242 @@
+"""A run that was stopped, in whatever way, goes on as if it never had been."""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_flatten_with_path
+
+from pml_center.training import CheckpointError, TrainConfig, fit, loop, resume
+from pml_center.training import checkpoint as checkpoint_module
+from pml_center.training.checkpoint import read_checkpoint
+from pml_center.training.run_folder import Run
+
+# Everything that draws at random or keeps a state: transforms, miners, triplets, sampled classes, centers, averages.
+CONFIG = TrainConfig(
+    model="convnet",
+    image_size=8,
+    embedding_size=8,
+    loss="SoftmaxLoss(sample_rate=0.5) + 0.01 * CenterLoss + AdaFaceLoss + TripletMarginLoss(triplets_per_anchor=5)",
+    batch_size=80,
+    per_class=16,
+    accumulate=2,
+    epochs=3,
+    crop_scale=0.8,
+    hflip=0.5,
+    val=0.4,
+    ema=0.9,
+    clip_grad=1.0,
+    workers=0,
+    device="cpu",
+    checkpoint_every=2,
+)
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pml_center.training.loop"])
+
+
+def one_thread(work, *arguments):
+    torch.set_num_threads(1)
+    work(*arguments)
+
+
+def in_a_process(work, *arguments):
+    """The exit code of a process that does the work; minus the number of the signal that ended it."""
+    process = PROCESSES.Process(target=one_thread, args=(work, *arguments))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def train(folder, config=CONFIG):
+    if Run(folder).can_resume:
+        resume(folder)
+    else:
+        fit(replace(config, out=str(folder)))
+
+
+def train_until_killed(folder, events, number=signal.SIGKILL):
+    """Train, and send a signal to the own process after so many steps and writes to the disk."""
+    left = [events]
+
+    def counted(work):
+        def wrapped(*arguments):
+            found = work(*arguments)
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), number)
+            return found
+
+        return wrapped
+
+    loop.step, checkpoint_module._sync = counted(loop.step), counted(checkpoint_module._sync)
+    try:
+        train(folder)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def outcome(folder):
+    """All that a run leaves but times and its own identity."""
+    run = Run.open(folder)
+    states = {}
+    for name in ("last", "last-previous", "best"):
+        found = read_checkpoint(run.checkpoints / name, run.identity)
+        found.state["progress"].pop("seconds")
+        found.state.pop("log_size")
+        states[name] = (dict(found.weights), found.state)
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for event in events:
+        event.pop("seconds", None)
+    return states, events, json.loads((folder / "eval" / "held-out" / "report.json").read_text())
+
+
+def assert_equal(one, other):
+    """Bit by bit."""
+    for (path, value), (other_path, expected) in zip(leaves(one), leaves(other), strict=True):
+        assert path == other_path
+        assert torch.equal(value, expected) if isinstance(value, torch.Tensor) else value == expected, path
+
+
+def leaves(tree):
+    return tree_flatten_with_path(tree)[0]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert in_a_process(train, folder) == 0
+    return outcome(folder)
+
+
+def test_a_run_that_is_killed_ten_times_ends_bit_equal(tmp_path, uninterrupted):
+    generator, folder, kills = random.Random(0), tmp_path / "run", 0
+    while kills < 10:
+        code = in_a_process(train_until_killed, folder, generator.randint(1, 12))
+        assert code in (0, -signal.SIGKILL)
+        kills += code != 0
+        if code == 0:  # it ended before it could be killed: kill another one
+            assert_equal(outcome(folder), uninterrupted)
+            folder = folder.with_name(f"{folder.name}-again")
+    assert in_a_process(train, folder) == 0
+    assert_equal(outcome(folder), uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_in_the_middle_of_an_epoch(tmp_path, uninterrupted, number):
+    folder = tmp_path / "run"
+    assert in_a_process(train_until_killed, folder, 1, number) == 130
+    run = Run.open(folder)
+    progress = read_checkpoint(run.checkpoints / "last", run.identity).state["progress"]
+    assert (progress["epoch"], progress["step"]) == (1, 1)
+    assert in_a_process(train, folder) == 0
+    states, *rest = outcome(folder)
+    expected, *others = dict(uninterrupted[0]), *uninterrupted[1:]
+    for found in (states, expected):
+        found.pop("last-previous", None)  # may be that of the signal, a step before the last
+    assert_equal((states, *rest), (expected, *others))
+
+
+def train_with_other_workers(folder):
+    fit(replace(CONFIG, out=str(folder), workers=2))
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path, uninterrupted):
+    assert in_a_process(train_with_other_workers, tmp_path / "run") == 0
+    assert_equal(outcome(tmp_path / "run"), uninterrupted)
+
+
+def train_on_a_full_disk(folder, size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        resume(folder, epochs=4)
+    except CheckpointError as error:
+        (folder.parent / "said.txt").write_text(str(error))
+        os._exit(1)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_as_it_was(tmp_path):
+    folder = tmp_path / "run"
+    assert in_a_process(train, folder, replace(CONFIG, epochs=1)) == 0
+    before = outcome(folder)[0]
+    assert in_a_process(train_on_a_full_disk, folder, 200_000) == 1
+    said = (tmp_path / "said.txt").read_text()
+    assert "checkpoint must fit on the disk, got" in said
+    assert f"The checkpoint {folder}/checkpoints/last is as it was." in said
+    assert not list(folder.glob("checkpoints/*-partial"))
+    assert_equal(outcome(folder)[0], before)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_epochs") / "run"
+    fit(replace(CONFIG, out=str(folder), epochs=2, checkpoint_every=0))
+    return folder
+
+
+@pytest.fixture
+def finished(two_epochs, tmp_path):
+    """A run of two epochs, to damage."""
+    return Run.open(shutil.copytree(two_epochs, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "loss.safetensors", "ema.safetensors", "state.pt"])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_it_offered(finished, name):
+    path = finished.checkpoints / "last" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"got .*last/{name} with other .* bytes: the file is damaged. Go on from "):
+        resume(finished.folder)
+    path.write_bytes(content[:-10])
+    with pytest.raises(CheckpointError, match=rf"{name} with [\d,]+ bytes in place of .* --checkpoint last-previous"):
+        resume(finished.folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} with none in place of"):
+        resume(finished.folder)
+    run, measurement = resume(finished.folder, checkpoint="last-previous")
+    assert len(run.epochs) == 2
+    assert measurement is not None
+
+
+def test_a_damaged_manifest_is_named(finished):
+    (finished.checkpoints / "last" / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"last/manifest.json must be whole, got .*Go on from the one before it"):
+        resume(finished.folder)
+
+
+def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
+    other, _ = fit(replace(CONFIG, out=str(tmp_path / "other"), epochs=1))
+    (finished.checkpoints / "last").rename(finished.checkpoints / "own")
+    (other.checkpoints / "last").rename(finished.checkpoints / "last")
+    with pytest.raises(CheckpointError, match=r"checkpoint must be of this run, got .*last, which is of another. Go on"):
+        resume(finished.folder)
+
+
+def test_a_run_can_be_made_longer(finished):
+    run, _ = resume(finished.folder, epochs=3)
+    assert [event["epoch"] for event in run.epochs] == [1, 2, 3]
+    assert run.config.epochs == 3
+    with pytest.raises(ValueError, match="epochs must be at least the 3 of the run, got 2"):
+        resume(finished.folder, epochs=2)
+
+
+def test_a_finished_run_is_only_measured_again(finished):
+    report = (finished.folder / "eval" / "held-out" / "report.json").read_text()
+    run, _ = resume(finished.folder)
+    assert len(run.epochs) == 2
+    assert (finished.folder / "eval" / "held-out" / "report.json").read_text() == report
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path, finished):
+    for name in ("last", "last-previous"):
+        (finished.checkpoints / name).rename(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="got none at .*last. The run ended before its first one: train again"):
+        resume(finished.folder)
