@@ -182,6 +182,11 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
         raise ValueError(f"arguments of {name} must be named, got {ast.unparse(call)!r}. {takes}")
     arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
     for argument in arguments:
+        if argument in supplied:
+            raise ValueError(
+                f"{argument} must be left out because training gives it, got {ast.unparse(call)!r}. It follows from "
+                "the data and from --embedding-size and --accumulate."
+            )
         if argument not in accepted:
             raise ValueError(
                 unknown_name(f"argument of {name}", argument, accepted, f"It takes {', '.join(accepted)}.")
