@@ -216,8 +216,8 @@ def initialize(device: str | torch.device = "cpu") -> Iterator[torch.device]:
         place, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if place >= gpus:
             raise ValueError(
-                f"processes must have a GPU each, got process {place + 1} on a machine with {gpus}. "
-                f"Use torchrun --nproc-per-node {gpus}."
+                f"device must be a GPU for each process, got process {place + 1} on a machine with {gpus}. "
+                "Start as many as there are GPUs, with --nproc-per-node, or use the CPU."
             )
         device = torch.device("cuda", place)
         torch.cuda.set_device(device)

@@ -1,7 +1,10 @@
 """Two processes with ``prepare`` do what one process does with the joined batch, whatever the loss."""
 
+import os
 import re
+import socket
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
@@ -260,22 +263,44 @@ def sharded():
     return found
 
 
-def work(rank, folder):
+def started_by_torchrun(rank, port):
+    """What ``initialize`` makes of torchrun's environment, and leaves behind, when all goes well and when not."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with suppress(KeyError), distributed.initialize("cpu") as device:
+        found = str(device), dist.get_backend(), distributed.gather_rows(torch.tensor([rank])).tolist()
+        with distributed.initialize("cpu"):  # in use already
+            pass
+        found += (dist.is_initialized(),)
+        raise KeyError
+    try:
+        with distributed.initialize("cuda"):
+            pass
+    except ValueError as error:
+        found += (str(error),)
+    return (*found, dist.is_initialized())
+
+
+def work(rank, folder, port):
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", meeting, timedelta(seconds=60), rank=rank, world_size=2)
     found = {name: train(**check) for name, check in CHECKS.items()}
     found |= {"references": references(), "errors": errors(), "drift": drift(), "sharded": sharded()}
     found["own"] = rank, distributed.rank(), distributed.world_size(), distributed.is_main()
-    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    found["torchrun"] = started_by_torchrun(rank, port)
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("pair")
-    mp.spawn(work, (folder,), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (folder, port), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -340,6 +365,19 @@ def test_rows_taken_apart_come_back_in_order(pair):
 
 def test_each_process_knows_its_place(pair):
     assert [found["own"] for found in pair] == [(0, 0, 2, True), (1, 1, 2, False)]
+
+
+def test_processes_of_torchrun_meet_and_part(pair):
+    for found in pair:
+        device, backend, rows, still_there, *_, after = found["torchrun"]
+        assert (device, backend, rows, still_there, after) == ("cpu", "gloo", [0, 1], True, False)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="has a GPU for each of two processes")
+def test_a_process_without_a_gpu_says_so(pair):
+    gpus = torch.cuda.device_count()
+    message = f"device must be a GPU for each process, got process 2 on a machine with {gpus}."
+    assert pair[1]["torchrun"][4].startswith(message)
 
 
 def test_one_process_is_left_alone():
