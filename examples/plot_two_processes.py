@@ -22,9 +22,8 @@ from pml_center.distributed import initialize, is_main, prepare, shard_rows
 from pml_center.training import parse_loss
 
 # %%
-# The program knows nothing of how many processes there are. ``initialize`` asks ``torchrun``, ``prepare`` makes the
-# losses look at the images of all, and ``shard_rows`` says which images of a batch are this process's own: of 75 images,
-# 37 or 38.
+# The program does not know how many processes there are. ``initialize`` asks ``torchrun``, ``prepare`` makes the losses
+# look at the images of all, and ``shard_rows`` says which images of a batch are this process's own: of 75, 37 or 38.
 
 
 def train(batch_size=75, epochs=2):
@@ -77,8 +76,6 @@ plt.show()
 # Weights, class weights, centers and statistics agree to the last digits of double precision.
 
 largest = max((weights[name] - weights_of_two[name]).abs().max().item() for name in weights)
-print(
-    f"loss from {values[0]:.1f} to {values[-1]:.1f}; largest difference of any number that was learned: {largest:.0e}"
-)
+print(f"loss from {values[0]:.1f} to {values[-1]:.1f}; largest difference of anything learned: {largest:.0e}")
 assert largest < 1e-8
 assert values[-1] < values[0] / 2

@@ -2,12 +2,12 @@
 
     python docs/benchmarks/distributed.py --out docs/benchmarks/distributed.json
 
-Two gloo processes of one thread each, on one machine; each work is one forward and backward of a loss, with the exchange
-of gradients. "DDP" is ``DistributedDataParallel`` around the loss, each process with its own B embeddings: exact for a
-mean, and blind to all that looks at the batch. "prepare" is ``pml_center.distributed.prepare``, the loss of the joined
-batch of 2 · B. "prepare, not shared" is the same where each process computes all products of embeddings and classes,
-not its part. The candidates of a size take turns (A B C A B C …); times are medians of the first process, and ratios
-are those of the medians.
+Two gloo processes of one thread each, on one machine; each work is one forward and backward of a loss, with the
+exchange of gradients. "DDP" is ``DistributedDataParallel`` around the loss, each process with its own B embeddings:
+exact for a mean, and blind to all that looks at the batch. "prepare" is ``pml_center.distributed.prepare``, the loss of
+the joined batch of 2 · B. "prepare, not shared" is the same where each process computes all products of embeddings and
+classes, not its part. The candidates of a size take turns (A B C A B C …); times are medians of the first process, and
+ratios are those of the medians.
 """
 
 import argparse
@@ -103,9 +103,7 @@ def work(rank, folder, rounds):
 def page(result):
     """The results as a page of the documentation."""
     lines = ["# Two processes: time", "", __doc__.split("\n\n", 2)[2].strip(), ""]
-    lines += [
-        f"{measured_with(result)} in each of two processes, D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."
-    ]
+    lines += [f"{measured_with(result)} a process, D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."]
     for batch, classes in SIZES:
         own = [row for row in result["rows"] if (row["B"], row["C"]) == (batch, classes)]
         lines += ["", f"## B = {batch} in each process, C = {classes:,}", "", *table(own, left_out=("B", "C"))]
