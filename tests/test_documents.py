@@ -36,7 +36,7 @@ PUBLIC = [
     "pml_center",
     *(f"pml_center.{name}" for name in ("losses", "regularizers", "evaluation", "data", "training")),
 ]
-PUBLIC += ["pml_center.backbones", "pml_center.plots"]
+PUBLIC += ["pml_center.backbones", "pml_center.distributed", "pml_center.plots"]
 PUBLIC += [f"pml_center.ops.{module.name}" for module in pkgutil.iter_modules(pml_center.ops.__path__)]
 
 
