@@ -1,6 +1,7 @@
 """data check: everything that is wrong with a data set, in one pass."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,14 +55,15 @@ def check(
         facts |= {"files": {"fix_list": str(fix_list)}} if fix_list else {}
         print(json.dumps(facts))
     else:
-        _show(found)
+        _show(found, f"{full_source(data)}/")
         if fix_list is not None:
             print(f"fix list  {fix_list}: {len(found.to_remove):,} paths to remove")
     if found.problems:
         raise SystemExit(2)
 
 
-def _show(found: "DataCheck") -> None:
+def _show(found: "DataCheck", prefix: str) -> None:
+    """Print everything, with names that leave out where the data set lies."""
     rows = []
     for split, sizes in found.class_sizes.items():
         counts = sorted(sizes.values()) or [0]
@@ -69,41 +71,41 @@ def _show(found: "DataCheck") -> None:
         numbers = (sum(counts), len(sizes), counts[0], middle, counts[-1], len(found.singletons[split]))
         rows.append([split, *(f"{number:,g}" if number < 1e5 else f"{number:,.0f}" for number in numbers)])
     show(["split", "images", "classes", "min", "median", "max", "singletons"], rows)
-    print("images per class")
-    for line in _histogram([size for sizes in found.class_sizes.values() for size in sizes.values()]):
+    print("images per class" + (", all splits together" if len(found.class_sizes) > 1 else ""))
+    totals: Counter[str] = sum(map(Counter, found.class_sizes.values()), Counter())
+    for line in _histogram(list(totals.values())):
         print(f"  {line}")
     print(f"sizes  {_most(f'{width} × {height} ({count:,})' for (width, height), count in found.image_sizes.items())}")
     print(f"modes  {_most(f'{mode} ({count:,})' for mode, count in found.modes.items())}")
-    for title, lines in _problems(found):
+    for title, lines in _problems(found).items():
         if lines:
-            print(f"\n{len(lines):,} {title}")
+            print(f"\n{title}: {len(lines):,}")
             for line in lines[:SHOWN]:
-                print(f"  {line}")
+                print(f"  {line.replace(prefix, '')}")
             if len(lines) > SHOWN:
                 print(f"  and {len(lines) - SHOWN:,} more, see --json")
-    print(f"\n{found.problems:,} problems" if found.problems else "\nno problems")
+    print(f"\nproblems: {found.problems or 'none'}")
 
 
-def _problems(found: "DataCheck") -> list[tuple[str, list[str]]]:
+def _problems(found: "DataCheck") -> dict[str, list[str]]:
+    """A line for each thing that is wrong, by what is wrong with it."""
     labels = [same for same in found.same if same.two_labels]
     across = [same for same in found.same if same.across_splits and not same.two_labels]
     within = [same for same in found.same if not same.across_splits and not same.two_labels]
-    return [
-        ("images that cannot be read", [f"{name}  {reason}" for name, reason in found.unreadable.items()]),
-        ("paths of the table that lead nowhere", found.missing),
-        ("wrong lines of the table", found.wrong_lines),
-        ("folders without an image", found.empty_classes),
-        ("images in no class", found.loose),
-        ("images with several labels", list(map(_copies, labels))),
-        ("images in several splits", list(map(_copies, across))),
-        ("images that are there more than once", list(map(_copies, within))),
-    ]
+    return {
+        "images that cannot be read": [f"{name}  {reason}" for name, reason in found.unreadable.items()],
+        "paths of the table that lead nowhere": found.missing,
+        "wrong lines of the table": found.wrong_lines,
+        "folders without an image": found.empty_classes,
+        "images in no class": found.loose,
+        "images with several labels": [_copies(same, same.classes) for same in labels],
+        "images in several splits": [_copies(same, same.splits) for same in across],
+        "images that are there more than once": [" = ".join(same.names) for same in within],
+    }
 
 
-def _copies(same: "SameImages") -> str:
-    return " = ".join(
-        f"{name} ({split}, {label})" for name, split, label in zip(same.names, same.splits, same.classes, strict=True)
-    )
+def _copies(same: "SameImages", wherein: Iterable[str]) -> str:
+    return " = ".join(f"{name} ({each})" for name, each in zip(same.names, wherein, strict=True))
 
 
 def _most(texts: Iterable[str]) -> str:
@@ -114,22 +116,27 @@ def _most(texts: Iterable[str]) -> str:
 
 
 def _histogram(counts: list[int]) -> list[str]:
-    """A line for each range of class sizes, with a bar as long as it has classes.
+    """A line for each range of class sizes, with a bar as long as it has classes. Ranges double where sizes do.
 
     Example:
         >>> print("\\n".join(_histogram([1, 1, 1, 2])))
         1  ██████████████████████████████ 3 classes
         2  ██████████ 1 class
+        >>> [line[:6].strip() for line in _histogram([1, 5, 9])]
+        ['1', '2 to 3', '4 to 7', '8 to 9']
     """
     if not counts:
         return []
     low, high = min(counts), max(counts)
-    step = -(-(high - low + 1) // BARS)
-    ranges = [(start, min(start + step - 1, high)) for start in range(low, high + 1, step)]
+    if high >= BARS * low:
+        starts = [2**k for k in range(low.bit_length() - 1, high.bit_length())]
+    else:
+        starts = list(range(low, high + 1, -(-(high - low + 1) // BARS)))
+    ranges = list(zip(starts, [start - 1 for start in starts[1:]] + [high], strict=True))
     classes = [sum(start <= count <= end for count in counts) for start, end in ranges]
     names = [f"{start:,}" if start == end else f"{start:,} to {end:,}" for start, end in ranges]
     width = max(map(len, names))
     return [
-        f"{name:>{width}}  {'█' * -(-WIDTH * number // max(classes))} {number:,} class{'' if number == 1 else 'es'}"
+        f"{name:>{width}}  {'█' * -(-WIDTH * number // max(classes))} {number:,} class{'es' * (number != 1)}"
         for name, number in zip(names, classes, strict=True)
     ]

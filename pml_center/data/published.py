@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from pml_center.checks import unknown_name
 from pml_center.data.data_folder import data_folder
-from pml_center.data.labeled_images import LabeledImages, StoredImage, decode
+from pml_center.data.labeled_images import LabeledImages, StoredImage, decode, encode_labels, natural_key
 
 Parts = dict[str, LabeledImages]  # by split, in the order train, val, test
 
@@ -64,7 +65,7 @@ def is_published(source: str) -> bool:
 def _of_torchvision(name: str, class_name: str, root: Path) -> Parts:
     from torchvision import datasets
 
-    kind = _class_named(name, class_name, datasets)
+    kind = _class_named(class_name, datasets)
     known = inspect.signature(kind).parameters
     required = [p.name for p in known.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if required != ["root"]:
@@ -91,7 +92,7 @@ def _of_torchvision(name: str, class_name: str, root: Path) -> Parts:
 def _of_pml(name: str, class_name: str, root: Path) -> Parts:
     from pytorch_metric_learning import datasets
 
-    kind = _class_named(name, class_name, datasets)
+    kind = _class_named(class_name, datasets)
     own = root / class_name
     with _or_told(name, [root, own]):
         try:
@@ -113,7 +114,8 @@ def _of_timm(name: str, package: str, rest: str, root: Path) -> Parts:
     from timm.data import create_dataset
 
     needed = TIMM[package]
-    if needed and find_spec(needed.replace("-", "_")) is None:
+    spec = find_spec(needed.replace("-", "_")) if needed else None
+    if needed and (spec is None or spec.origin is None):  # a folder that happens to have the name has no origin
         raise ImportError(f"{needed} is not installed, and timm needs it to read {name!r}: pip install {needed}")
     # A data set in shards has no name of its own in timm, only a folder.
     where = root / rest if package == "wds" and (root / rest).is_dir() else root
@@ -156,12 +158,11 @@ def _each_split(opened: Callable[[str], Any]) -> dict[str, Any]:
     return found
 
 
-def _class_named(name: str, class_name: str, module: Any) -> Any:
-    kinds = {key: value for key, value in vars(module).items() if inspect.isclass(value) and not key.startswith("_")}
-    kind = kinds.get(class_name)
-    if kind is None or inspect.isabstract(kind):
-        raise ValueError(unknown_name("data set", class_name, list(kinds), f"See {module.__name__}; got {name!r}."))
-    return kind
+def _class_named(class_name: str, module: Any) -> Any:
+    kinds = {key: kind for key, kind in vars(module).items() if inspect.isclass(kind) and not inspect.isabstract(kind)}
+    if class_name not in kinds:
+        raise ValueError(unknown_name("data set", class_name, list(kinds), f"See {module.__name__}."))
+    return kinds[class_name]
 
 
 @contextlib.contextmanager
@@ -193,6 +194,7 @@ def _from_pairs(name: str, data_set: Any, by_path: bool = False) -> LabeledImage
     images: list[Any] = [StoredImage(data_set, i) for i in range(len(data_set))]
     if by_path:
         pairs = [data_set[i] for i in range(len(data_set))]  # quick, for nothing is opened
+        pairs.sort(key=lambda pair: natural_key(str(pair[0])))  # some come as the disk lists them
         images, labels = [path for path, _ in pairs], [label for _, label in pairs]
     else:
         labels = list(_labels_of(name, data_set))
@@ -248,9 +250,11 @@ class _WholeImages:
 
 
 def _labeled(images: list[Any], numbers: Any, classes: dict[int, str]) -> LabeledImages:
-    """Images with the class numbers of their data set, those classes alone that have an image."""
-    present, labels = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
-    return LabeledImages(images, labels, [classes[number] for number in present.tolist()])
+    """Images with the class numbers of their data set: those classes alone that have an image, in natural order."""
+    times = Counter(classes.values())
+    unique = {number: name if times[name] == 1 else f"{name} ({number})" for number, name in classes.items()}
+    labels, names = encode_labels([unique[number] for number in np.asarray(numbers).tolist()])
+    return LabeledImages(images, labels, names)
 
 
 def _folders_or_numbers(paths: Sequence[str], numbers: np.ndarray) -> dict[int, str]:
