@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -98,4 +99,6 @@ class _Inspected(Dataset):
 def _reason(error: ValueError) -> str:
     """The cause, without the sentence around it."""
     cause = error.__cause__
+    if isinstance(cause, UnidentifiedImageError):
+        return "no image format that is known"  # PIL names the stream, by its address
     return str(error) if cause is None else f"{type(cause).__name__}: {cause}"
