@@ -27,6 +27,9 @@ app.command(
 )
 app.command("pml_center.cli.embed:embed", help="Write the embeddings of images to a folder.")
 app.command("pml_center.cli.search:search", help="Find the images that are most like others.")
+data_app = App(name="data", help="Look after data sets.")
+data_app.command("pml_center.cli.data:check", help="Find what is wrong with a data set, all of it in one pass.")
+app.command(data_app)
 
 EXIT_CODES: dict[type[BaseException], int] = {
     ValueError: 2,

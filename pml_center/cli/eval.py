@@ -10,17 +10,22 @@ from cyclopts import Parameter
 from pml_center.cli.eval_options import EvalOptions
 from pml_center.cli.model_options import ModelOptions
 from pml_center.cli.tables import show
+from pml_center.data_argument import DATA
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
     from pml_center.evaluation import Report
 
+IMAGES = (
+    f"{DATA} The classes may be new to the model. By default what a run held out. For an .npy file: its labels, an "
+    ".npy file or a line each."
+)
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
 
 def evaluate(
     model: str,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(help=IMAGES)] = None,
     /,
     *,
     options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),  # noqa: B008 (frozen)
@@ -31,8 +36,7 @@ def evaluate(
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
             `pml-center embed` wrote, or an .npy file.
-        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one; the classes may be
-            new to the model. By default what a run held out. For an .npy file: its labels, an .npy file or a line each.
+        data: images, in one of the forms of ``pml_center.data_argument.DATA``; by default what a run held out.
         options: what to measure.
         making: how images become embeddings.
     """
@@ -127,6 +131,8 @@ def _content(
     task: "Task", reports: dict[str, "Report"], pixels: "Report | None", files: dict[str, Path]
 ) -> dict[str, object]:
     content: dict[str, object] = {"schema": SCHEMA, "command": "eval", **task.rows.facts}
+    if task.gallery is not None:
+        content["gallery"] = task.gallery.facts
     content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
     if pixels is not None:
         content["pixels"] = json.loads(pixels.to_json())

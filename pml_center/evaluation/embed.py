@@ -123,7 +123,7 @@ def embed_samples(
     workers: int = 0,
     progress: bool = True,
 ) -> Samples:
-    """Embed a data set, with the labels and names that it knows.
+    """Embed a data set, with the labels, groups and names that it knows.
 
     Args:
         model: images (B, ...) -> embeddings (B, D).
@@ -145,14 +145,15 @@ def embed_samples(
         >>> samples.embeddings.shape, samples.labels, samples.names
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
-    names, classes = None, None
+    names, classes, groups = None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
+        groups = None if data.groups is None else data.groups.tolist()
         data = data if data.transform else data.with_transform(_transform_of(model))
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
-    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], None, names)
+    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
 
 
 def embed(

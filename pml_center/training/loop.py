@@ -11,6 +11,8 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
+from pml_center.data import LabeledImages
+from pml_center.data.open_images import full_source
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
@@ -180,10 +182,16 @@ def _measure(run: Run, bench: Workbench) -> Measurement | None:
     if bench.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
         bench.loss.load_state_dict(run.weights("loss", "best"))
-    known = images.classes == bench.images.train.classes
-    measurement = measure(model, images, bench.config, bench.loss.eval().classifier if known else None)
+    classify = bench.loss.eval().classifier if _of_known_classes(images, bench.images.train) else None
+    measurement = measure(model, images, bench.config, classify)
     run.write_reports(measurement.reports)
     return measurement
+
+
+def _of_known_classes(images: LabeledImages, train: LabeledImages) -> bool:
+    """Whether all images are of classes, with the numbers, that were trained on."""
+    labels = np.unique(images.labels)
+    return all(label < train.num_classes and images.classes[label] == train.classes[label] for label in labels)
 
 
 def _check_finite(means: dict[str, float], bench: Workbench) -> None:
@@ -208,9 +216,7 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         for name in ("weights", "init_from", "data_root")
         if (value := getattr(config, name)) is not None
     }
-    if Path(config.data).expanduser().exists() and config.data != "digits":
-        full["data"] = str(Path(config.data).expanduser().resolve())
-    return replace(config, **full)
+    return replace(config, data=full_source(config.data), **full)
 
 
 def choose_device(name: str) -> torch.device:
