@@ -16,7 +16,7 @@ Started by ``torchrun``, a program of any number of processes is four lines long
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,11 +29,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.ops import collectives
 
-__all__ = ["JoinedLoss", "gather_rows", "initialize", "is_main", "prepare", "rank", "shard_rows", "world_size"]
+__all__ = [
+    "JoinedLoss",
+    "from_main",
+    "gather_objects",
+    "gather_rows",
+    "initialize",
+    "is_main",
+    "prepare",
+    "rank",
+    "shard_rows",
+    "world_size",
+]
 
 WRAPPERS = DistributedDataParallel, DistributedLossWrapper
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)
+T = TypeVar("T")
 
 
 def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
@@ -186,6 +198,44 @@ def gather_rows(rows: Rows) -> Rows:
     place = tensor.device if tensor.is_cuda else collectives.meeting_place(torch.device("cuda"))
     joined = torch.cat(collectives.gather_rows(tensor.detach().to(place))).to(tensor.device)
     return joined.numpy() if isinstance(rows, np.ndarray) else joined
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """What the first process finds, in every process. Where it raises an error, all do.
+
+    Args:
+        work: done by the first process alone, while the others wait. Its result must be picklable.
+
+    Example:
+        >>> from_main(lambda: 6 * 7)  # one process
+        42
+    """
+    if world_size() == 1:
+        return work()
+    found: list[Any] = [None, None]
+    if is_main():
+        try:
+            found[0] = work()
+        except Exception as error:
+            found[1] = error
+    dist.broadcast_object_list(found, 0)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """The values of all processes, in the order of their ranks; they must be picklable.
+
+    Example:
+        >>> gather_objects("one process")
+        ['one process']
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 @contextmanager

@@ -44,8 +44,8 @@ EXIT_CODES: dict[type[BaseException], int] = {
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. What goes wrong ends in one sentence on stderr; ``--debug`` shows where.
 
-    Exit codes: 1 for a run that failed, 2 for mistakes in the arguments or in the data, 3 for a package that is missing,
-    130 for an interrupt.
+    Exit codes: 1 for a run that failed, 2 for mistakes in the arguments or in the data, 3 for a package that is
+    missing, 130 for an interrupt.
 
     Args:
         arguments: of the command line; those of the process by default.

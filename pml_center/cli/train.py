@@ -58,7 +58,8 @@ def train(
     if dry_run:
         show_estimate(estimate(asked), json_)
     else:
-        show_run(*fit(asked), json_)
+        run_folder, measurement = fit(asked)
+        show_run(run_folder, measurement, json_)
 
 
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
@@ -66,9 +67,8 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
     import json
 
     from pml_center.cli.eval import show_report
-    from pml_center.distributed import is_main
 
-    if not is_main():
+    if not run.writes:
         return
     reports = {} if measurement is None else measurement.reports
     chosen = run.best_epoch

@@ -31,7 +31,8 @@ class DataConfig:
     """The images.
 
     Attributes:
-        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one.
+        data: 'digits', a folder with one sub-folder of images per class, perhaps in train/, val/ and test/, or any
+            other form that `pml-center data check --help` lists.
         data_root: the folder of data sets by name.
         held_out: share of the data that is measured once, at the end, and never trained on. Not for data that come
             with a test split.

@@ -67,7 +67,8 @@ class LossFormula(nn.Module):
     @property
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         """Embeddings (B, D) -> labels (B,), by the first loss that has class weights or means; None without one."""
-        return next((loss.predict for loss in self.losses if hasattr(loss, "predict")), None)
+        found: Any = next((loss for loss in self.losses if hasattr(loss, "predict")), None)
+        return None if found is None else found.predict
 
     def _watch(self, parts: dict[str, Tensor]) -> None:
         """Show each pull what separates beside it; alone it is no mistake in a weight."""
@@ -150,7 +151,8 @@ def _check_stepping(loss: nn.Module, written: str) -> None:
     """Training takes steps of a dense optimizer."""
     if getattr(loss, "sparse_gradient", False):
         raise ValueError(
-            f"sparse_gradient must be False in training, whose optimizers take no sparse gradient, got {written!r}. Leave it out."
+            "sparse_gradient must be False in training, whose optimizers take no sparse gradient, "
+            f"got {written!r}. Leave it out."
         )
 
 

@@ -33,11 +33,12 @@ class Run:
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
-    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/`` and
-    ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
+    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
+    and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
     """
 
     folder: Path
+    writes: bool = True  # False in all processes but the first
 
     @classmethod
     def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
@@ -67,8 +68,12 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, folder: str | Path, writes: bool = True) -> "Run":
         """An existing run.
+
+        Args:
+            folder: that training wrote.
+            writes: whether this process writes to it.
 
         Raises:
             FileNotFoundError: no such folder, or no run in it.
@@ -79,7 +84,7 @@ class Run:
                 f"run must be a folder written by `pml-center train`, got {folder}, which has no config.yaml. "
                 "Give the path that training printed."
             )
-        return cls(folder)
+        return cls(folder, writes)
 
     def record(self, config: TrainConfig) -> None:
         """Write down what was asked for."""
@@ -128,6 +133,8 @@ class Run:
 
     def log(self, **event: object) -> None:
         """Append one event to ``metrics.jsonl``."""
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -179,7 +186,7 @@ class Run:
 
     def forget_after(self, size: int) -> None:
         """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
-        if self.log_size > size:
+        if self.writes and self.log_size > size:
             os.truncate(self.folder / "metrics.jsonl", size)
 
     @property
@@ -217,7 +224,8 @@ class Run:
         return folder / f"{first}.json"
 
     def _write(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+        if self.writes:
+            (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def default_folder(config: TrainConfig) -> Path:

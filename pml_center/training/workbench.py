@@ -187,16 +187,18 @@ class Workbench:
 
     def save(self, run: Run, name: str = "last") -> None:
         """Write a checkpoint, from the first process alone."""
-        if distributed.is_main():
-            parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
-            state = {
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "progress": vars(self.progress),
-                "log_size": run.log_size,
-            }
-            weights = {part: module.state_dict() for part, module in parts.items()}
-            write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
+        distributed.from_main(lambda: self._save(run, name))
+
+    def _save(self, run: Run, name: str) -> None:
+        parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": vars(self.progress),
+            "log_size": run.log_size,
+        }
+        weights = {part: module.state_dict() for part, module in parts.items()}
+        write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.
@@ -224,8 +226,7 @@ class Workbench:
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
                 f"{self.progress.updates}. Restore the images as they were."
             )
-        if distributed.is_main():
-            run.forget_after(state["log_size"])
+        run.forget_after(state["log_size"])
 
 
 def _take_weights(model: Embedder, folder: str) -> None:

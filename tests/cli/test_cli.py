@@ -88,10 +88,16 @@ def test_help_says_what_a_command_does(capsys, command):
         (["train", "broken", "--held-out", "0", "--workers", "2", "--image-size", "8"], "got 2 that cannot, e.g."),
         (["train", "--config", "nowhere.yaml"], "config must be an existing YAML file, got 'nowhere.yaml'"),
         (["train", "--config", "list.yaml"], "config must map options to values, got 'list.yaml' with a list"),
-        (["train", "--config", "typo.yaml"], "key in typo.yaml must be a known name, got 'epocs'. Did you mean 'epochs"),
+        (
+            ["train", "--config", "typo.yaml"],
+            "key in typo.yaml must be a known name, got 'epocs'. Did you mean 'epochs",
+        ),
         (["train", "--config", "text.yaml"], 'Invalid value for [epochs] from text.yaml: unable to convert "two"'),
         (["train", "--config", "loss.yaml"], "loss must be a known name, got 'CentreLoss'. Did you mean 'CenterLoss'"),
-        (["train", "--config", "broken/class_a/0.png"], "config must map options to values, got 'broken/class_a/0.png'"),
+        (
+            ["train", "--config", "broken/class_a/0.png"],
+            "config must map options to values, got 'broken/class_a/0.png'",
+        ),
         (["resume", "empty"], "run must be a folder written by `pml-center train`, got empty"),
         (["demo", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["eval", "runs/nowhere"], "run must be a folder written by `pml-center train`, got runs/nowhere"),

@@ -59,7 +59,9 @@ def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     assert again.model.metrics == measurement.model.metrics
 
 
-@pytest.mark.parametrize("changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}])
+@pytest.mark.parametrize(
+    "changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}]
+)
 def test_the_ways_to_train_work(tmp_path, changes):
     run, measurement = fit(small(tmp_path, epochs=1, **changes))
     assert (measurement is None) == (changes.get("held_out") == 0)
@@ -166,7 +168,7 @@ def test_training_starts_from_the_weights_of_a_run(tmp_path):
     before, after = first.load_model(), run.load_model()
     for (name, value), other in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(value, other, msg=name)
-    with pytest.raises(ValueError, match="init_from must be a run of the same model, got .*--embedding-size"):
+    with pytest.raises(ValueError, match=r"init_from must be a run of the same model, got .*--embedding-size"):
         fit(small(tmp_path / "third", embedding_size=16, init_from=str(first.folder)))
 
 
@@ -189,7 +191,10 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
-    [("constant", [0.25, 0.75, 1, 1, 1, 1, 1, 1]), ("linear", [0.25, 0.75, 11 / 12, 0.75, 7 / 12, 5 / 12, 0.25, 1 / 12])],
+    [
+        ("constant", [0.25, 0.75, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.75, 11 / 12, 0.75, 7 / 12, 5 / 12, 0.25, 1 / 12]),
+    ],
 )
 def test_learning_rates_rise_then_follow_their_schedule(schedule, rates):
     from pml_center.training.optimization import create_optimizer, create_schedule
@@ -204,7 +209,7 @@ def test_learning_rates_rise_then_follow_their_schedule(schedule, rates):
 
 
 def test_an_unknown_optimizer_is_answered_with_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match="optimizer must be a known name, got 'adamv'. Did you mean 'adamw'"):
+    with pytest.raises(ValueError, match=r"optimizer must be a known name, got 'adamv'. Did you mean 'adamw'"):
         fit(small(tmp_path, optimizer="adamv"))
 
 
