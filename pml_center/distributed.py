@@ -42,8 +42,6 @@ __all__ = [
     "world_size",
 ]
 
-WRAPPERS = DistributedDataParallel, DistributedLossWrapper
-
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 T = TypeVar("T")
 
@@ -76,9 +74,10 @@ def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
         >>> prepare(nn.Linear(3, 2), loss)[1] is loss  # one process
         True
     """
+    wrappers = JoinedLoss, DistributedDataParallel, DistributedLossWrapper
     for loss in losses:
         parts = loss.modules() if isinstance(loss, nn.Module) else [loss]
-        wrong = [part for part in parts if not isinstance(part, nn.Module) or isinstance(part, WRAPPERS)]
+        wrong = [part for part in parts if not isinstance(part, nn.Module) or isinstance(part, wrappers)]
         if wrong:
             raise TypeError(
                 f"losses must be modules that nothing wraps, got {type(wrong[0]).__name__}. "
@@ -274,6 +273,7 @@ def initialize(device: str | torch.device = "cpu") -> Iterator[torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        dist.barrier()  # Python must not end while a thread of gloo still has the tensors of its last work: it aborts
     finally:
         dist.destroy_process_group()
 

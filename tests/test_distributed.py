@@ -26,7 +26,7 @@ from pml_center.training import parse_loss
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
 INPUTS = 6
-UNEQUAL = ((3, 9), (12, 1), (0, 5), (1, 0), (7, 5))  # samples of the two processes, in each batch
+UNEQUAL = ((3, 9), (1, 0), (0, 5), (12, 1))  # samples of the two processes, in each batch
 TWICE = ((7, 5), (4, 8))
 
 sizes = NUM_CLASSES, EMBEDDING_SIZE
@@ -209,6 +209,7 @@ def errors():
     embeddings, labels = torch.randn(4, EMBEDDING_SIZE), torch.arange(4)
     _, triplet, classes = distributed.prepare(model, pml_losses.TripletMarginLoss(), softmax())
     calls = {
+        "prepared": lambda: distributed.prepare(model, triplet),
         "wrapped": lambda: distributed.prepare(model, DistributedLossWrapper(pml_losses.TripletMarginLoss())),
         "list": lambda: distributed.prepare(model, [softmax()]),
         "tuples": lambda: triplet(embeddings, labels, (labels, labels, labels)),
@@ -327,6 +328,7 @@ def test_references_are_joined_too(name, pair):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
+        ("prepared", r"TypeError: losses must be modules that nothing wraps, got JoinedLoss\."),
         ("wrapped", r"TypeError: losses must be modules that nothing wraps, got DistributedLossWrapper\."),
         ("list", r"TypeError: losses must be modules that nothing wraps, got list\..*one by one"),
         ("tuples", r"TypeError: argument 3 must be a tensor .*, got tuple\..*MultipleLosses\(\[loss\], miners="),
