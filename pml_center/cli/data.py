@@ -46,16 +46,17 @@ def check(
 
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}. See --help.")
-    found = check_data(data, data_root, workers)
+    source = full_source(data)  # so that the paths to remove lead there from anywhere
+    found = check_data(source, data_root, workers)
     if fix_list is not None:
         fix_list.parent.mkdir(parents=True, exist_ok=True)
         fix_list.write_text("".join(f"{name}\n" for name in found.to_remove), encoding="utf-8")
     if json_:
-        facts = {"schema": 1, "command": "data check", "data": full_source(data), **found.to_dict()}
+        facts = {"schema": 1, "command": "data check", "data": source, **found.to_dict()}
         facts |= {"files": {"fix_list": str(fix_list)}} if fix_list else {}
         print(json.dumps(facts))
     else:
-        _show(found, f"{full_source(data)}/")
+        _show(found, f"{source}/")
         if fix_list is not None:
             print(f"fix list  {fix_list}: {len(found.to_remove):,} paths to remove")
     if found.problems:

@@ -197,7 +197,7 @@ def _contents(source: str, root: str | Path | None) -> _Contents:
         return _Contents(parts, missing=list(table.missing), wrong_lines=table.faults)
     folders = scan(path)
     found = split_folders(path, folders) or {"train": (path, folders)}
-    contents = _Contents({split: as_classes(*part) for split, part in found.items()})
+    contents = _Contents({split: as_classes(where, part[1:]) for split, (where, part) in found.items()})
     for where, part in found.values():
         contents.empty_classes += [str(where / name) for name in empty_classes(part)]
         contents.loose += sorted(part[0].images)

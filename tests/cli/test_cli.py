@@ -39,7 +39,7 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval", "embed", "search"])
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "embed", "search", "data"])
 def test_help_says_what_a_command_does(capsys, command):
     overview, _, _ = run(capsys, "--help")
     assert command in overview
