@@ -139,7 +139,7 @@ def test_groups_of_a_table_are_used_by_themselves(run, asked, where, caplog):
     caplog.clear()
     one = asked("eval", "run", "photos/test", *searched)["reports"]["retrieval"]
     assert "same label and group" not in one["protocol"]
-    assert "not used, because only the gallery has them" in caplog.text
+    assert "groups  not used: the queries have none" in caplog.text
 
 
 def test_images_that_cannot_be_read_stop_an_evaluation_or_are_left_out_on_request(run, asked, flawed, caplog):
