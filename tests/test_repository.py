@@ -224,7 +224,11 @@ def loaded_by(module):
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HELP = ["pml_center", "pml_center.training", *(f"pml_center.cli.{name}" for name in ("eval", "embed", "search"))]
+HELP = [
+    "pml_center",
+    "pml_center.training",
+    *(f"pml_center.cli.{name}" for name in ("data", "eval", "embed", "search")),
+]
 
 
 @pytest.mark.parametrize("module", HELP)  # the command line reads its help from these

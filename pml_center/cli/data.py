@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -29,9 +30,9 @@ def check(
 ) -> None:
     """Find what is wrong with a data set, all of it in one pass.
 
-    Images that cannot be read, folders without an image, images in no class, images that are there twice, in one split
-    or in two, or with two labels. Images are the same if their pixels are, as 8-bit RGB. Nothing is changed. The exit
-    code is 0 for a data set without such problems and 2 for others.
+    Images that cannot be read, folders without an image, images in no class, fewer than 2 classes, images that are
+    there twice, in one split or in two, or with two labels. Images are the same if their pixels are, as 8-bit RGB.
+    Nothing is changed. The exit code is 0 for a data set without such problems and 2 for others.
 
     Args:
         data: in one of the forms of ``pml_center.data_argument.DATA``.
@@ -46,16 +47,17 @@ def check(
 
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}. See --help.")
-    found = check_data(data, data_root, workers)
+    source = full_source(data)  # so that the paths to remove lead there from anywhere
+    found = check_data(source, data_root, workers)
     if fix_list is not None:
         fix_list.parent.mkdir(parents=True, exist_ok=True)
         fix_list.write_text("".join(f"{name}\n" for name in found.to_remove), encoding="utf-8")
     if json_:
-        facts = {"schema": 1, "command": "data check", "data": full_source(data), **found.to_dict()}
+        facts = {"schema": 1, "command": "data check", "data": source, **found.to_dict()}
         facts |= {"files": {"fix_list": str(fix_list)}} if fix_list else {}
         print(json.dumps(facts))
     else:
-        _show(found, f"{full_source(data)}/")
+        _show(found, f"{source}/")
         if fix_list is not None:
             print(f"fix list  {fix_list}: {len(found.to_remove):,} paths to remove")
     if found.problems:
@@ -67,9 +69,9 @@ def _show(found: "DataCheck", prefix: str) -> None:
     rows = []
     for split, sizes in found.class_sizes.items():
         counts = sorted(sizes.values()) or [0]
-        middle = (counts[(len(counts) - 1) // 2] + counts[len(counts) // 2]) / 2
-        numbers = (sum(counts), len(sizes), counts[0], middle, counts[-1], len(found.singletons[split]))
-        rows.append([split, *(f"{number:,g}" if number < 1e5 else f"{number:,.0f}" for number in numbers)])
+        singletons = len(found.singletons[split])
+        numbers = (sum(counts), len(sizes), counts[0], median(counts), counts[-1], singletons)
+        rows.append([split, *(f"{number:,.1f}".removesuffix(".0") for number in numbers)])
     show(["split", "images", "classes", "min", "median", "max", "singletons"], rows)
     print("images per class" + (", all splits together" if len(found.class_sizes) > 1 else ""))
     totals: Counter[str] = sum(map(Counter, found.class_sizes.values()), Counter())
@@ -98,6 +100,7 @@ def _problems(found: "DataCheck") -> dict[str, list[str]]:
         "wrong lines of the table": found.wrong_lines,
         "folders without an image": found.empty_classes,
         "images in no class": found.loose,
+        "splits with fewer than 2 classes": found.too_few_classes,
         "images with several labels": [_copies(same, same.classes) for same in labels],
         "images in several splits": [_copies(same, same.splits) for same in across],
         "images that are there more than once": [" = ".join(same.names) for same in within],

@@ -136,7 +136,7 @@ def open_task(model: str, data: str | None, options: EvalOptions, making: ModelO
         rows = in_groups(rows, options.groups)
         gallery = gallery and in_groups(gallery, options.groups)
     elif gallery is not None and (rows.samples.groups is None) != (gallery.samples.groups is None):
-        LOG.info("groups  not used, because only the %s has them", "gallery" if gallery.samples.groups else "query")
+        LOG.info("groups  not used: the %s none", "queries have" if rows.samples.groups is None else "gallery has")
         rows, gallery = without_groups(rows), without_groups(gallery)
     pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
     return Task(rows, gallery, pairs, options)

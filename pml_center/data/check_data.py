@@ -82,23 +82,19 @@ class DataCheck:
         }
 
     @property
+    def too_few_classes(self) -> list[str]:
+        """The splits with fewer than 2 classes, which nothing can be learned from."""
+        return [split for split, sizes in self.class_sizes.items() if len(sizes) < 2]
+
+    @property
     def problems(self) -> int:
         """How many things are wrong. Singletons are not: evaluation leaves them out and says so."""
-        return sum(
-            len(each)
-            for each in (
-                self.unreadable,
-                self.same,
-                self.empty_classes,
-                self.loose,
-                self.missing,
-                self.wrong_lines,
-            )
-        )
+        wrong = (self.unreadable, self.same, self.empty_classes, self.loose, self.missing, self.wrong_lines)
+        return sum(map(len, wrong)) + len(self.too_few_classes)
 
     @property
     def to_remove(self) -> list[str]:
-        """The images and folders without which nothing of this is wrong, but for lines of a table and loose images."""
+        """The images and folders without which the data set is sound, but for what has to be moved or corrected."""
         return [*self.unreadable, *(name for same in self.same for name in same.to_remove), *self.empty_classes]
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,6 +120,7 @@ class DataCheck:
             "loose": self.loose,
             "missing": self.missing,
             "wrong_lines": self.wrong_lines,
+            "too_few_classes": self.too_few_classes,
         }
 
 
@@ -144,12 +141,12 @@ def check_data(source: str | Path, root: str | Path | None = None, workers: int 
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as photos:
-        ...     for name in ["train/bee/1.png", "train/cat/1.png", "train/cat/2.png", "test/bee/1.png"]:
+        ...     for name in ["train/bee/1.png", "train/cat/1.png", "train/cat/2.png"]:
         ...         Path(photos, name).parent.mkdir(parents=True, exist_ok=True)
         ...         Image.new("L", (8, 8), len(name) + int("cat/2" in name)).save(Path(photos, name))
-        ...     _ = Path(photos, "test/bee/2.png").write_text("no image")
+        ...     _ = Path(photos, "train/bee/2.png").write_text("no image")
         ...     check = check_data(photos)
-        >>> check.problems, list(check.unreadable)[0].endswith("test/bee/2.png"), check.same[0].two_labels
+        >>> check.problems, list(check.unreadable)[0].endswith("train/bee/2.png"), check.same[0].two_labels
         (2, True, True)
     """
     contents = _contents(str(source), root)
@@ -197,7 +194,7 @@ def _contents(source: str, root: str | Path | None) -> _Contents:
         return _Contents(parts, missing=list(table.missing), wrong_lines=table.faults)
     folders = scan(path)
     found = split_folders(path, folders) or {"train": (path, folders)}
-    contents = _Contents({split: as_classes(*part) for split, part in found.items()})
+    contents = _Contents({split: as_classes(where, part[1:]) for split, (where, part) in found.items()})
     for where, part in found.values():
         contents.empty_classes += [str(where / name) for name in empty_classes(part)]
         contents.loose += sorted(part[0].images)

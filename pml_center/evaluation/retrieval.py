@@ -395,7 +395,8 @@ def evaluate(
     Args:
         model: images (B, ...) -> embeddings (B, D), or the name of a timm model whose pretrained weights to load, such
             as ``"resnet50"``, ``"hf-hub:owner/model"`` or ``"local-dir:path"``.
-        data: a folder with one folder of images per class, ``"digits"``, a DataLoader or a data set.
+        data: what :func:`~pml_center.data.open_images` takes, such as a folder with one folder of images per class;
+            or a DataLoader or a data set.
         gallery: likewise; None means that each image is searched for among the others.
         device: where to compute; None means where the model is.
         batch_size: images at a time, where ``data`` is not a DataLoader.

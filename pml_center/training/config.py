@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal
 
-from pml_center.checks import unknown_name
-
 # The least value of a number.
 LEAST = {
     "embedding_size": 0,
@@ -205,6 +203,8 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         Raises:
             ValueError: a key that there is not.
         """
+        from pml_center.checks import unknown_name  # loads torch, for which --help must not wait
+
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:

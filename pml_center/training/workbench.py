@@ -216,8 +216,8 @@ class Workbench:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"checkpoint must fit the configuration and the data of the run, got {folder} ({error}). "
-                "Restore the data as they were."
+                f"checkpoint must fit the configuration and the data of the run, got {folder} "
+                f"({_in_a_line(error)}). Restore the data as they were."
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -229,11 +229,15 @@ class Workbench:
         run.forget_after(state["log_size"])
 
 
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _take_weights(model: Embedder, folder: str) -> None:
     try:
         model.load_state_dict(Run.open(folder).weights("model"))
     except RuntimeError as error:
         raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({error}). Use the same --model, "
+            f"init_from must be a run of the same model, got {folder} ({_in_a_line(error)}). Use the same --model, "
             "--embedding-size and --neck."
         ) from error

@@ -61,7 +61,7 @@ def test_a_run_is_repeated_from_its_file_with_flags_before_it(tmp_path, monkeypa
     assert len((tmp_path / "first" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "resume", "eval", "embed", "search"])
+@pytest.mark.parametrize("command", ["demo", "train", "resume", "eval", "embed", "search", "data"])
 def test_help_says_what_a_command_does(capsys, command):
     overview, _, _ = run(capsys, "--help")
     assert command in overview

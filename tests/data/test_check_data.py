@@ -91,7 +91,8 @@ def test_every_wrong_line_of_a_table_is_told(photos, tmp_path):
     starts = [" ".join(line.removeprefix(f"{table}, ").split()[:3]) for line in check.wrong_lines]
     assert starts == ["line 3: label", "line 4: split", "line 6: path"]
     assert [same.names for same in check.same] == [[str(tmp_path / "1.png"), str(tmp_path / "4.png")]]
-    assert check.problems == 5
+    assert check.problems == 1 + 3 + 1 + 2
+    assert check.too_few_classes == ["train", "test"]
     assert check_data(f"{table}/test").same == []
 
 
@@ -103,9 +104,11 @@ def test_what_is_no_data_set_is_an_error(tmp_path):
         check_data(tmp_path / "x.csv")
 
 
-def test_an_empty_folder_has_no_images(tmp_path):
+@pytest.mark.parametrize("paths", [[], ["a/1.png", "a/2.png"]])
+def test_fewer_than_two_classes_are_too_few(photos, tmp_path, paths):
+    photos(*paths, root=tmp_path)
     check = check_data(tmp_path)
-    assert (check.class_sizes, check.problems) == ({"train": {}}, 0)
+    assert (check.too_few_classes, check.problems) == (["train"], 1)
 
 
 @settings(max_examples=40, deadline=None)

@@ -126,3 +126,12 @@ def test_what_was_written_is_read(tmp_path_factory, rows):
     assert list(found) == rows
     assert (read.missing, read.faults) == ({}, [])
     assert names(read.images, folder) == [f"{i}, {i}.png" for i in range(len(rows))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=60) | st.binary(max_size=60), st.sampled_from(["", "path,label\n", "label,split,path,group\n"]))
+def test_whatever_is_in_a_file_ends_in_a_sentence(tmp_path_factory, text, header):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(header.encode() + (text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")))
+    with pytest.raises((ValueError, FileNotFoundError), match=r".*any\.csv"):
+        open_splits(path)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import pickle
 import socket
 import struct
@@ -199,6 +200,33 @@ def test_products_of_pml_are_numbered_because_their_folders_are_no_classes(tmp_p
     splits = open_splits("pml/StanfordOnlineProducts", tmp_path)
     assert [classes_of(part) for part in (splits.train, splits.test)] == [["7", "8"], ["9", "9"]]
     assert shades(splits.test) == [3, 4]
+
+
+def test_cars_of_pml_are_split_by_class_whatever_their_folders(tmp_path):
+    names = [f"Car {number}" for number in range(1, 197)]
+    names[98] = "Ram C/V"
+    (tmp_path / "names.csv").write_text("\n".join(names))
+    for split, rows in {"train": ["1.jpg,0,0,0,0,1", "2.jpg,0,0,0,0,99"], "test": ["3.jpg,0,0,0,0,1"]}.items():
+        (tmp_path / f"anno_{split}.csv").write_text("\n".join(rows) + "\n")
+    splits = open_splits("pml/Cars196", tmp_path)
+    assert classes_of(splits.train) == ["Car 1", "Car 1"]
+    assert classes_of(splits.test) == ["Ram C-V"]
+    assert splits.test.name(0) == f"{tmp_path}/car_data/car_data/train/Ram C-V/2.jpg"
+
+
+def test_species_of_pml(tmp_path):
+    for part, ids in {"train": (1, 2), "val": (3, 4)}.items():
+        table = {
+            "images": [{"id": i, "file_name": f"train_val2018/Aves/{i // 2}/{i}.jpg"} for i in ids],
+            "annotations": [{"image_id": i, "category_id": i // 2} for i in ids],
+        }
+        (tmp_path / f"{part}2018.json").write_text(json.dumps(table))
+    (tmp_path / "Inat_dataset_splits").mkdir()
+    for split, ids in {"train": (1, 2, 3), "test": (4,)}.items():
+        lines = [f"train_val2018/Aves/{i // 2}/{i}.jpg" for i in ids]
+        (tmp_path / "Inat_dataset_splits" / f"Inaturalist_{split}_set1.txt").write_text("\n".join(lines))
+    splits = open_splits("pml/INaturalist2018", tmp_path)
+    assert [classes_of(part) for part in (splits.train, splits.test)] == [["0", "1", "1"], ["2"]]
 
 
 @pytest.mark.parametrize(

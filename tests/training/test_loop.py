@@ -186,6 +186,8 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
             run, _ = fit(small(tmp_path / name, **shared, **changes))
         states.append(run.weights("model") | run.weights("loss"))
     for name, value in states[0].items():
+        if "last_seen" in name:  # counts batches
+            continue
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
@@ -209,8 +211,8 @@ def test_learning_rates_rise_then_follow_their_schedule(schedule, rates):
 
 
 def test_an_unknown_optimizer_is_answered_with_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match=r"optimizer must be a known name, got 'adamv'. Did you mean 'adamw'"):
-        fit(small(tmp_path, optimizer="adamv"))
+    with pytest.raises(ValueError, match=r"optimizer must be a known name, got 'adamww'. Did you mean 'adamw'"):
+        fit(small(tmp_path, optimizer="adamww"))
 
 
 def test_more_batches_a_step_than_an_epoch_has_are_refused(tmp_path):
