@@ -21,9 +21,10 @@ from pml_center.evaluation.html_parts import (
     roc_and_det,
 )
 from pml_center.evaluation.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.references import Similarity
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
 from pml_center.evaluation.roc import roc
-from pml_center.evaluation.search import ExactSearch, Similarity
+from pml_center.evaluation.search import ExactSearch
 from pml_center.evaluation.thumbnails import Thumbnails
 
 QUERIES = 8  # rows of the gallery

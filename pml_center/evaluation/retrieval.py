@@ -22,9 +22,10 @@ from pml_center.evaluation.gallery import Ties
 from pml_center.evaluation.index_search import DEPTH, IndexSearch
 from pml_center.evaluation.inputs import check_count
 from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
+from pml_center.evaluation.references import Ids, Similarity
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
-from pml_center.evaluation.search import Ids, Similarity, import_faiss
+from pml_center.evaluation.search import import_faiss
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
 
 Singletons = Literal["skip", "zero", "error"]
@@ -128,9 +129,10 @@ class RetrievalEvaluator:
             embeddings: (Q, D) finite real numbers: a numpy array or memmap, or a tensor on any device. Or a folder that
                 ``save_samples`` wrote, which brings labels, groups and names along.
             labels: (Q,) the class of each row: integers, strings or anything hashable.
-            gallery: (N, D) references to search in, or a folder. None means leave-one-out: each row is searched for
-                among the others.
-            gallery_labels: (N,) the class of each reference.
+            gallery: (N, D) references to search in, or a folder. Or a list of such matrices or folders, which are one
+                gallery: of memory-mapped files, memory holds one at a time. None means leave-one-out: each row is
+                searched for among the others.
+            gallery_labels: (N,) the class of each reference, of all parts in one list.
             query_groups: (Q,) the camera, sequence or session of each query. References with the label and the group of
                 a query do not exist for it.
             gallery_groups: (N,) the group of each reference; not for leave-one-out.

@@ -119,6 +119,55 @@ def test_the_size_of_chunks_does_not_matter(seed, entries, chunk_size):
             np.testing.assert_array_equal(report.per_unit[name], values)
 
 
+SIZES = [(300,), (1, 299), (120, 60, 120), (3, 70, 1, 100, 26, 50, 50)]  # of the parts of a gallery
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", distances.LpDistance(p=1)])
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("ties", ["index", "expected"])
+def test_the_parts_of_a_gallery_do_not_matter(similarity, groups, ties):
+    """Small integers make ties, within parts and between them; a fifth of the gallery does not exist for a query."""
+    random = np.random.default_rng(0)
+    queries, references = random.integers(-2, 3, size=(60, 3)), random.integers(-2, 3, size=(300, 3))
+    queries[:, 0], references[:, 0] = 1, 1  # no zero vectors
+    labels, reference_labels = random.integers(6, size=60), random.integers(8, size=300)
+    found = {"query_groups": random.integers(5, size=60), "gallery_groups": random.integers(5, size=300)}
+    for metrics in (PML_METRICS, EVERY):
+        evaluator = RetrievalEvaluator(metrics, similarity=similarity, ties=ties, resamples=20)
+        reports = [
+            evaluator(
+                queries,
+                labels,
+                np.split(references, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else references,
+                reference_labels,
+                **(found if groups else {}),
+            )
+            for sizes in SIZES
+        ]
+        assert reports[0].tie_rate > 0.5
+        for report in reports[1:]:
+            assert report.to_json() == reports[0].to_json()
+            np.testing.assert_array_equal(report.neighbours.ids, reports[0].neighbours.ids)
+            np.testing.assert_array_equal(report.neighbours.scores, reports[0].neighbours.scores)
+            for name, values in reports[0].per_unit.items():
+                np.testing.assert_array_equal(report.per_unit[name], values)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 1000), cuts=st.sets(st.integers(1, 299), max_size=6))
+def test_where_a_gallery_is_cut_does_not_matter(seed, cuts):
+    """Of real numbers, whose scores depend on the block that they are computed in."""
+    queries, labels = clusters(seed=seed)
+    references, reference_labels = clusters(seed=seed + 1)
+    references[::3] = references[0]
+    evaluate = RetrievalEvaluator(EVERY, ci=None)
+    expected = evaluate(queries, labels, references, reference_labels)
+    report = evaluate(queries, labels, np.split(references, sorted(cuts)), reference_labels)
+    assert report.to_json() == expected.to_json()
+    np.testing.assert_array_equal(report.neighbours.ids, expected.neighbours.ids)
+    np.testing.assert_array_equal(report.neighbours.scores, expected.neighbours.scores)
+
+
 def test_the_number_of_threads_does_not_matter():
     embeddings, labels = clusters(classes=40, per_class=50, width=64, spread=2)
     embeddings = np.concatenate([embeddings, embeddings[:500]])
@@ -284,6 +333,14 @@ def test_recall_is_optional():
         (
             {"gallery": np.eye(16), "gallery_labels": range(16), "query_groups": range(300)},
             "query_groups and gallery_groups must come together, got only query_groups",
+        ),
+        (
+            {"gallery": [np.eye(16), np.eye(16)], "gallery_labels": [range(16), range(16)]},
+            r"gallery_labels must be one per row \(32\), got 2",
+        ),
+        (
+            {"gallery": [np.eye(16), np.eye(4)], "gallery_labels": range(20)},
+            r"gallery\[0\] and gallery\[1\] must have the same width, got 16 and 4",
         ),
         ({"gallery_groups": [1]}, "gallery_groups must come with a gallery"),
         ({"query_groups": [1]}, r"query_groups must be one per row \(300\), got 1"),
@@ -594,6 +651,30 @@ def test_a_folder_of_embeddings_brings_labels_groups_and_names(tmp_path):
     assert (report.names[3], report.reference_names[3]) == ("3.png", "103.png")
     assert report.labels[3] == str(labels[3])
     assert RetrievalEvaluator()(tmp_path / "queries").counts["references"] == 100
+
+
+def test_folders_are_the_parts_of_one_gallery(tmp_path):
+    embeddings, labels = clusters(per_class=10)
+    groups, names = np.arange(200) % 3, [f"{i}.png" for i in range(200)]
+    bounds = (0, 100, 130, 200)
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder, start, stop in zip(folders, bounds, bounds[1:], strict=False):
+        part = slice(start, stop)
+        save_samples(folder, Samples(embeddings[part], labels[part], groups[part], names[part]))
+    queries, *gallery = folders
+    report = RetrievalEvaluator(EVERY)(queries, gallery=gallery)
+    expected = RetrievalEvaluator(EVERY)(
+        embeddings[:100], labels[:100], embeddings[100:], labels[100:], groups[:100], groups[100:]
+    )
+    assert report.metrics == expected.metrics
+    assert report.reference_names == names[100:]
+    together = RetrievalEvaluator(EVERY)(folders)
+    assert together.metrics == RetrievalEvaluator(EVERY)(embeddings, labels, query_groups=groups).metrics
+    save_samples(folders[2], Samples(embeddings[130:], labels[130:], None, names[130:]))
+    with pytest.raises(
+        ValueError, match=r"folders must have the same columns, got path, label, group in .* but path, l"
+    ):
+        RetrievalEvaluator()(queries, gallery=gallery)
 
 
 @pytest.mark.parametrize(
