@@ -129,9 +129,10 @@ def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, 
     """:func:`samples_of`, where embeddings and labels must both be known; ``called`` is their name in an error."""
     samples = samples_of(values, labels, groups, names)
     if samples.embeddings is None or samples.labels is None:
-        labels_called = "labels" if called == "embeddings" else f"{called}_labels"
+        given = {called: samples.embeddings, "labels" if called == "embeddings" else f"{called}_labels": labels}
+        got = [name for name, value in given.items() if value is not None]
         raise ValueError(
-            f"{labels_called} and {called} must come together, got only {called if labels is None else labels_called}. "
+            f"{' and '.join(reversed(given))} must come together, got {f'only {got[0]}' if got else 'neither'}. "
             "Pass both, or a folder of save_samples."
         )
     return samples

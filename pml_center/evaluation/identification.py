@@ -12,7 +12,7 @@ from torch import nn
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
-from pml_center.evaluation.inputs import as_array, check_count, class_codes
+from pml_center.evaluation.inputs import as_array, check_count, check_several, class_codes
 from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.references import Matrix, Similarity
 from pml_center.evaluation.report import Report
@@ -79,6 +79,7 @@ class IdentificationEvaluator:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_several(ranks=self.ranks)
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
         if not self.ranks:

@@ -166,6 +166,23 @@ def class_codes(
     return codes
 
 
+def check_several(**values: Any) -> None:
+    """Options that are lists must be lists, even of one.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> check_several(recall_at=5)
+        Traceback (most recent call last):
+        ...
+        TypeError: recall_at must be a list or tuple, got 5. Write (5,) for one.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be a list or tuple, got {value!r}. Write ({value!r},) for one.")
+
+
 def check_count(name: str, value: int) -> int:
     """A count must be a positive integer.
 

@@ -19,8 +19,10 @@ from pml_center import create_embedder
 from pml_center.data import digits
 from pml_center.evaluation import (
     FaissSearcher,
+    IdentificationEvaluator,
     RetrievalEvaluator,
     Samples,
+    VerificationEvaluator,
     bootstrap_interval,
     evaluate,
     gallery,
@@ -328,6 +330,7 @@ def test_recall_is_optional():
         ({"labels": [0, 1]}, r"labels must be one per row \(300\), got 2"),
         ({"gallery": np.eye(16)}, "gallery_labels and gallery must come together, got only gallery"),
         ({"gallery_labels": [1]}, "must come together, got only gallery_labels"),
+        ({"embeddings": None, "labels": None}, "labels and embeddings must come together, got neither"),
         ({"gallery": np.eye(16), "gallery_labels": [1]}, r"gallery_labels must be one per row \(16\), got 1"),
         ({"gallery": np.eye(3), "gallery_labels": [1, 2, 3]}, "must have the same width, got 16 and 3"),
         (
@@ -462,9 +465,18 @@ def test_duplicates_between_queries_and_gallery_are_counted():
     assert {(query, reference) for query, reference, _ in pairs.tolist()} >= {(250, 5), (3, 17)}
 
 
-def test_one_class_is_always_right():
+def test_one_class_is_always_right_and_the_report_says_why():
     report = RetrievalEvaluator(EVERY)(np.random.default_rng(0).normal(size=(30, 4)), ["only"] * 30)
     assert {value for name, value in report.metrics.items()} == {1}
+    assert "all labels are equal" in str(report)
+
+
+def test_queries_that_are_in_the_gallery_in_another_order_are_pointed_out():
+    embeddings, labels = clusters()
+    report = RetrievalEvaluator()(embeddings, labels, embeddings[::-1].copy(), labels[::-1])
+    assert report["precision_at_1"] == 1
+    assert "300 of 300 queries have their very embedding in the gallery" in str(report)
+    assert not RetrievalEvaluator()(embeddings[:100], labels[:100], embeddings[100:].copy(), labels[100:]).warnings
 
 
 def test_large_labels_are_not_confused():
@@ -696,6 +708,23 @@ def test_folders_are_the_parts_of_one_gallery(tmp_path):
 def test_an_evaluator_that_cannot_work_is_refused_when_it_is_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         RetrievalEvaluator(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "arguments", "message"),
+    [
+        (RetrievalEvaluator, {"recall_at": 5}, r"recall_at must be a list or tuple, got 5. Write \(5,\) for one"),
+        (RetrievalEvaluator, {"metrics": "r_precision"}, r"metrics must be a list .* got 'r_precision'"),
+        (IdentificationEvaluator, {"ranks": 1}, "ranks must be a list or tuple, got 1"),
+        (IdentificationEvaluator, {"fpir": 0.1}, "fpir must be a list or tuple, got 0.1"),
+        (VerificationEvaluator, {"far": 0.01}, "far must be a list or tuple, got 0.01"),
+    ],
+)
+def test_one_of_several_is_still_a_list(evaluator, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        evaluator(**arguments)
+    [(name, value)] = arguments.items()
+    evaluator(**{name: np.array([value])})
 
 
 def test_a_similarity_must_be_a_name_or_a_distance():
