@@ -317,6 +317,38 @@ def cmc(
     return ax
 
 
+def error_by_norm(norms: Any, errors: Any, bins: int = 10, ax: "Axes | None" = None) -> "Axes":
+    """Mean error of embeddings of like norm: does a short embedding, of a poor image say, go wrong more often?
+
+    Args:
+        norms: (N,) lengths of embeddings before they are normalised, positive.
+        errors: (N,) the error of each in [0, 1], such as 1 - precision at 1.
+        bins: groups of as many embeddings each, by norm; fewer where norms are equal.
+        ax: to draw on; a new figure by default.
+
+    Raises:
+        ValueError: arrays of different lengths.
+
+    Example:
+        >>> ax = error_by_norm(norms=[1, 1, 2, 2], errors=[1, 0, 0, 0], bins=2)
+        >>> ax.lines[0].get_xydata().tolist()
+        [[1.0, 0.5], [2.0, 0.0]]
+    """
+    norms, errors = _same_length(norms=norms, errors=errors)
+    edges = np.unique(np.quantile(norms, np.linspace(0, 1, bins + 1)[1:-1]))
+    which = np.searchsorted(edges, norms)
+    counts = np.bincount(which)
+    filled = counts > 0
+    means, rates = (np.bincount(which, values)[filled] / counts[filled] for values in (norms, errors))
+    ax = _axes(ax)
+    ax.plot(means, rates, marker="o", linewidth=1.8, color=BRIGHT[0])
+    ax.axhline(errors.mean(), color=GREY, linestyle=":")
+    ax.set_ylim(0, min(1.01, 1.15 * max(rates.max(), 0.05)))
+    ax.set(xlabel="norm of the embedding", ylabel="mean error", title="Error by norm")
+    _grid(ax, None)
+    return ax
+
+
 def metric_intervals(
     metrics: Mapping[str, float], ci: Mapping[str, tuple[float, float]], ax: "Axes | None" = None
 ) -> "Axes":

@@ -19,11 +19,11 @@ from pml_center.evaluation import (
     VerificationEvaluator,
     write_html,
 )
-from pml_center.evaluation.html_parts import Material
-from pml_center.evaluation.html_retrieval import RetrievalParts
-from pml_center.evaluation.pair_samples import nearest_mates
+from pml_center.evaluation.page.pair_samples import nearest_mates
+from pml_center.evaluation.page.parts import Material
+from pml_center.evaluation.page.retrieval import RetrievalParts
+from pml_center.evaluation.page.thumbnails import SIDE, Thumbnails
 from pml_center.evaluation.search import ExactSearch
-from pml_center.evaluation.thumbnails import SIDE, Thumbnails
 
 DIGITS = digits().subset(np.arange(300))
 LABELS = [DIGITS.classes[label] for label in DIGITS.labels]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pml_center.evaluation.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.pair_samples import nearest_mates, row_scores, sampled_pairs
 from pml_center.evaluation.search import ExactSearch
 
 

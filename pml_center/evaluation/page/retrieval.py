@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center import plots
-from pml_center.evaluation.html_parts import (
+from pml_center.evaluation.inputs import joined, parts_of
+from pml_center.evaluation.page.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.parts import (
     PAIRS,
     Card,
     Material,
@@ -20,13 +22,11 @@ from pml_center.evaluation.html_parts import (
     measured,
     roc_and_det,
 )
-from pml_center.evaluation.inputs import joined, parts_of
-from pml_center.evaluation.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.thumbnails import Thumbnails
 from pml_center.evaluation.references import Similarity
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
 from pml_center.evaluation.roc import roc
 from pml_center.evaluation.search import ExactSearch
-from pml_center.evaluation.thumbnails import Thumbnails
 
 QUERIES = 8  # rows of the gallery
 SAMPLED = 100_000  # pairs of each kind, for the histogram
@@ -159,7 +159,7 @@ class RetrievalParts:
             ranks = np.arange(1, len(reached) + 1)
             found.append(drawn(lambda ax: plots.cmc(ranks, reached, ax=ax), f"Over {measured(report)}."))
         if self.material.embeddings is not None and len(report.codes) > 1:
-            found.append(self._projection())
+            found += [*self._error_by_norm(), self._projection()]
         return Part("Plots", kind="plots", plots=found)
 
     def confusions(self) -> Part:
@@ -225,6 +225,20 @@ class RetrievalParts:
             if len(found) == PAIRS:
                 break
         return list(found.values())
+
+    def _error_by_norm(self) -> list[Plot]:
+        """Whether embeddings of small norm go wrong; none where all have the same."""
+        known = ~np.isnan(self.values)
+        parts = parts_of(self.material.embeddings)
+        norms = np.concatenate([np.linalg.norm(np.asarray(part, dtype=np.float64), axis=1) for part in parts])[known]
+        if norms.min() > 0.999 * norms.max():
+            return []
+        name = next(iter(self.report.per_unit))
+        errors = 1 - self.values[known]
+        caption = (
+            f"Error: 1 − {name}. Tenths of {len(norms):,} queries by the norm of their embeddings; dotted: all of them."
+        )
+        return [drawn(lambda ax: plots.error_by_norm(norms, errors, ax=ax), caption)]
 
     def _projection(self) -> Plot:
         codes = self.report.codes
