@@ -94,7 +94,7 @@ def projection(
 
     Raises:
         ImportError: ``"umap"`` without umap-learn.
-        ValueError: another method, fewer than 2 rows.
+        ValueError: another method, fewer than 2 rows, or than 5 with ``"umap"``.
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(30, 4)) * [9, 1, 1, 1]
@@ -144,7 +144,11 @@ def _umap(embeddings: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
         from umap import UMAP
     except ImportError as error:
         raise ImportError("umap-learn is not installed: pip install umap-learn, or use method='pca'.") from error
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(embeddings), ["UMAP 1", "UMAP 2"]
+    if len(embeddings) < 5:
+        raise ValueError(f"embeddings must be 5 rows or more for UMAP, got {len(embeddings)}. Use method='pca'.")
+    neighbours = min(15, len(embeddings) - 1)  # UMAP's default, where there are so many
+    points = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(embeddings)
+    return points, ["UMAP 1", "UMAP 2"]
 
 
 def similarity_histogram(

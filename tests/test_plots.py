@@ -112,12 +112,16 @@ def test_embeddings_of_one_dimension_lie_on_a_line():
     assert not ax.collections[0].get_offsets()[:, 1].any()
 
 
+@pytest.mark.filterwarnings("ignore")  # of umap-learn itself: no TensorFlow, n_jobs
 def test_umap_is_used_where_it_is_installed_and_named_where_it_is_not():
     if importlib.util.find_spec("umap") is None:
         with pytest.raises(ImportError, match="umap-learn is not installed: pip install umap-learn"):
             plots.projection(ROWS, np.arange(40) % 4, method="umap")
     else:
         assert plots.projection(ROWS, np.arange(40) % 4, method="umap").get_xlabel() == "UMAP 1"
+        plots.projection(ROWS[:5], range(5), method="umap")
+        with pytest.raises(ValueError, match="embeddings must be 5 rows or more for UMAP, got 4"):
+            plots.projection(ROWS[:4], range(4), method="umap")
 
 
 def test_a_projection_refuses_what_it_cannot_draw():
