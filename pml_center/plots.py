@@ -94,7 +94,7 @@ def projection(
 
     Raises:
         ImportError: ``"umap"`` without umap-learn.
-        ValueError: another method, fewer than 2 rows.
+        ValueError: another method, fewer than 2 rows, or than 5 with ``"umap"``.
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(30, 4)) * [9, 1, 1, 1]
@@ -144,7 +144,11 @@ def _umap(embeddings: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
         from umap import UMAP
     except ImportError as error:
         raise ImportError("umap-learn is not installed: pip install umap-learn, or use method='pca'.") from error
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(embeddings), ["UMAP 1", "UMAP 2"]
+    if len(embeddings) < 5:
+        raise ValueError(f"embeddings must be 5 rows or more for UMAP, got {len(embeddings)}. Use method='pca'.")
+    neighbours = min(15, len(embeddings) - 1)  # UMAP's default, where there are so many
+    points = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(embeddings)
+    return points, ["UMAP 1", "UMAP 2"]
 
 
 def similarity_histogram(
@@ -314,6 +318,38 @@ def cmc(
     ax.set_ylim(lowest - 0.1 if lowest > 0.5 else 0, 1.01)
     ax.set(xlabel="rank k", ylabel="queries with a true match in the first k", title="CMC")
     _grid(ax, label)
+    return ax
+
+
+def error_by_norm(norms: Any, errors: Any, bins: int = 10, ax: "Axes | None" = None) -> "Axes":
+    """Mean error of embeddings of like norm: does a short embedding, of a poor image say, go wrong more often?
+
+    Args:
+        norms: (N,) lengths of embeddings before they are normalised, positive.
+        errors: (N,) the error of each in [0, 1], such as 1 - precision at 1.
+        bins: groups of as many embeddings each, by norm; fewer where norms are equal.
+        ax: to draw on; a new figure by default.
+
+    Raises:
+        ValueError: arrays of different lengths.
+
+    Example:
+        >>> ax = error_by_norm(norms=[1, 1, 2, 2], errors=[1, 0, 0, 0], bins=2)
+        >>> ax.lines[0].get_xydata().tolist()
+        [[1.0, 0.5], [2.0, 0.0]]
+    """
+    norms, errors = _same_length(norms=norms, errors=errors)
+    edges = np.unique(np.quantile(norms, np.linspace(0, 1, bins + 1)[1:-1]))
+    which = np.searchsorted(edges, norms)
+    counts = np.bincount(which)
+    filled = counts > 0
+    means, rates = (np.bincount(which, values)[filled] / counts[filled] for values in (norms, errors))
+    ax = _axes(ax)
+    ax.plot(means, rates, marker="o", linewidth=1.8, color=BRIGHT[0])
+    ax.axhline(errors.mean(), color=GREY, linestyle=":")
+    ax.set_ylim(0, min(1.01, 1.15 * max(rates.max(), 0.05)))
+    ax.set(xlabel="norm of the embedding", ylabel="mean error", title="Error by norm")
+    _grid(ax, None)
     return ax
 
 

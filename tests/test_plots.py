@@ -23,6 +23,7 @@ DRAWN = {
     "similarity_histogram": lambda ax: plots.similarity_histogram([0.9, 0.8], [0.1, 0.3], threshold=0.5, ax=ax),
     "roc": lambda ax: plots.roc(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
     "det": lambda ax: plots.det(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
+    "error_by_norm": lambda ax: plots.error_by_norm(np.arange(1, 51), np.arange(50) % 3 / 2, ax=ax),
     "cmc": lambda ax: plots.cmc(RANKS, RATES, RATES - 0.1, RATES + 0.1, label="model", ax=ax),
     "metric_intervals": lambda ax: plots.metric_intervals({"a": 0.5, "b": 0.7}, {"a": (0.4, 0.6)}, ax=ax),
     "training_curves": lambda ax: plots.training_curves([1, 2], {"loss": [2.0, 1.0]}, ax=ax),
@@ -111,12 +112,16 @@ def test_embeddings_of_one_dimension_lie_on_a_line():
     assert not ax.collections[0].get_offsets()[:, 1].any()
 
 
+@pytest.mark.filterwarnings("ignore")  # of umap-learn itself: no TensorFlow, n_jobs
 def test_umap_is_used_where_it_is_installed_and_named_where_it_is_not():
     if importlib.util.find_spec("umap") is None:
         with pytest.raises(ImportError, match="umap-learn is not installed: pip install umap-learn"):
             plots.projection(ROWS, np.arange(40) % 4, method="umap")
     else:
         assert plots.projection(ROWS, np.arange(40) % 4, method="umap").get_xlabel() == "UMAP 1"
+        plots.projection(ROWS[:5], range(5), method="umap")
+        with pytest.raises(ValueError, match="embeddings must be 5 rows or more for UMAP, got 4"):
+            plots.projection(ROWS[:4], range(4), method="umap")
 
 
 def test_a_projection_refuses_what_it_cannot_draw():

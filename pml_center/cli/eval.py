@@ -104,7 +104,7 @@ def _write(task: "Task", data: str | None, reports: dict[str, "Report"], pixels:
 
 def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.html_parts import history
+    from pml_center.evaluation.page.parts import history
     from pml_center.training.run_folder import environment
 
     rows, gallery = task.rows, task.gallery
