@@ -9,12 +9,14 @@ from pml_center.training.config import TrainConfig
 _HOMES = {
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
+    "export_onnx": "pml_center.training.export",
+    "export_timm": "pml_center.training.export",
     "fit": "pml_center.training.loop",
     "param_groups": "pml_center.training.parameter_groups",
     "parse_loss": "pml_center.training.loss_formula",
 }
 
-__all__ = ["LossFormula", "Run", "TrainConfig", "fit", "param_groups", "parse_loss"]
+__all__ = ["LossFormula", "Run", "TrainConfig", "export_onnx", "export_timm", "fit", "param_groups", "parse_loss"]
 
 
 def __getattr__(name: str) -> Any:
