@@ -39,15 +39,6 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval", "embed", "search"])
-def test_help_says_what_a_command_does(capsys, command):
-    overview, _, _ = run(capsys, "--help")
-    assert command in overview
-    out, _, code = run(capsys, command, "--help")
-    assert code == 0
-    assert f"pml-center {command}" in out
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
