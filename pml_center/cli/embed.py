@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.output import show_json
 from pml_center.data_argument import DATA
 
 
@@ -46,6 +47,6 @@ def embed(
     (out / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:
-        print(json.dumps({"schema": 1, "command": "embed", **facts, "shape": shape, "folder": str(out)}))
+        show_json("embed", {**facts, "shape": shape, "folder": str(out)})
         return
     print(f"{shape[0]:,} embeddings of {shape[1]} numbers\nfolder  {out}")

@@ -10,13 +10,26 @@ _HOMES = {
     "CheckpointError": "pml_center.training.checkpoint",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
+    "export_onnx": "pml_center.training.export",
+    "export_timm": "pml_center.training.export",
     "fit": "pml_center.training.loop",
     "param_groups": "pml_center.training.parameter_groups",
     "parse_loss": "pml_center.training.loss_formula",
     "resume": "pml_center.training.loop",
 }
 
-__all__ = ["CheckpointError", "LossFormula", "Run", "TrainConfig", "fit", "param_groups", "parse_loss", "resume"]
+__all__ = [
+    "CheckpointError",
+    "LossFormula",
+    "Run",
+    "TrainConfig",
+    "export_onnx",
+    "export_timm",
+    "fit",
+    "param_groups",
+    "parse_loss",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

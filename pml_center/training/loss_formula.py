@@ -110,6 +110,12 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
     return LossFormula([_term(node, supplied) for node in _summands(tree)])
 
 
+def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
+    """The losses that a formula can name: ours, and PML's by their names and by ``pml.Name``."""
+    known = _with_ours(_public(pytorch_metric_learning.losses), _public(losses))
+    return {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
+
+
 def _summands(node: ast.expr) -> Iterator[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         yield from _summands(node.left)
@@ -129,10 +135,7 @@ def _term(node: ast.expr, supplied: dict[str, int]) -> tuple[str, float, nn.Modu
         node = node.right
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
-    theirs = _public(pytorch_metric_learning.losses)
-    known = _with_ours(theirs, _public(losses))
-    known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
-    loss = _build("loss", node, known, supplied)
+    loss = _build("loss", node, known_losses(), supplied)
     if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in loss.modules()):
         raise ValueError(
             f"reducer must make one number of the losses, got {ast.unparse(node)!r}. Use MeanReducer or leave it out."

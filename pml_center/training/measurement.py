@@ -19,8 +19,8 @@ from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_inte
 from pml_center.evaluation.embedding_cache import cached_embeddings
 from pml_center.training.config import TrainConfig
 
-PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
 Embeddings = NDArray[np.float32]
+PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
 Classifier = Callable[[Tensor], Tensor]
 
 
@@ -29,11 +29,13 @@ class Measurement:
     """Retrieval by a model's embeddings, and by raw pixels, which any model has to beat.
 
     ``accuracy`` is that of the loss as a classifier, for images of the classes that it was trained on; None for others.
+    ``embeddings`` are those of the images, (N, D).
     """
 
     model: Report
     pixels: Report
     accuracy: Report | None
+    embeddings: Embeddings
 
     @property
     def reports(self) -> dict[str, Report]:
@@ -77,6 +79,7 @@ def _measure(
         RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched),
         RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched),
         None if classify is None else accuracy(embeddings, images.labels, classify, model),
+        embeddings,
     )
 
 

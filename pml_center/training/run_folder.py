@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import ImageSplits, LabeledImages
+from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
 from pml_center.training.config import TrainConfig
@@ -210,18 +211,22 @@ class Run:
         Returns:
             The path of the first.
         """
-        where = str(Path(data).resolve()) if data and data != "digits" else data
-        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
-        folder = self.folder / "eval" / name
+        folder = self.report_folder(data)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
-            content = json.loads(report.to_json()) | {"data": where or "held out"}
+            content = json.loads(report.to_json()) | {"data": full_source(data) if data else "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
         first = next(iter(reports))
-        self.log(event="eval", name=name, **reports[first].metrics)
+        self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
+
+    def report_folder(self, data: str | None = None) -> Path:
+        """Where reports are, of what was held out or of other data."""
+        where = full_source(data) if data else None
+        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
+        return self.folder / "eval" / name
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
