@@ -47,17 +47,11 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
     """
     from matplotlib.patheffects import withStroke
 
-    points, labels = np.asarray(points), np.asarray(labels)
-    if points.shape != (len(labels), 2):
-        raise ValueError(
-            f"points must have shape ({len(labels)}, 2), got shape {points.shape}. "
-            "Train with embedding_size=2, or draw them with pml_center.plots.projection."
-        )
+    points, labels = _two_dimensional(points, labels)
     ax = _axes(ax)
     for label in np.unique(labels):
         own = points[labels == label]
-        colour, marker = COLOURS[label % len(COLOURS)], MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
-        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, color=colour, marker=marker)
+        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, **_class_style(label))
     for label in np.unique(labels):  # after all points, so that none hides a name
         name = _as_label(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]
@@ -68,6 +62,51 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.set_xlabel("feature 1")
     ax.set_ylabel("feature 2")
+    return ax
+
+
+def directions(
+    points: Any, labels: Any, class_weights: Any = None, names: Any = None, seed: int = 0, ax: "Axes | None" = None
+) -> "Axes":
+    """Directions of two-dimensional features: what a loss of cosines sees of them, on the unit circle.
+
+    Points of one direction would hide each other. They stand outside the circle, at a random distance that means
+    nothing. A class vector is a line from the origin to the circle.
+
+    Args:
+        points: (N, 2).
+        labels: (N,) integers.
+        class_weights: (C, 2) the class vectors of the loss, indexed by label, of any length.
+        names: of the classes, indexed by label; the labels themselves by default.
+        seed: of the distances.
+        ax: to draw on; a new figure by default.
+
+    Raises:
+        ValueError: points of another shape.
+
+    Example:
+        >>> ax = directions([[0.0, 2.0], [3.0, 0.0]], [0, 1], class_weights=[[0.0, 1.0], [1.0, 0.0]])
+        >>> [text.get_text() for text in ax.texts]
+        ['0', '1']
+    """
+    from matplotlib.patches import Circle
+
+    points, labels = _two_dimensional(points, labels)
+    ax = _axes(ax)
+    unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    spread = unit * np.random.default_rng(seed).uniform(1.02, 1.22, (len(unit), 1))
+    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=GREY, linewidth=1.0))
+    for label in np.unique(labels):
+        own, style = labels == label, _class_style(label)
+        ax.scatter(spread[own, 0], spread[own, 1], s=12, linewidths=0, alpha=0.6, **style)
+        vector = unit[own].mean(axis=0) if class_weights is None else np.asarray(class_weights)[label]
+        vector = vector / max(np.linalg.norm(vector), 1e-12)
+        if class_weights is not None:
+            ax.plot([0, vector[0]], [0, vector[1]], color=style["color"], linewidth=1.8, solid_capstyle="round")
+        name = _as_label(label if names is None else names[label])
+        ax.text(*(1.36 * vector), name, ha="center", va="center", weight="bold", fontsize=12)
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    ax.set(xlabel="feature 1 / length", ylabel="feature 2 / length")
     return ax
 
 
@@ -432,6 +471,22 @@ def _axes(ax: "Axes | None", **figure: Any) -> "Axes":
     import matplotlib.pyplot as plt
 
     return plt.subplots(layout="constrained", **figure)[1]
+
+
+def _two_dimensional(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    points, labels = np.asarray(points), np.asarray(labels)
+    if points.shape != (len(labels), 2):
+        raise ValueError(
+            f"points must have shape ({len(labels)}, 2), got shape {points.shape}. "
+            "Train with embedding_size=2, or draw them with pml_center.plots.projection."
+        )
+    return points, labels
+
+
+def _class_style(label: int) -> dict[str, Any]:
+    """The colour and the marker of a class."""
+    marker = MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[label % len(COLOURS)], "marker": marker}
 
 
 def _border(hit: bool | None) -> dict[str, Any]:
