@@ -380,7 +380,7 @@ def metric_intervals(
         ax.annotate(f"{metrics[name]:.3f}", (high, row), (7, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.margins(x=0.15)  # room for the numbers
+    ax.margins(x=0.2)  # room for the numbers
     ax.grid(axis="x", color=GREY, alpha=0.25)
     ax.set(xlabel="value and confidence interval", title="Metrics")
     return ax
