@@ -459,7 +459,7 @@ def retrieval_gallery(
                 note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:#.3g}")
                 style = _border(hit)
             ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **style))
-            ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=7)
+            ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=9)
     ax.set(xlim=(-0.05, hits.shape[1] + 1.1), ylim=(1.25 * len(hits) - 0.1, -0.05), aspect="equal")
     ax.set_axis_off()
     return ax
