@@ -17,8 +17,8 @@ from pml_center import plots
 from pml_center.evaluation import RetrievalEvaluator
 
 # %%
-# Three cameras look at 150 places of a photograph that comes with scikit-learn, and take three pictures of each, a pixel
-# apart. One is dim and not sharp, one stands askew.
+# Three cameras look at 150 places of a photograph that comes with scikit-learn, and take three pictures of each, a
+# pixel apart. One is dim and not sharp, one stands askew.
 
 photo = Image.fromarray(load_sample_image("china.jpg")).convert("L")
 cameras = {
