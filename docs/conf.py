@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": "/plot_",
     "download_all_examples": False,
+    "remove_config_comments": True,
     "image_srcset": ["2x"],
     "matplotlib_animations": (True, "jshtml"),
     "capture_repr": (),

@@ -64,7 +64,7 @@ def draw(epoch):
     for ax, (name, history) in zip(axes, runs.items(), strict=True):
         ax.clear()
         plots.features(history[epoch], labels[test], ax=ax)
-        reach = 1.05 * history.abs().max()
+        reach = 1.05 * history.abs().max().item()
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), adjustable="box", title=name)
     figure.suptitle(f"epoch {epoch}")
 

@@ -62,6 +62,7 @@ def fit(model, loss, epochs, lr):
 # The softmax has no bias, so that its classes are directions. The centers of center loss and island loss need no
 # optimizer. Ring loss looks at lengths alone: it stands in PML's place for a regularizer of embeddings.
 
+torch.manual_seed(0)
 softmax = SoftmaxLoss(10, 2, bias=False)
 in_plane = {
     "softmax": softmax,

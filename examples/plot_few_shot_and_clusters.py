@@ -7,6 +7,8 @@ three, and tells other images of them apart. Then it gets none, and k-means has 
 are what there is to beat.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

@@ -7,6 +7,8 @@ the other are nearly the same, and finding them proves nothing. You give each qu
 what is left.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageFilter

@@ -100,7 +100,7 @@ print(f"of the first six pairs, {np.isin([pairs['query'][:6], pairs['reference']
 figure, axes = plt.subplots(2, 6, figsize=(6.5, 2.9), layout="constrained")
 for column, pair in enumerate(pairs[:6]):
     for ax, row in zip(axes[:, column], (pair["query"], pair["reference"]), strict=True):
-        ax.imshow(images[test[row], 0], cmap="gray")
+        ax.imshow(pixels[test[row]], cmap="gray")
         ax.set_title(f"“{wrong[row]}”" + (" wrong" if row in spoiled else ""), fontsize=10)
         ax.set_axis_off()
 figure.suptitle("labels of the first six pairs", fontsize=12)

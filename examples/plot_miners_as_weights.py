@@ -70,7 +70,7 @@ def losses_of(rows):
 order = counts.argsort(descending=True, stable=True)
 figure, axes = plt.subplots(2, 8, figsize=(7, 2.9), layout="constrained")
 for ax, i in zip(axes.flat, [*order[:8], *order[-8:]], strict=True):
-    ax.imshow(images[batch[i], 0], cmap="gray")
+    ax.imshow(pixels[batch[i]], cmap="gray")
     ax.set_title(f"n = {counts[i]}", fontsize=10)
     ax.set_axis_off()
 figure.suptitle("in the most triplets, and in the fewest", fontsize=12)
@@ -88,7 +88,7 @@ torch.testing.assert_close(weighted, expected)
 assert weighted > 1.5 * alone.mean()
 
 figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-ax.scatter(counts, alone, s=18, linewidths=0, alpha=0.6, color=plots.BRIGHT[0])
+ax.scatter(counts.numpy(), alone.numpy(), s=18, linewidths=0, alpha=0.6, color=plots.BRIGHT[0])
 ax.set(xscale="symlog", xlim=(-0.2, None), xlabel="triplets that hold the image", ylabel="its loss")
 ax.grid(color=plots.GREY, alpha=0.25)
 

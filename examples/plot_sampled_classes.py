@@ -65,7 +65,7 @@ for number, (x, y) in enumerate(shown):
     left.add_patch(plt.Rectangle((x - 16, y - 16), 32, 32, fill=False, edgecolor="white", linewidth=2))
     left.annotate(str(number), (x, y - 20), color="white", weight="bold", ha="center", fontsize=12)
 tiles = F.pad(views(temple, shown.repeat_interleave(4, dim=0)), (1, 1, 1, 1), value=1)  # a white line around each
-right.imshow(tiles.view(4, 4, 18, 18).transpose(1, 2).reshape(72, 72), cmap="gray", vmin=0, vmax=1)
+right.imshow(tiles.view(4, 4, 18, 18).transpose(1, 2).reshape(72, 72).numpy(), cmap="gray", vmin=0, vmax=1)
 right.set_yticks(9 + 18 * np.arange(4), range(4))
 right.set_xticks([])
 left.set_axis_off()

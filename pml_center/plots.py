@@ -104,7 +104,8 @@ def directions(
         if class_weights is not None:
             ax.plot([0, vector[0]], [0, vector[1]], color=style["color"], linewidth=1.8, solid_capstyle="round")
         name = _as_label(label if names is None else names[label])
-        ax.text(*(1.36 * vector), name, ha="center", va="center", weight="bold", fontsize=12)
+        x, y = 1.36 * vector
+        ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12)
     ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     ax.set(xlabel="feature 1 / length", ylabel="feature 2 / length")
     return ax
