@@ -3,10 +3,13 @@
 import re
 
 import matplotlib
+import matplotlib.animation
 
 from pml_center import __version__
 
 matplotlib.use("Agg")
+# The buttons of an animation are icons of a font that the theme has too: the site needs no network.
+matplotlib.animation.JS_INCLUDE = re.sub(r"<link[^>]*>", "", matplotlib.animation.JS_INCLUDE)
 
 project = "pml-center"
 author = "the authors of pml-center"
@@ -57,6 +60,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": "/plot_",
     "download_all_examples": False,
+    "remove_config_comments": True,
+    "image_srcset": ["2x"],
+    "matplotlib_animations": (True, "jshtml"),
     "capture_repr": (),
     "show_memory": False,
     "show_signature": False,

@@ -19,6 +19,7 @@ IMAGE = np.zeros((8, 8), dtype=np.uint8)
 
 DRAWN = {
     "features": lambda ax: plots.features(ROWS[:, :2], np.arange(40) % 4, ax=ax),
+    "directions": lambda ax: plots.directions(ROWS[:, :2], np.arange(40) % 4, np.eye(4, 2) - 0.1, ax=ax),
     "projection": lambda ax: plots.projection(ROWS, np.arange(40) % 4, ax=ax),
     "similarity_histogram": lambda ax: plots.similarity_histogram([0.9, 0.8], [0.1, 0.3], threshold=0.5, ax=ax),
     "roc": lambda ax: plots.roc(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
@@ -76,9 +77,22 @@ def styles(ax):
     return {(tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes()) for c in ax.collections}
 
 
-def test_points_must_be_two_dimensional():
+@pytest.mark.parametrize("draw", [plots.features, plots.directions])
+def test_points_must_be_two_dimensional(draw):
     with pytest.raises(ValueError, match=r"points must have shape \(3, 2\), got shape \(3, 5\)"):
-        plots.features(np.zeros((3, 5)), [0, 1, 2])
+        draw(np.zeros((3, 5)), [0, 1, 2])
+
+
+def test_directions_keep_the_angle_and_forget_the_length():
+    points = np.array([[0, 5.0], [0.1, 0], [0, 0]])
+    ax = plots.directions(points, [0, 1, 1], class_weights=[[0, 9.0], [0.2, 0]])
+    drawn = [np.asarray(scatter.get_offsets()) for scatter in ax.collections]
+    assert drawn[0][0, 0] == 0
+    assert 1 < drawn[0][0, 1] < 1.25
+    assert 1 < drawn[1][0, 0] < 1.25
+    assert not drawn[1][1].any()  # no direction, no place on the circle
+    assert [line.get_xydata()[1].tolist() for line in ax.lines] == [[0, 1], [1, 0]]
+    assert not plots.directions(points, [0, 1, 1]).lines
 
 
 def test_a_projection_colours_the_largest_classes_and_greys_the_others():

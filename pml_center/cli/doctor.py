@@ -144,7 +144,7 @@ def search_after_training() -> list[str]:
 
 
 def _embedding_cache() -> Path:
-    from pml_center.evaluation.embedding_cache import cache_folder
+    from pml_center.data.data_folder import cache_folder
 
     return cache_folder()
 
