@@ -31,6 +31,7 @@ import loss_pictures  # noqa: E402
 import mathml  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAMS = [page for page in PAGES if page.stem not in loss_pages.NAMES]  # a template makes the others
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 INSTALL_AND_RUN = "python -m pip install -e . && pml-center demo"
@@ -104,7 +105,7 @@ def somewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(1200)  # with the demonstration, as a user runs it
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
 def test_every_block_of_code_runs(page, somewhere):
     parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]
     blocks = list(Sybil(parsers=parsers).parse(page).examples())
@@ -194,6 +195,8 @@ def test_links_of_the_site_lead_somewhere(site):
     anchors = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
     count, broken = 0, []
     for page, text in pages.items():
+        if "_modules" in page.parts:  # its ways back know one name of a module only
+            continue
         for target in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', text):
             path, _, anchor = unquote(target).partition("#")
             if urlsplit(target).scheme:
@@ -207,7 +210,7 @@ def test_links_of_the_site_lead_somewhere(site):
 
 
 @pytest.mark.parametrize("name", loss_pages.NAMES)
-def test_the_page_of_a_loss_says_what_the_class_is(name, somewhere):
+def test_the_page_of_a_loss_says_what_the_class_is(name, tmp_path):
     text = loss_pages.page(name)
     head, formula, pitfalls = loss_pages.split(loss_pages.written(name))
     loss = loss_pages.Loss(name).build()
@@ -216,8 +219,10 @@ def test_the_page_of_a_loss_says_what_the_class_is(name, somewhere):
     assert pitfalls
     for code in head["symbols"].values():
         assert code in loss_pages.Loss(name).parameters or hasattr(loss, code), f"{name} has no {code}"
-    page = somewhere / "page.md"
+    page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
+    assert not languages(loss_pages.written(name))
+    assert languages(text) == [f"{{loss-picture}} {name}", "python", "{eval-rst}", "bibtex"]
     (program,) = Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples()
     program.evaluate()
     assert program.document.namespace["value"].isfinite()
