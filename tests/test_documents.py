@@ -38,7 +38,7 @@ INSTALL_AND_RUN = "python -m pip install -e . && pml-center demo"
 INSTALL_AND_TEST = 'python -m pip install -e ".[dev]" && python -m pytest'
 # Known by their form: `.ci/run` installs and tests in an environment of its own, a test below builds the site.
 STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "python -m pytest")
-STATED += ("python -m sphinx -W docs docs/_build",)
+STATED += ("python -m sphinx -W docs docs/_build", "python -m sphinx -b linkcheck docs docs/_build/links")
 # Fences that Sphinx builds. Any other language than these, python and bash would be code that no test has run.
 DIRECTIVES = {
     "{eval-rst}",

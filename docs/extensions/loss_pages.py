@@ -27,7 +27,14 @@ NAMES = [name for name in losses.__all__ if name not in ABSTRACT]
 TEMPLATE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
 )
-MARGINS = ("margin", "m1", "m2", "m3", "initial_margin", "factor", "lower_margin", "upper_margin", "least_margin")
+MARGINS = [  # the names that margins go by; a loss has those of one row
+    ["m1", "m2", "m3"],
+    ["least_margin", "added_margin"],
+    ["factor", "least_margin"],
+    ["lower_margin", "upper_margin"],
+    ["initial_margin"],
+    ["margin"],
+]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Loss:
 
     def tensors(self, named: Iterator) -> list[str]:
         """Names and sizes of tensors, in letters."""
-        letters = {7: "C", 5: "D"}
+        letters = {7: "C", 21: "3 C", 5: "D", 32000: "queue_size"}
         texts = []
         for name, tensor in named:
             shape = ", ".join(letters.get(size, str(size)) for size in tensor.shape)
@@ -122,17 +129,26 @@ class Loss:
         return ", ".join(self.tensors((name, saved[name]) for name, _ in self.small.named_buffers() if name in saved))
 
     @property
+    def margins(self) -> list[str]:
+        """Names of its margins."""
+        return next((names for names in MARGINS if set(names) <= set(self.defaults)), [])
+
+    @property
     def margin(self) -> str:
-        """Names, units and defaults of its margins."""
-        return ", ".join(f"`{name}={self.defaults[name]}`" for name in MARGINS if name in self.defaults)
+        """Its margins and their defaults; where that is None, what becomes of it."""
+        values = {name: self.defaults[name] for name in self.margins}
+        values = {name: getattr(self.small, name) if value is None else value for name, value in values.items()}
+        return ", ".join(f"`{name}={value}`" for name, value in values.items())
 
     @property
     def unit(self) -> str:
-        """What the margin is measured in, by the words of its docstring."""
-        entry = re.search(r"^    (?:margin|initial_margin|factor|lower_margin): (.*(?:\n        .*)*)", self.doc, re.M)
-        words = {"degree": "degrees", "radian": "radians", "squared": "squared length", "cosine": "cosine"}
-        found = [unit for word, unit in words.items() if entry and word in entry[1]]
-        return found[0] if found else ""
+        """What the margin is measured in at the defaults, by the words of its docstring."""
+        if not self.margins:
+            return ""
+        entry = re.search(rf"^    {self.margins[0]}: (.*(?:\n        .*)*)", self.doc, re.MULTILINE)
+        found = re.search("degree|radian(?!s where)|squared|cosine", entry[1] if entry else "")
+        units = {"degree": "degrees", "radian": "radians", "squared": "squared length", "cosine": "cosine"}
+        return units[found[0]] if found else ""
 
     @property
     def memory(self) -> str:
