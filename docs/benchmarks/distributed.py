@@ -7,8 +7,8 @@ exchange of gradients. "DDP" is ``DistributedDataParallel`` around the loss, eac
 exact for a mean, and blind to all that looks at the batch. "prepare" is ``pml_center.distributed.prepare``, the loss of
 the joined batch of 2 · B. "prepare, not shared" is the same where each process computes all products of embeddings and
 classes, not its part. The candidates of a size take turns (A B C A B C …); times are medians of the first process, and
-ratios are those of the medians. Where a loss takes a few milliseconds, most of it is the latency of the exchange, and of
-the scheduler where the machine has other work.
+ratios are those of the medians. Where a loss takes a few milliseconds, most of it is the latency of the exchange, and
+of the scheduler where the machine has other work.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def work(rank, folder, rounds):
 def page(result):
     """The results as a page of the documentation."""
     lines = ["# Two processes: time", "", __doc__.split("\n\n", 2)[2].strip(), ""]
-    lines += [f"{measured_with(result)} a process, D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."]
+    lines += [f"{measured_with(result)}, in each process; D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."]
     for batch, classes in SIZES:
         own = [row for row in result["rows"] if (row["B"], row["C"]) == (batch, classes)]
         lines += ["", f"## B = {batch} in each process, C = {classes:,}", "", *table(own, left_out=("B", "C"))]
