@@ -15,6 +15,7 @@ Started by ``torchrun``, a program of any number of processes is four lines long
 
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -273,9 +274,9 @@ def initialize(device: str | torch.device = "cpu") -> Iterator[torch.device]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
-        dist.barrier()  # Python must not end while a thread of gloo still has the tensors of its last work: it aborts
     finally:
         dist.destroy_process_group()
+        gc.collect()  # what still refers to the group goes now: threads of gloo that outlive Python abort it
 
 
 @contextmanager

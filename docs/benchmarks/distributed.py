@@ -104,7 +104,7 @@ def work(rank, folder, rounds):
 def page(result):
     """The results as a page of the documentation."""
     lines = ["# Two processes: time", "", __doc__.split("\n\n", 2)[2].strip(), ""]
-    lines += [f"{measured_with(result)} a process, D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."]
+    lines += [f"{measured_with(result)}, in each process; D = {EMBEDDING_SIZE}. The numbers are in `distributed.json`."]
     for batch, classes in SIZES:
         own = [row for row in result["rows"] if (row["B"], row["C"]) == (batch, classes)]
         lines += ["", f"## B = {batch} in each process, C = {classes:,}", "", *table(own, left_out=("B", "C"))]
