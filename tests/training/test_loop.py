@@ -186,7 +186,7 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
             run, _ = fit(small(tmp_path / name, **shared, **changes))
         states.append(run.weights("model") | run.weights("loss"))
     for name, value in states[0].items():
-        if "last_seen" in name:  # counts batches
+        if not value.is_floating_point():  # counts batches
             continue
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
