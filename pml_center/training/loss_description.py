@@ -81,8 +81,8 @@ def describe_loss(name: str) -> LossDescription:
 
     Example:
         >>> loss = describe_loss("ArcFaceLoss")
-        >>> loss.arguments[2]
-        Argument(name='margin', default='28.6', meaning='degrees in [0, 180], as in PML; the paper...
+        >>> loss.arguments[2].name, loss.arguments[2].default
+        ('margin', '28.6')
         >>> loss.parameters, loss.miners
         ({'class_weights.weight': ('num_classes', 'embedding_size')}, True)
     """
