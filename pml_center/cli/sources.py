@@ -260,7 +260,7 @@ def _images(run: Run | None, data: str | None, options: ModelOptions) -> tuple[L
     if data is not None:
         images = open_images(data, options.data_root)
     elif run is not None:
-        images = run.held_out(open_images(run.config.data, options.data_root))
+        images = run.held_out(open_images(run.config.data, options.data_root or run.config.data_root))
     else:
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
     if not options.skip_bad:

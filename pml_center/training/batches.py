@@ -1,5 +1,7 @@
 """From images to the batches of a training step."""
 
+import signal
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,8 +27,15 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
         collate_fn=collate,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
+        worker_init_fn=leave_signals_to_main,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: workers must go on until the main process has its checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class SeededImages(Dataset):

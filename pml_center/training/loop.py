@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from pml_center import distributed
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
+from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
@@ -98,6 +100,8 @@ def _train(run: Run, bench: Workbench) -> None:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
             _epoch(run, bench, bar, interrupt)
             _end_of_epoch(run, bench)
+            if _is_asked(interrupt):
+                raise KeyboardInterrupt(how_to_go_on(run))
 
 
 def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
@@ -118,15 +122,25 @@ def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
             _check_finite(means, bench)
             rate = images * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
             bar.set_postfix_str(_postfix(means, rate, bench), refresh=False)
-        stop = bool(distributed.gather_rows(np.array([bool(interrupt)])).any())  # of any process
+        stop = _is_asked(interrupt)
         if stop or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
             _check_finite(progress.means(), bench)
             bench.save(run)
         if stop:
-            raise KeyboardInterrupt(f"interrupted; go on with: pml-center resume {run.folder}")
+            raise KeyboardInterrupt(how_to_go_on(run))
 
 
-def step(bench: Workbench, batches) -> int:
+def how_to_go_on(run: Run) -> str:
+    """What to say to someone who stopped a run."""
+    return f"interrupted; go on with: pml-center resume {run.folder}"
+
+
+def _is_asked(interrupt: Interrupt) -> bool:
+    """Whether any process was asked to stop: all stop after the same step."""
+    return bool(distributed.gather_rows(np.array([bool(interrupt)])).any())
+
+
+def step(bench: Workbench, batches: Iterator[Batch]) -> int:
     """One step of the optimizer; the number of its images."""
     config, progress, count = bench.config, bench.progress, 0
     bench.schedule.step_update(progress.update + 0.5)

@@ -62,8 +62,17 @@ def measure(
 def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
     """The metric that chooses an epoch, and recall at 1, without intervals."""
     embeddings = _embeddings(model, images, config)
-    evaluator = RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
+    evaluator = judge(config)
     return distributed.from_main(lambda: dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics))
+
+
+def judge(config: TrainConfig) -> RetrievalEvaluator:
+    """What looks at the validation images.
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+    return RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
 
 
 def _measure(

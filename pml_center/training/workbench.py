@@ -21,6 +21,7 @@ from pml_center.training.checkpoint import CheckpointError, read_checkpoint, wri
 from pml_center.training.config import TrainConfig
 from pml_center.training.images import divide
 from pml_center.training.loss_formula import LossFormula, parse_loss
+from pml_center.training.measurement import judge
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
@@ -109,6 +110,7 @@ class Workbench:
         Raises:
             ValueError: a configuration that cannot be run.
         """
+        judge(config)  # an unknown metric must not wait for the first epoch to end
         seed_everything(config.seed)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)

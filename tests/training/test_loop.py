@@ -215,6 +215,12 @@ def test_an_unknown_optimizer_is_answered_with_the_nearest(tmp_path):
         fit(small(tmp_path, optimizer="adamww"))
 
 
+def test_an_unknown_metric_is_answered_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"got 'recall_at_one'. Did you mean 'recall_at_"):
+        fit(small(tmp_path, metric="recall_at_one"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_batches_a_step_than_an_epoch_has_are_refused(tmp_path):
     with pytest.raises(ValueError, match="accumulate must be at most the 22 batches of an epoch, got 30"):
         fit(small(tmp_path, accumulate=30))

@@ -7,7 +7,11 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,3 +245,24 @@ def test_a_run_without_a_checkpoint_is_named(tmp_path, finished):
         (finished.checkpoints / name).rename(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"got none at .*last. The run ended before its first one: train again"):
         resume(finished.folder)
+
+
+def test_an_interrupt_of_the_whole_group_leaves_workers_to_the_end(tmp_path):
+    command = "from pml_center.cli import main; main()"
+    arguments = ["train", "digits", "--image-size", "8", "--epochs", "1000", "--workers", "2", "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not Run(tmp_path / "run").log_size and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "pml-center: interrupted; go on with: pml-center resume run" in said
+    assert "Traceback" not in said
+    assert Run(tmp_path / "run").can_resume
