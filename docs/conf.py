@@ -41,7 +41,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pml-center"
 html_show_sourcelink = False
 html_show_copyright = False
-html_sidebars = {name: [] for name in ("index", "install", "quickstart", "mixing", "evaluation", "verification", "cli")}
+SECTIONS = ("losses", "regularizers")  # whose pages stand beside each other; single pages stand in the header
+html_sidebars = {page.stem: [] for page in Path(__file__).parent.glob("*.md") if page.stem not in SECTIONS}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
