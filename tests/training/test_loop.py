@@ -10,6 +10,7 @@ from PIL import Image
 
 from pml_center.data import image_folder
 from pml_center.training import Run, TrainConfig, fit
+from pml_center.training.images import divide
 from pml_center.training.loop import choose_device
 
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
@@ -72,6 +73,14 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         fit(small(tmp_path / name, loss=formula, epochs=1, per_class=8))[0].load_model().state_dict() for name in "ab"
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_runs_with_other_seeds_are_measured_on_the_same_images():
+    held_out = [
+        divide(dataclasses.replace(SMALL, **changes)).test.classes
+        for changes in ({}, {"seed": 1}, {"split_seed": 1}, {"split_seed": 1, "seed": 5})
+    ]
+    assert held_out[0] == held_out[1] != held_out[2] == held_out[3]
 
 
 def test_a_timm_model_trains_on_a_folder(tmp_path, folder):
