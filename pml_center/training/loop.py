@@ -23,11 +23,12 @@ LOG = logging.getLogger("pml_center")
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
-def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
+def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None]:
     """Train one model with one sum of losses, then measure retrieval on what was held out.
 
     Args:
-        config: what to do; every random choice follows from its seed.
+        config: what to do; every random choice follows from its seed, but the split, which has a seed of its own.
+        test: False leaves the images held out alone, as those must who only try settings.
 
     Returns:
         The run folder, and what the best model is worth on the images held out, None where there are none: the one
@@ -46,11 +47,15 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
         run = Run.create(config, bench.images)
         LOG.info("%s", describe(bench, run))
         _train(run, bench)
-        return run, _measure(run, bench)
+        return run, _measure(run, bench) if test else None
 
 
 def resume(
-    folder: str | Path, epochs: int | None = None, checkpoint: str = "last", device: str | None = None
+    folder: str | Path,
+    epochs: int | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
+    test: bool = True,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -59,6 +64,7 @@ def resume(
         epochs: train for more of them than was planned. The schedule is then the longer one from here on.
         checkpoint: the folder below ``checkpoints`` to start from.
         device: where to compute, by default as before.
+        test: as of :func:`fit`.
 
     Returns:
         As :func:`fit`.
@@ -80,7 +86,7 @@ def resume(
         LOG.info("%s", describe(bench, run))
         LOG.info("resumed after epoch %s, step %s", bench.progress.epoch - 1, bench.progress.step)
         _train(run, bench)
-        return run, _measure(run, bench)
+        return run, _measure(run, bench) if test else None
 
 
 def _train(run: Run, bench: Workbench) -> None:

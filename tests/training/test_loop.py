@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pml_center.data import image_folder
-from pml_center.training import Run, TrainConfig, fit
+from pml_center.training import Run, TrainConfig, fit, loop
 from pml_center.training.images import divide
 from pml_center.training.loop import choose_device
 
@@ -127,6 +127,15 @@ def test_an_unreadable_image_is_named(tmp_path, folder, workers):
 def test_a_number_outside_its_range_is_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .*, got {value}"):
         small(tmp_path, **{name: value})
+
+
+def test_images_held_out_are_left_alone_where_settings_are_only_tried(tmp_path):
+    run, measurement = fit(small(tmp_path, epochs=1, val=0.4), test=False)
+    assert measurement is None
+    assert run.events("val")
+    assert not (run.folder / "eval").exists()
+    assert loop.resume(run.folder, test=False)[1] is None
+    assert loop.resume(run.folder)[1].model.counts["queries"] == 362
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path):
