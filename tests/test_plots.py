@@ -25,6 +25,7 @@ DRAWN = {
     "det": lambda ax: plots.det(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
     "cmc": lambda ax: plots.cmc(RANKS, RATES, RATES - 0.1, RATES + 0.1, label="model", ax=ax),
     "metric_intervals": lambda ax: plots.metric_intervals({"a": 0.5, "b": 0.7}, {"a": (0.4, 0.6)}, ax=ax),
+    "seed_intervals": lambda ax: plots.seed_intervals({"a": [0.5, 0.6], "b": [0.7]}, {"a": (0.4, 0.6)}, 0.3, ax=ax),
     "training_curves": lambda ax: plots.training_curves([1, 2], {"loss": [2.0, 1.0]}, ax=ax),
     "retrieval_gallery": lambda ax: plots.retrieval_gallery([IMAGE], [[IMAGE, IMAGE]], [[True, False]], ax=ax),
 }

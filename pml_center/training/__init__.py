@@ -1,4 +1,4 @@
-"""Training: configuration, parameter groups, loss formulas, and the loop."""
+"""Training: configuration, parameter groups, loss formulas, the loop, and comparisons."""
 
 from importlib import import_module
 from typing import Any
@@ -7,16 +7,33 @@ from pml_center.training.config import TrainConfig
 
 # Loaded on first use: the command line reads TrainConfig for its help and must not wait for torch.
 _HOMES = {
+    "Candidate": "pml_center.training.comparison",
     "CheckpointError": "pml_center.training.checkpoint",
+    "Comparison": "pml_center.training.comparison",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
+    "compare": "pml_center.training.comparison_plan",
+    "compare_runs": "pml_center.training.comparison_plan",
     "fit": "pml_center.training.loop",
     "param_groups": "pml_center.training.parameter_groups",
     "parse_loss": "pml_center.training.loss_formula",
     "resume": "pml_center.training.loop",
 }
 
-__all__ = ["CheckpointError", "LossFormula", "Run", "TrainConfig", "fit", "param_groups", "parse_loss", "resume"]
+__all__ = [
+    "Candidate",
+    "CheckpointError",
+    "Comparison",
+    "LossFormula",
+    "Run",
+    "TrainConfig",
+    "compare",
+    "compare_runs",
+    "fit",
+    "param_groups",
+    "parse_loss",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -108,7 +108,7 @@ def group(runs: Sequence[MeasuredRun]) -> list[Candidate]:
     for run in runs:
         groups.setdefault(tuple(options_of(run.config).items()), []).append(run)
     for members in groups.values():
-        seeds = {}
+        seeds: dict[int, MeasuredRun] = {}
         for member in members:
             other = seeds.setdefault(member.config.seed, member)
             if other is not member:
