@@ -364,7 +364,7 @@ def seed_intervals(
         ax: to draw on; a new figure by default.
 
     Example:
-        >>> ax = seed_intervals({"SoftmaxLoss": [0.7, 0.72], "CenterLoss": [0.6, 0.5]}, {"SoftmaxLoss": (0.6, 0.8)}, 0.4)
+        >>> ax = seed_intervals({"SoftmaxLoss": [0.7, 0.72], "CenterLoss": [0.6, 0.5]}, {"SoftmaxLoss": (0.6, 0.8)})
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['SoftmaxLoss', 'CenterLoss']
     """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pml_center.training.comparison import Comparison
     from pml_center.training.comparison_plan import Plan
 
+DEFAULT_SEEDS = (0, 1, 2)
 _NO_OPTION = Parameter(parse=False)  # of train, which has another option for it here
 
 
@@ -50,7 +51,7 @@ class ComparedRuns(RunConfig):
     """The runs.
 
     Attributes:
-        out: the folder of the comparison; by default runs/DATE_MODEL_compare. A comparison that is there already goes on.
+        out: the folder of the comparison; by default runs/DATE_MODEL_compare. A comparison that was begun there goes on.
         overwrite: delete the comparison that is in this folder already.
     """
 
@@ -68,7 +69,7 @@ def compare(
     /,
     *,
     losses: tuple[str, ...] = (),
-    seeds: tuple[int, ...] = (0, 1, 2),
+    seeds: tuple[int, ...] = DEFAULT_SEEDS,
     search: int = 0,
     jobs: int | None = None,
     data: Annotated[ComparedData, _section("Data", 1)] = ComparedData(),
@@ -115,18 +116,7 @@ def compare(
             raise ValueError(f"data must be one source with --losses, got {' '.join(sources)}. Compare one by one.")
         plan = Plan.new(TrainConfig(**values | {"data": sources[0]}), losses, seeds, search)
     else:
-        given = [
-            name
-            for section in sections
-            for name, value in asdict(section).items()
-            if value != getattr(type(section)(), name)
-        ]
-        given += ["seeds"] * (seeds != (0, 1, 2)) + ["search"] * bool(search)
-        if [name for name in given if name != "out"]:
-            raise ValueError(
-                f"losses must be given where something is to be trained, got none beside --{given[0].replace('_', '-')}. "
-                "Name them with --losses."
-            )
+        _refuse_training(sections, seeds, search)
         if len(sources) > 1 or not (Path(sources[0]) / FILE).is_file():
             comparison = compare_runs(sources)
             folder = Path(run.out or default_folder(TrainConfig(model="runs", loss="compare")))
@@ -136,6 +126,22 @@ def compare(
     if dry_run:
         return _show_expected(plan, jobs, json_)
     return _show(carry_out(plan, jobs), plan.folder, json_)
+
+
+def _refuse_training(sections: tuple, seeds: tuple[int, ...], search: int) -> None:
+    """Options that say how to train have no meaning for runs that exist."""
+    given = [
+        name
+        for section in sections
+        for name, value in asdict(section).items()
+        if value != getattr(type(section)(), name) and name != "out"
+    ]
+    given += ["seeds"] * (seeds != DEFAULT_SEEDS) + ["search"] * bool(search)
+    if given:
+        raise ValueError(
+            f"losses must be given where something is to be trained, got --{given[0].replace('_', '-')} without them. "
+            "Name them with --losses."
+        )
 
 
 def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:

@@ -187,7 +187,7 @@ class Comparison:
             )
         worse = [other for other, behind in self.others if behind.is_real]
         (nearest, behind), *rest = [pair for pair in self.others if not pair[1].is_real]
-        sentence = f"{name} has the highest {self.metric}, {value}, but {nearest} is only {behind} behind, "
+        sentence = f"{name} has the highest {self.metric}, {value}, but {nearest} is {behind} behind, "
         sentence += "which may be chance"
         if rest:
             sentence += f", as may be its lead over {_listed([other for other, _ in rest])}"

@@ -93,8 +93,8 @@ class Plan:
         config = TrainConfig.of(values["config"] | {"out": str(folder)}, str(path))
         return cls(config=config, losses=tuple(values["losses"]), seeds=tuple(values["seeds"]), search=values["search"])
 
-    def begin(self) -> "Plan":
-        """Write down what is asked for; or go on in a folder where the same was asked for, perhaps with fewer losses or seeds.
+    def begin(self) -> None:
+        """Write down what is asked for, or go on where the same was asked for, perhaps with fewer losses or seeds.
 
         Raises:
             FileExistsError: the folder holds anything else.
@@ -110,12 +110,10 @@ class Plan:
                 f"out must be a new folder or one of a comparison, got {self.folder}, which exists. Choose another."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = {name: value for name, value in asdict(self.config).items() if name not in ("loss", "seed", "out")}
+        config = asdict(replace(self.config, overwrite=False))
+        config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
         values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
-        path.write_text(
-            yaml.safe_dump(values | {"config": config | {"overwrite": False}}, sort_keys=False, allow_unicode=True)
-        )
-        return self
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def check(self) -> ImageSplits:
         """Find mistakes before anything is trained: build everything, and every loss.
@@ -180,8 +178,8 @@ def compare(
 ) -> Comparison:
     """Train every loss with every seed alike, and measure each run once on the same images held out.
 
-    Runs stand in ``OUT/LOSS/seed-N``; what was found in ``OUT/compare.json``, ``compare.png`` and ``compare.html``. What is
-    done already is not done again, and a run that stopped goes on.
+    Runs stand in ``OUT/LOSS/seed-N``; what was found in ``OUT/compare.json``, ``compare.png`` and ``compare.html``.
+    What is done already is not done again, and a run that stopped goes on.
 
     Args:
         config: of every run; its loss and its seed do not matter. ``out`` is the folder of the comparison.
@@ -189,8 +187,8 @@ def compare(
         seeds: of the runs of each loss. One seed cannot tell how much luck was in it.
         search: settings to try for every loss before, with :func:`~pml_center.training.search_space.tried_settings`, on
             validation images that are taken from the training images; 0 tries none.
-        jobs: runs at a time, each in a process of its own. On a CPU each computes with one thread; by default there are as
-            many as torch has threads, and one with a GPU. The result does not depend on it.
+        jobs: runs at a time, each in a process of its own. On a CPU each computes with one thread; by default there are
+            as many as torch has threads, and one with a GPU. The result does not depend on it.
 
     Raises:
         ValueError: a configuration that cannot be run; other options than this folder was begun with.

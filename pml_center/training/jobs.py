@@ -49,8 +49,8 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the process printed, beside the folder of the run."""
-        return self.run.folder.with_name(f"{self.run.folder.name}.log")
+        """What the process printed; not in the folder of the run, which must be new."""
+        return self.run.folder.parent / "logs" / f"{self.run.folder.name}.log"
 
     @property
     def is_over(self) -> bool:
@@ -67,7 +67,7 @@ def train_all(jobs: Sequence[Job], processes: int, go_on: str, report: Callable[
     """Train runs that are not over, and go on with those that had begun.
 
     On a CPU each computes with one thread, so that what comes out does not depend on ``processes``. What it prints goes
-    to a file beside its folder, and what it cost into its ``metrics.jsonl``.
+    to a log beside its folder, and what it cost into its ``metrics.jsonl``.
 
     Args:
         jobs: the runs, in the order in which they start.
