@@ -51,7 +51,7 @@ class ComparedRuns(RunConfig):
     """The runs.
 
     Attributes:
-        out: the folder of the comparison; by default runs/DATE_MODEL_compare. A comparison that was begun there goes on.
+        out: the folder of the comparison; by default runs/DATE_MODEL_compare. One that was begun there goes on.
         overwrite: delete the comparison that is in this folder already.
     """
 
@@ -117,7 +117,7 @@ def compare(
         plan = Plan.new(TrainConfig(**values | {"data": sources[0]}), losses, seeds, search)
     else:
         _refuse_training(sections, seeds, search)
-        if len(sources) > 1 or not (Path(sources[0]) / FILE).is_file():
+        if len(sources) > 1 or run.out or not (Path(sources[0]) / FILE).is_file():
             comparison = compare_runs(sources)
             folder = Path(run.out or default_folder(TrainConfig(model="runs", loss="compare")))
             write_comparison(comparison, folder, {"runs": " ".join(sources)})

@@ -111,9 +111,9 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
 
 
 _HOW_TO_READ = (
-    "Intervals are over seeds and queries together. ± seeds: the standard deviation over seeds. p is that of the distance "
-    "to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 the distance "
-    "is called real. s: seconds of training, a run. GiB: the most memory that a run used."
+    "Intervals are over seeds and queries together. ± seeds: the standard deviation over seeds. p is that of the "
+    "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
+    "the distance is called real. s: seconds of training, a run. GiB: the most memory that a run used."
 )
 
 
