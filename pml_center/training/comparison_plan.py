@@ -1,6 +1,7 @@
 """compare and compare_runs: train losses with several seeds and equal budgets, or take runs that exist."""
 
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from pml_center.training.config import TrainConfig
 from pml_center.training.dry_run import estimate
 from pml_center.training.jobs import Job, processes_for, train_all
 from pml_center.training.loop import choose_device, with_full_paths
+from pml_center.training.loss_formula import parse_loss
 from pml_center.training.run_folder import default_folder
 from pml_center.training.search_space import Setting, tried_settings
 from pml_center.training.workbench import Workbench
@@ -121,11 +123,11 @@ class Plan:
         Raises:
             ValueError: what cannot be trained, or leaves nothing to measure.
         """
-        benches = [
-            Workbench.build(replace(self.config, loss=loss, seed=self.seeds[0]), choose_device(self.config.device))
-            for loss in self.losses
-        ]
-        images = benches[0].images
+        choose_device(self.config.device)
+        bench = Workbench.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
+        for loss in self.losses[1:]:
+            parse_loss(loss, bench.images.train.num_classes, bench.model.embedding_size, self.config.accumulate)
+        images = bench.images
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         return images
@@ -203,6 +205,10 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
     """Do what is left of a plan; see :func:`compare`."""
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}. Leave it out to have it chosen.")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"compare must be one process, which starts others, got {os.environ['WORLD_SIZE']} of torchrun. Use --jobs."
+        )
     images = plan.check()
     plan.begin()
     processes = jobs or processes_for(plan.config, len(plan.losses) * len(plan.seeds))

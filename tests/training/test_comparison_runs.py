@@ -275,6 +275,20 @@ def test_runs_that_do_not_fit_together_are_refused_by_what_differs(done, tmp_pat
         compare_runs([run, copy_of(run, tmp_path / "other", changes, edits)])
 
 
+def test_a_line_that_is_being_written_is_not_read(done, tmp_path):
+    run = Run(copy_of(done[0] / FOLDERS[0] / "seed-0", tmp_path / "other"))
+    epochs = run.epochs
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epoch", "ep')
+    assert run.epochs == epochs != []
+
+
+def test_a_comparison_is_one_process_for_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="compare must be one process, which starts others, got 2 of torchrun"):
+        compare(at(tmp_path), LOSSES)
+
+
 def test_a_run_that_was_not_measured_is_named(done, tmp_path):
     run = copy_of(done[0] / FOLDERS[0] / "seed-0", tmp_path / "other", {"seed": 9})
     (run / "eval" / "held-out" / "report.csv").unlink()
