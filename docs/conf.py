@@ -1,12 +1,18 @@
 """How Sphinx builds these pages: ``python -m sphinx -W docs docs/_build``."""
 
 import re
+import sys
+from pathlib import Path
 
 import matplotlib
+import matplotlib.animation
 
 from pml_center import __version__
 
 matplotlib.use("Agg")
+# The buttons of an animation are icons of a font that the theme has too: the site needs no network.
+matplotlib.animation.JS_INCLUDE = re.sub(r"<link[^>]*>", "", matplotlib.animation.JS_INCLUDE)
+sys.path.append(str(Path(__file__).parent / "extensions"))
 
 project = "pml-center"
 author = "the authors of pml-center"
@@ -22,14 +28,20 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "cyclopts.ext.sphinx",
+    "mathml",
+    "loss_pages",
+    "loss_pictures",
 ]
 exclude_patterns = ["_build"]
 
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme = "pydata_sphinx_theme"
 html_title = "pml-center"
 html_show_sourcelink = False
 html_show_copyright = False
-html_sidebars = {"**": []}  # the pages are few and all stand in the header
+html_sidebars = {name: [] for name in ("index", "install", "quickstart", "mixing", "evaluation", "verification", "cli")}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
@@ -40,8 +52,13 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+
+# Links within the site are held by a test; `-b linkcheck` asks for the others, which needs a network.
+linkcheck_anchors = False
+linkcheck_retries = 2
+linkcheck_timeout = 20
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signature has them
@@ -57,6 +74,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": "/plot_",
     "download_all_examples": False,
+    "remove_config_comments": True,
+    "image_srcset": ["2x"],
+    "matplotlib_animations": (True, "jshtml"),
     "capture_repr": (),
     "show_memory": False,
     "show_signature": False,

@@ -6,6 +6,8 @@ Any array of embeddings with a label per row can be measured: no model, no files
 digits, and twelve principal components of them, compared by cosine.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.decomposition import PCA
@@ -41,12 +43,12 @@ assert difference.p_value < 0.01
 # The queries that fared worst, with what was found for them. Red and dashed: another digit.
 
 worst = report.worst(5)
-found = report.neighbours.ids[worst, :8]
+found = report.neighbours.ids[worst, :6]
 plots.retrieval_gallery(
     [data[i][0] for i in worst],
     [[data[i][0] for i in row] for row in found],
-    report.hits[worst, :8],
-    report.neighbours.scores[worst, :8],
+    report.hits[worst, :6],
+    report.neighbours.scores[worst, :6],
 )
 plt.show()
 

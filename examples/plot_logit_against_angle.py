@@ -43,9 +43,9 @@ names = [
     for name in losses.__all__
     if issubclass(getattr(losses, name), losses.MarginSoftmaxLoss) and name != "MarginSoftmaxLoss"
 ]
-columns = 5
+columns = 3
 rows = math.ceil(len(names) / columns)
-figure, axes = plt.subplots(rows, columns, figsize=(13, 2.4 * rows), sharex=True, layout="constrained")
+figure, axes = plt.subplots(rows, columns, figsize=(7, 1.9 * rows), sharex=True, layout="constrained")
 slopes = {}
 for ax, name in zip(axes.flat, names, strict=False):
     loss = build(name)

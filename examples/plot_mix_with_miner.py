@@ -1,9 +1,9 @@
 """
-Mix with a triplet loss and a miner
-===================================
+Mix center loss and a triplet loss with a miner
+===============================================
 
 Softmax loss, center loss and PML's triplet loss share one batch. A miner of PML picks the triplets; the other two look
-at every image.
+at every image. You train them as one loss and search for digits that none of them has seen.
 """
 
 import matplotlib.pyplot as plt

@@ -43,11 +43,11 @@ print(f"accept from a cosine of {threshold:.3f}")
 new = evaluator(embeddings[~known], labels[~known])
 print(new)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, (upper, lower) = plt.subplots(2, 1, figsize=(6, 7.6), layout="constrained")
 for name, report in {"digits 0 to 4": chosen, "digits 5 to 9": new}.items():
     curve = {key: report.curves["roc"][key] for key in ("far", "tar", "low", "high")}
-    plots.roc(**curve, label=name, ax=left)
-    plots.det(**curve, label=name, ax=right)
+    plots.roc(**curve, label=name, ax=upper)
+    plots.det(**curve, label=name, ax=lower)
 
 # %%
 # What the threshold does to them: pairs to its right are accepted.

@@ -10,12 +10,22 @@ _HOMES = {
     "create_embedder": "pml_center.backbones",
     "param_groups": "pml_center.training",
     "data": "pml_center.data",
+    "distributed": "pml_center.distributed",
     "evaluation": "pml_center.evaluation",
     "losses": "pml_center.losses",
     "regularizers": "pml_center.regularizers",
 }
 
-__all__ = ["__version__", "create_embedder", "data", "evaluation", "losses", "param_groups", "regularizers"]
+__all__ = [
+    "__version__",
+    "create_embedder",
+    "data",
+    "distributed",
+    "evaluation",
+    "losses",
+    "param_groups",
+    "regularizers",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,4 +2,5 @@
 
 from pml_center.cli import main
 
-main()
+if __name__ == "__main__":  # a process that is spawned, to read images, imports this module
+    main()

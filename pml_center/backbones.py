@@ -12,6 +12,7 @@ from pml_center.checks import unknown_name
 
 __all__ = ["ConvNet", "Embedder", "create_embedder"]
 
+HEAD_EMBEDS = "pml-center: the classifier gives the embedding"  # a note in the config.json of an exported model
 _NECKS = ("none", "linear", "bnneck")
 
 
@@ -278,7 +279,7 @@ def _timm_model(
         raise OSError(
             f"{name!r} must be in the Hugging Face cache or be downloaded, got no file in "
             f"{timm_kwargs.get('cache_dir', HF_HUB_CACHE)} and no network: this machine is offline. "
-            "Connect once, or pass a timm name with pretrained=False (random weights) or weights=FILE."
+            "Connect once, or pass a timm name with pretrained=False (--no-pretrained) or weights=FILE (--weights)."
         ) from error
     data = resolve_model_data_config(trunk)
     in_chans = timm_kwargs.get("in_chans", data["input_size"][0])
@@ -295,13 +296,24 @@ def _create_sized(
 ) -> nn.Module:
     from timm import create_model
 
+    head = _embedding_head(name, timm_kwargs.get("cache_dir"))
     if image_size is not None:
         try:
-            return create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size, **timm_kwargs)
+            return create_model(name, pretrained=pretrained, num_classes=head, img_size=image_size, **timm_kwargs)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise  # else a convolutional model: it takes images of any size and no such argument
-    return create_model(name, pretrained=pretrained, num_classes=0, **timm_kwargs)
+    return create_model(name, pretrained=pretrained, num_classes=head, **timm_kwargs)
+
+
+def _embedding_head(name: str, cache_dir: str | None) -> int:
+    """The width of an embedding that the classifier of an exported model gives; 0 for a classifier of classes."""
+    from timm.models import resolve_model_input_args
+
+    if ":" not in name:
+        return 0
+    config = resolve_model_input_args(name, cache_dir=cache_dir)["pretrained_cfg"]
+    return config["num_classes"] if HEAD_EMBEDS in config.get("notes", ()) else 0
 
 
 def _check_timm_name(name: str) -> None:
@@ -313,7 +325,7 @@ def _check_timm_name(name: str) -> None:
     if name not in known and (
         "." in name or not is_model(name)
     ):  # is_model also knows names that are not listed any more
-        remedy = f"List the models with timm.list_models('*{name[:4]}*')."
+        remedy = f"List the models with timm.list_models('*{name[:4]}*'), or `pml-center models '*{name[:4]}*'`."
         raise ValueError(unknown_name("name", name, known, remedy))
 
 

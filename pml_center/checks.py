@@ -255,15 +255,22 @@ def constructor_arguments(kind: type, stop: type = object) -> list[str]:
         >>> constructor_arguments(Loss)
         ['margin', 'reducer']
     """
-    names: dict[str, None] = {}
+    return list(constructor_parameters(kind, stop))
+
+
+def constructor_parameters(kind: type, stop: type = object) -> dict[str, tuple[type, inspect.Parameter]]:
+    """The same, with the class that declares each argument, and how it declares it."""
+    found: dict[str, tuple[type, inspect.Parameter]] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base) or base is stop:
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        names.update(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        for parameter in named:
+            found.setdefault(parameter.name, (base, parameter))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return list(names)
+    return found
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:

@@ -47,17 +47,11 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
     """
     from matplotlib.patheffects import withStroke
 
-    points, labels = np.asarray(points), np.asarray(labels)
-    if points.shape != (len(labels), 2):
-        raise ValueError(
-            f"points must have shape ({len(labels)}, 2), got shape {points.shape}. "
-            "Train with embedding_size=2, or draw them with pml_center.plots.projection."
-        )
+    points, labels = _two_dimensional(points, labels)
     ax = _axes(ax)
     for label in np.unique(labels):
         own = points[labels == label]
-        colour, marker = COLOURS[label % len(COLOURS)], MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
-        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, color=colour, marker=marker)
+        ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, **_class_style(label))
     for label in np.unique(labels):  # after all points, so that none hides a name
         name = _as_label(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]
@@ -68,6 +62,52 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.set_xlabel("feature 1")
     ax.set_ylabel("feature 2")
+    return ax
+
+
+def directions(
+    points: Any, labels: Any, class_weights: Any = None, names: Any = None, seed: int = 0, ax: "Axes | None" = None
+) -> "Axes":
+    """Directions of two-dimensional features: what a loss of cosines sees of them, on the unit circle.
+
+    Points of one direction would hide each other. They stand outside the circle, at a random distance that means
+    nothing. A class vector is a line from the origin to the circle.
+
+    Args:
+        points: (N, 2).
+        labels: (N,) integers.
+        class_weights: (C, 2) the class vectors of the loss, indexed by label, of any length.
+        names: of the classes, indexed by label; the labels themselves by default.
+        seed: of the distances.
+        ax: to draw on; a new figure by default.
+
+    Raises:
+        ValueError: points of another shape.
+
+    Example:
+        >>> ax = directions([[0.0, 2.0], [3.0, 0.0]], [0, 1], class_weights=[[0.0, 1.0], [1.0, 0.0]])
+        >>> [text.get_text() for text in ax.texts]
+        ['0', '1']
+    """
+    from matplotlib.patches import Circle
+
+    points, labels = _two_dimensional(points, labels)
+    ax = _axes(ax)
+    unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    spread = unit * np.random.default_rng(seed).uniform(1.02, 1.22, (len(unit), 1))
+    ax.add_patch(Circle((0, 0), 1, fill=False, edgecolor=GREY, linewidth=1.0))
+    for label in np.unique(labels):
+        own, style = labels == label, _class_style(label)
+        ax.scatter(spread[own, 0], spread[own, 1], s=12, linewidths=0, alpha=0.6, **style)
+        vector = unit[own].mean(axis=0) if class_weights is None else np.asarray(class_weights)[label]
+        vector = vector / max(np.linalg.norm(vector), 1e-12)
+        if class_weights is not None:
+            ax.plot([0, vector[0]], [0, vector[1]], color=style["color"], linewidth=1.8, solid_capstyle="round")
+        name = _as_label(label if names is None else names[label])
+        x, y = 1.36 * vector
+        ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12)
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    ax.set(xlabel="feature 1 / length", ylabel="feature 2 / length")
     return ax
 
 
@@ -94,7 +134,7 @@ def projection(
 
     Raises:
         ImportError: ``"umap"`` without umap-learn.
-        ValueError: another method, fewer than 2 rows.
+        ValueError: another method, fewer than 2 rows, or than 5 with ``"umap"``.
 
     Example:
         >>> rows = np.random.default_rng(0).normal(size=(30, 4)) * [9, 1, 1, 1]
@@ -144,7 +184,11 @@ def _umap(embeddings: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
         from umap import UMAP
     except ImportError as error:
         raise ImportError("umap-learn is not installed: pip install umap-learn, or use method='pca'.") from error
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(embeddings), ["UMAP 1", "UMAP 2"]
+    if len(embeddings) < 5:
+        raise ValueError(f"embeddings must be 5 rows or more for UMAP, got {len(embeddings)}. Use method='pca'.")
+    neighbours = min(15, len(embeddings) - 1)  # UMAP's default, where there are so many
+    points = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(embeddings)
+    return points, ["UMAP 1", "UMAP 2"]
 
 
 def similarity_histogram(
@@ -317,6 +361,38 @@ def cmc(
     return ax
 
 
+def error_by_norm(norms: Any, errors: Any, bins: int = 10, ax: "Axes | None" = None) -> "Axes":
+    """Mean error of embeddings of like norm: does a short embedding, of a poor image say, go wrong more often?
+
+    Args:
+        norms: (N,) lengths of embeddings before they are normalised, positive.
+        errors: (N,) the error of each in [0, 1], such as 1 - precision at 1.
+        bins: groups of as many embeddings each, by norm; fewer where norms are equal.
+        ax: to draw on; a new figure by default.
+
+    Raises:
+        ValueError: arrays of different lengths.
+
+    Example:
+        >>> ax = error_by_norm(norms=[1, 1, 2, 2], errors=[1, 0, 0, 0], bins=2)
+        >>> ax.lines[0].get_xydata().tolist()
+        [[1.0, 0.5], [2.0, 0.0]]
+    """
+    norms, errors = _same_length(norms=norms, errors=errors)
+    edges = np.unique(np.quantile(norms, np.linspace(0, 1, bins + 1)[1:-1]))
+    which = np.searchsorted(edges, norms)
+    counts = np.bincount(which)
+    filled = counts > 0
+    means, rates = (np.bincount(which, values)[filled] / counts[filled] for values in (norms, errors))
+    ax = _axes(ax)
+    ax.plot(means, rates, marker="o", linewidth=1.8, color=BRIGHT[0])
+    ax.axhline(errors.mean(), color=GREY, linestyle=":")
+    ax.set_ylim(0, min(1.01, 1.15 * max(rates.max(), 0.05)))
+    ax.set(xlabel="norm of the embedding", ylabel="mean error", title="Error by norm")
+    _grid(ax, None)
+    return ax
+
+
 def metric_intervals(
     metrics: Mapping[str, float], ci: Mapping[str, tuple[float, float]], ax: "Axes | None" = None
 ) -> "Axes":
@@ -341,7 +417,7 @@ def metric_intervals(
         ax.annotate(f"{metrics[name]:.3f}", (high, row), (7, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.margins(x=0.15)  # room for the numbers
+    ax.margins(x=0.2)  # room for the numbers
     ax.grid(axis="x", color=GREY, alpha=0.25)
     ax.set(xlabel="value and confidence interval", title="Metrics")
     return ax
@@ -467,7 +543,7 @@ def retrieval_gallery(
                 note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:#.3g}")
                 style = _border(hit)
             ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **style))
-            ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=7)
+            ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=9)
     ax.set(xlim=(-0.05, hits.shape[1] + 1.1), ylim=(1.25 * len(hits) - 0.1, -0.05), aspect="equal")
     ax.set_axis_off()
     return ax
@@ -479,6 +555,22 @@ def _axes(ax: "Axes | None", **figure: Any) -> "Axes":
     import matplotlib.pyplot as plt
 
     return plt.subplots(layout="constrained", **figure)[1]
+
+
+def _two_dimensional(points: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    points, labels = np.asarray(points), np.asarray(labels)
+    if points.shape != (len(labels), 2):
+        raise ValueError(
+            f"points must have shape ({len(labels)}, 2), got shape {points.shape}. "
+            "Train with embedding_size=2, or draw them with pml_center.plots.projection."
+        )
+    return points, labels
+
+
+def _class_style(label: int) -> dict[str, Any]:
+    """The colour and the marker of a class."""
+    marker = MARKERS[(label + label // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[label % len(COLOURS)], "marker": marker}
 
 
 def _border(hit: bool | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import matplotlib.pyplot as plt
 import pytest
@@ -20,23 +21,39 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 import pml_center.ops
 from pml_center.cli import main
 from pml_center.data import digits
+from pml_center.training.loss_formula import parse_loss
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs" / "extensions"))
+
+import loss_pages  # noqa: E402, of the documents
+import loss_pictures  # noqa: E402
+import mathml  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAMS = [page for page in PAGES if page.stem not in loss_pages.NAMES]  # a template makes the others
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 INSTALL_AND_RUN = "python -m pip install -e . && pml-center demo"
 INSTALL_AND_TEST = 'python -m pip install -e ".[dev]" && python -m pytest'
 # Known by their form: `.ci/run` installs and tests in an environment of its own, a test below builds the site.
 STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "python -m pytest")
-STATED += ("python -m sphinx -W docs docs/_build",)
+STATED += ("python -m sphinx -W docs docs/_build", "python -m sphinx -b linkcheck docs docs/_build/links")
 # Fences that Sphinx builds. Any other language than these, python and bash would be code that no test has run.
-DIRECTIVES = {"{eval-rst}", "{image}", "{include}", "{literalinclude}", "{toctree}"}
+DIRECTIVES = {
+    "{eval-rst}",
+    "{image}",
+    "{include}",
+    "{literalinclude}",
+    "{loss-picture}",
+    "{survey-picture}",
+    "{toctree}",
+}
 PUBLIC = [
     "pml_center",
     *(f"pml_center.{name}" for name in ("losses", "regularizers", "evaluation", "data", "training")),
 ]
-PUBLIC += ["pml_center.backbones", "pml_center.plots"]
+PUBLIC += ["pml_center.backbones", "pml_center.distributed", "pml_center.plots"]
 PUBLIC += [f"pml_center.ops.{module.name}" for module in pkgutil.iter_modules(pml_center.ops.__path__)]
 
 
@@ -88,7 +105,7 @@ def somewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(1200)  # with the demonstration, as a user runs it
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
 def test_every_block_of_code_runs(page, somewhere):
     parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]
     blocks = list(Sybil(parsers=parsers).parse(page).examples())
@@ -136,9 +153,10 @@ def site(tmp_path_factory):
     """The built site, from a copy: a build writes the gallery beside its sources. The examples run elsewhere."""
     folder = tmp_path_factory.mktemp("site")
     for name in ("docs", "examples"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "gallery"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "gallery", "pictures"))
     shutil.copy(ROOT / "README.md", folder)
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-D", "plot_gallery=0", "docs", "html"]
+    without_pictures = ["-D", "plot_gallery=0", "-D", "loss_pictures=0"]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *without_pictures, "docs", "html"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return folder / "html"
@@ -155,7 +173,7 @@ def public_names():
 
 
 def test_every_public_name_is_in_the_reference(site):
-    pages = "".join((site / name).read_text(encoding="utf-8") for name in ("reference.html", "losses.html"))
+    pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html") if "_modules" not in page.parts)
     documented = set(re.findall(r'id="(?:module-)?(pml_center[\w.]*)"', pages))
     names = public_names()
     missing = [sorted(same) for same in names if not same & documented]
@@ -170,3 +188,66 @@ def test_every_page_is_in_the_site(site):
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "MultiSimilarityMiner" in home  # included from the README
     assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?://', home), "the site needs no network"
+
+
+def test_links_of_the_site_lead_somewhere(site):
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in pages.items()}
+    count, broken = 0, []
+    for page, text in pages.items():
+        if "_modules" in page.parts:  # its ways back know one name of a module only
+            continue
+        for target in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', text):
+            path, _, anchor = unquote(target).partition("#")
+            if urlsplit(target).scheme:
+                continue
+            linked = (page.parent / path).resolve() if path else page
+            count += 1
+            if not linked.exists() or (anchor and linked in anchors and anchor not in anchors[linked]):
+                broken.append(f"{page.relative_to(site)}: {target}")
+    assert not broken
+    assert count >= 1000
+
+
+@pytest.mark.parametrize("name", loss_pages.NAMES)
+def test_the_page_of_a_loss_says_what_the_class_is(name, tmp_path):
+    text = loss_pages.page(name)
+    head, formula, pitfalls = loss_pages.split(loss_pages.written(name))
+    loss = loss_pages.Loss(name).build()
+    assert head["use"]
+    assert "$$" in formula
+    assert pitfalls
+    for code in head["symbols"].values():
+        assert code in loss_pages.Loss(name).parameters or hasattr(loss, code), f"{name} has no {code}"
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    assert not languages(loss_pages.written(name))
+    assert languages(text) == [f"{{loss-picture}} {name}", "python", "{eval-rst}", "bibtex"]
+    (program,) = Sybil(parsers=[PythonCodeBlockParser()]).parse(page).examples()
+    program.evaluate()
+    assert program.document.namespace["value"].isfinite()
+    (command,) = re.findall(
+        r"^On the command line: `pml-center train digits --loss \"(.*)\"`(.*)\.$", text, re.MULTILINE
+    )
+    if not command[1]:
+        parse_loss(command[0], 10, 32)
+
+
+def test_the_tables_hold_every_loss_once():
+    rows = [row for family in loss_pages.FAMILIES for row in loss_pages.table(family).splitlines()[2:]]
+    assert sorted(re.findall(r"losses/(\w+)\.md", "".join(rows))) == sorted(loss_pages.NAMES)
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert re.findall(r"<!-- table of the (\w+) family -->", page) == list(loss_pages.FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "MVSoftmaxLoss", "MagFaceLoss", "cross_entropy"])
+def test_pictures_can_be_drawn(name):
+    draw = loss_pictures.SURVEY.get(name, loss_pictures.draw_loss)
+    figure = draw() if name in loss_pictures.SURVEY else draw(name)
+    assert all(ax.lines for ax in figure.axes)
+    plt.close(figure)
+
+
+def test_formulas_have_the_spaces_of_tex():
+    assert mathml.spaced(r"s\cos\theta") == r"s\,\cos\,\theta"
+    assert mathml.spaced(r"-\log\frac{a}{b}") == r"-\log\frac{a}{b}"

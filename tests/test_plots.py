@@ -19,10 +19,12 @@ IMAGE = np.zeros((8, 8), dtype=np.uint8)
 
 DRAWN = {
     "features": lambda ax: plots.features(ROWS[:, :2], np.arange(40) % 4, ax=ax),
+    "directions": lambda ax: plots.directions(ROWS[:, :2], np.arange(40) % 4, np.eye(4, 2) - 0.1, ax=ax),
     "projection": lambda ax: plots.projection(ROWS, np.arange(40) % 4, ax=ax),
     "similarity_histogram": lambda ax: plots.similarity_histogram([0.9, 0.8], [0.1, 0.3], threshold=0.5, ax=ax),
     "roc": lambda ax: plots.roc(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
     "det": lambda ax: plots.det(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
+    "error_by_norm": lambda ax: plots.error_by_norm(np.arange(1, 51), np.arange(50) % 3 / 2, ax=ax),
     "cmc": lambda ax: plots.cmc(RANKS, RATES, RATES - 0.1, RATES + 0.1, label="model", ax=ax),
     "metric_intervals": lambda ax: plots.metric_intervals({"a": 0.5, "b": 0.7}, {"a": (0.4, 0.6)}, ax=ax),
     "seed_intervals": lambda ax: plots.seed_intervals({"a": [0.5, 0.6], "b": [0.7]}, {"a": (0.4, 0.6)}, 0.3, ax=ax),
@@ -76,9 +78,22 @@ def styles(ax):
     return {(tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes()) for c in ax.collections}
 
 
-def test_points_must_be_two_dimensional():
+@pytest.mark.parametrize("draw", [plots.features, plots.directions])
+def test_points_must_be_two_dimensional(draw):
     with pytest.raises(ValueError, match=r"points must have shape \(3, 2\), got shape \(3, 5\)"):
-        plots.features(np.zeros((3, 5)), [0, 1, 2])
+        draw(np.zeros((3, 5)), [0, 1, 2])
+
+
+def test_directions_keep_the_angle_and_forget_the_length():
+    points = np.array([[0, 5.0], [0.1, 0], [0, 0]])
+    ax = plots.directions(points, [0, 1, 1], class_weights=[[0, 9.0], [0.2, 0]])
+    drawn = [np.asarray(scatter.get_offsets()) for scatter in ax.collections]
+    assert drawn[0][0, 0] == 0
+    assert 1 < drawn[0][0, 1] < 1.25
+    assert 1 < drawn[1][0, 0] < 1.25
+    assert not drawn[1][1].any()  # no direction, no place on the circle
+    assert [line.get_xydata()[1].tolist() for line in ax.lines] == [[0, 1], [1, 0]]
+    assert not plots.directions(points, [0, 1, 1]).lines
 
 
 def test_a_projection_colours_the_largest_classes_and_greys_the_others():
@@ -112,12 +127,16 @@ def test_embeddings_of_one_dimension_lie_on_a_line():
     assert not ax.collections[0].get_offsets()[:, 1].any()
 
 
+@pytest.mark.filterwarnings("ignore")  # of umap-learn itself: no TensorFlow, n_jobs
 def test_umap_is_used_where_it_is_installed_and_named_where_it_is_not():
     if importlib.util.find_spec("umap") is None:
         with pytest.raises(ImportError, match="umap-learn is not installed: pip install umap-learn"):
             plots.projection(ROWS, np.arange(40) % 4, method="umap")
     else:
         assert plots.projection(ROWS, np.arange(40) % 4, method="umap").get_xlabel() == "UMAP 1"
+        plots.projection(ROWS[:5], range(5), method="umap")
+        with pytest.raises(ValueError, match="embeddings must be 5 rows or more for UMAP, got 4"):
+            plots.projection(ROWS[:4], range(4), method="umap")
 
 
 def test_a_projection_refuses_what_it_cannot_draw():

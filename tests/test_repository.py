@@ -68,13 +68,16 @@ def test_a_loss_has_a_case(name):
 
 
 @each_final_loss
-def test_a_loss_has_a_row_in_the_readme_and_a_place_in_the_docs(name):
+def test_a_loss_has_a_row_in_the_readme_and_a_page_in_the_docs(name):
     table = (ROOT / "README.md").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| `{name}` \| .*\| (yes|no) \|$", table, re.MULTILINE)
     assert row, f"README.md has no row for {name}"
     assert (row[1] == "yes") == hasattr(pml_losses, name)
-    assert re.search(rf"^\.\. autoclass:: {name}$", page, re.MULTILINE), f"docs/losses.md has no autoclass of {name}"
+    assert (ROOT / "docs" / "losses" / f"{name}.md").is_file(), f"docs/losses has no {name}.md"
+
+
+def test_the_docs_have_no_other_losses():
+    assert sorted(path.stem for path in (ROOT / "docs" / "losses").glob("*.md")) == FINAL
 
 
 def test_the_readme_has_no_other_losses():
@@ -103,8 +106,8 @@ def test_a_regularizer_is_documented_and_tested(name):
     kind = getattr(regularizers, name)
     for section in ["Args:", "Shape:", "Example:", "Source:"]:
         assert re.search(rf"^{section}", inspect.getdoc(kind), re.MULTILINE), f"{name} has no section {section}"
-    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\.\. autoclass:: {name}$", page, re.MULTILINE), f"docs/losses.md has no autoclass of {name}"
+    page = (ROOT / "docs" / "regularizers.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\.\. autoclass:: {name}$", page, re.MULTILINE), f"docs/regularizers.md has no {name}"
     entries = (ROOT / "docs" / "references.bib").read_text(encoding="utf-8")
     assert re.search(rf"keywords = {{.*\b{name}\b.*}}", entries), f"docs/references.bib has no entry of {name}"
     assert kind in {case.regularizer for case in REGULARIZER_CASES}, f"tests/regularizer_cases.py has no case of {name}"
@@ -224,7 +227,11 @@ def loaded_by(module):
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HELP = ["pml_center", "pml_center.training", *(f"pml_center.cli.{name}" for name in ("eval", "embed", "search"))]
+HELP = [
+    "pml_center",
+    "pml_center.training",
+    *(f"pml_center.cli.{name}" for name in ("data", "eval", "embed", "search")),
+]
 
 
 @pytest.mark.parametrize("module", HELP)  # the command line reads its help from these

@@ -1,7 +1,12 @@
 """The command line: one module a command."""
 
+import errno
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -16,8 +21,10 @@ app = App(
     suppress_keyboard_interrupt=False,
     config=read_config_file,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --recall-at 1 2 4
-    help_epilogue="Add --debug to any command to see where an error comes from.",
+    help_epilogue="Any command takes --quiet, for results and warnings alone, and --debug, to see where an error comes "
+    "from.",
 )
+app.register_install_completion_command(help="Install completion for the shell in use, and exit.")
 # By path, so that --help does not wait for torch.
 app.command("pml_center.cli.demo:demo", help="See what center loss does, on embedded handwritten digits.")
 app.command("pml_center.cli.train:train", help="Fit an embedding on one data set and measure it on what was held out.")
@@ -28,39 +35,86 @@ app.command(
 )
 app.command("pml_center.cli.embed:embed", help="Write the embeddings of images to a folder.")
 app.command("pml_center.cli.search:search", help="Find the images that are most like others.")
+data_app = App(name="data", help="Look after data sets.")
+data_app.command("pml_center.cli.data:check", help="Find what is wrong with a data set, all of it in one pass.")
+app.command(data_app)
+app.command("pml_center.cli.report:report", help="Write the page of a run: what it is worth, with images and plots.")
+app.command("pml_center.cli.export:export", help="Write the model of a run for timm to load, or as ONNX.")
+app.command("pml_center.cli.losses:losses", help="List the losses, or tell all of one.")
+app.command("pml_center.cli.models:models", help="List the models, by a pattern.")
+app.command("pml_center.cli.doctor:doctor", help="Look at this installation: what is there, and what is broken.")
+recipes = App(name="recipes", help="Recipes of training, to own and edit.")
+recipes.command("pml_center.cli.recipes:ls", help="List them.")
+recipes.command("pml_center.cli.recipes:cp", help="Copy one, for train --config.")
+app.command(recipes)
 
-EXIT_CODES: dict[type[BaseException], int] = {
-    ValueError: 2,
-    OSError: 2,
-    ImportError: 3,
-    FloatingPointError: 1,
-    RuntimeError: 1,
-    KeyboardInterrupt: 130,
-}
+USER_ERRORS = (ValueError, TypeError, OSError)  # of the arguments and the data; a command is to know no other
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # those OSErrors which are nobody's mistake
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. What goes wrong ends in one sentence on stderr; ``--debug`` shows where.
 
-    Exit codes: 1 for a run that failed, 2 for mistakes in the arguments or in the data, 3 for a package that is missing,
-    130 for an interrupt.
+    Exit codes: 1 for a run that failed, 2 for mistakes in the arguments or in the data, 3 for a package that is
+    missing, 130 for an interrupt.
 
     Args:
         arguments: of the command line; those of the process by default.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("pml_center").setLevel(logging.INFO)
+    logging.getLogger("pml_center").setLevel(logging.WARNING if "--quiet" in arguments else logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself, and would say everything twice
     try:
-        app([argument for argument in arguments if argument != "--debug"], exit_on_error=False)
+        with _progress(shown=not {"--quiet", "--json"} & set(arguments)):
+            app([argument for argument in arguments if argument not in ("--debug", "--quiet")], exit_on_error=False)
+            sys.stdout.flush()
     except CycloptsError:  # printed already
         sys.exit(2)
-    except tuple(EXIT_CODES) as error:
+    except KeyboardInterrupt as interrupt:
+        print(f"pml-center: {interrupt or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # what reads our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
         if "--debug" in arguments:
             raise
-        message = str(error)
-        if "DataLoader worker process" in message:  # there, the message is a whole traceback
-            message = message.strip().splitlines()[-1].partition(": ")[2]
-        print(f"pml-center: {message or 'interrupted'}", file=sys.stderr)
-        sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
+        print(f"pml-center: {_message(error)}", file=sys.stderr)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, ImportError):
+        return 3
+    failed = isinstance(error, OSError) and error.errno in OF_THE_MACHINE
+    return 2 if isinstance(error, USER_ERRORS) and not failed else 1
+
+
+def _message(error: Exception) -> str:
+    message = str(error)
+    if "DataLoader worker process" in message:  # there, the message is a whole traceback
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    if isinstance(error, (*USER_ERRORS, ImportError, FloatingPointError)) or type(error).__module__.startswith("pml_"):
+        return message
+    return f"{type(error).__name__}: {message}. Add --debug to see where."
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Progress bars appear where standard error is a terminal: unless they are to be shown, it says that it is none."""
+    if shown:
+        yield
+        return
+    with redirect_stderr(_NoTerminal(sys.stderr)):  # type: ignore[type-var]
+        yield
+
+
+class _NoTerminal:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return False

@@ -1,9 +1,20 @@
 """demo: what center loss does, on real handwriting, in a minute."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pml_center.cli.output import show_json
 
 
-def demo(*, out: Path = Path("pml-center-demo"), epochs: int = 30, seed: int = 0) -> None:
+def demo(
+    *,
+    out: Path = Path("pml-center-demo"),
+    epochs: int = 30,
+    seed: int = 0,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
     """See what center loss does: train on handwritten digits with and without it, and draw the features.
 
     A small convolutional network is trained to two-dimensional features with softmax alone and with center loss at
@@ -13,6 +24,7 @@ def demo(*, out: Path = Path("pml-center-demo"), epochs: int = 30, seed: int = 0
         out: folder for the figure.
         epochs: passes over the training digits, for each λ.
         seed: of everything random.
+        json_: print one JSON object instead of a table.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}. 30 take about a minute.")
@@ -21,6 +33,9 @@ def demo(*, out: Path = Path("pml-center-demo"), epochs: int = 30, seed: int = 0
 
     results = train_with_each_weight(epochs=epochs, seed=seed)
     path = draw(results, out / "features.png")
+    if json_:
+        show_json("demo", {"results": [{"weight": r.weight, **r.metrics} for r in results], "figure": str(path)})
+        return
     names = list(results[0].metrics)
     show(["λ", *names], [[f"{r.weight:g}", *(f"{r.metrics[name]:.3f}" for name in names)] for r in results])
     print(f"Softmax alone (λ = 0) spreads each digit along a ray; center loss packs it. See {path}")

@@ -7,11 +7,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.output import show_json
+from pml_center.data_argument import DATA
 
 
 def embed(
     model: str,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(help=f"{DATA} By default what a run held out.")] = None,
     /,
     *,
     out: Path,
@@ -25,13 +27,13 @@ def embed(
 
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...
-        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one. By default what a run
-            held out.
+        data: images, in one of the forms of ``pml_center.data_argument.DATA``; by default what a run held out.
         out: the folder to write, which must not hold anything else.
         json_: print one JSON object.
         making: how images become embeddings.
     """
     from pml_center.cli.sources import MODEL_FILE, Model, embedded
+    from pml_center.data.open_images import full_source
     from pml_center.evaluation import save_samples
     from pml_center.evaluation.embedding_cache import model_fingerprint
 
@@ -39,12 +41,12 @@ def embed(
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - own):
         raise FileExistsError(f"out must be a new folder, got {out}, which holds other things. Choose another --out.")
     opened = Model(model, making)
-    rows = embedded(model, data if data is None or data == "digits" else str(Path(data).resolve()), making, opened)
+    rows = embedded(model, None if data is None else full_source(data), making, opened)
     save_samples(out, rows.samples)
     facts = rows.facts | {"fingerprint": model_fingerprint(opened.embedder)}
     (out / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:
-        print(json.dumps({"schema": 1, "command": "embed", **facts, "shape": shape, "folder": str(out)}))
+        show_json("embed", {**facts, "shape": shape, "folder": str(out)})
         return
     print(f"{shape[0]:,} embeddings of {shape[1]} numbers\nfolder  {out}")

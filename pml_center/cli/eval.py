@@ -9,18 +9,23 @@ from cyclopts import Parameter
 
 from pml_center.cli.eval_options import EvalOptions
 from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
+from pml_center.data_argument import DATA
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
     from pml_center.evaluation import Report
 
-SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
+IMAGES = (
+    f"{DATA} The classes may be new to the model. By default what a run held out. For an .npy file: its labels, an "
+    ".npy file or a line each."
+)
 
 
 def evaluate(
     model: str,
-    data: str | None = None,
+    data: Annotated[str | None, Parameter(help=IMAGES)] = None,
     /,
     *,
     options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),  # noqa: B008 (frozen)
@@ -31,8 +36,7 @@ def evaluate(
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
             `pml-center embed` wrote, or an .npy file.
-        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one; the classes may be
-            new to the model. By default what a run held out. For an .npy file: its labels, an .npy file or a line each.
+        data: images, in one of the forms of ``pml_center.data_argument.DATA``; by default what a run held out.
         options: what to measure.
         making: how images become embeddings.
     """
@@ -43,10 +47,10 @@ def evaluate(
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
     task = open_task(model, data, options, making)
     reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocols}
-    pixels = _pixels(task) if "retrieval" in reports else None
-    files = _write(task, data, reports, pixels)
+    pixels = raw_pixels(task) if "retrieval" in reports else None
+    files = write_reports(task, data, reports, pixels)
     if options.json:
-        print(json.dumps(_content(task, reports, pixels, files)))
+        show_json("eval", _content(task, reports, pixels, files))
         return
     for name, report in reports.items():
         if len(reports) > 1:
@@ -74,7 +78,7 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
         print(f"warning: {warning}")
 
 
-def _pixels(task: "Task") -> "Report | None":
+def raw_pixels(task: "Task") -> "Report | None":
     """Retrieval by raw pixels, which a run has to beat; None for other models, and where only embeddings are known."""
     from pml_center.cli.protocols import retrieval
     from pml_center.cli.sources import pixels
@@ -87,20 +91,23 @@ def _pixels(task: "Task") -> "Report | None":
     return retrieval(replace(task, rows=pixels(task.rows), gallery=gallery, options=options))
 
 
-def _write(task: "Task", data: str | None, reports: dict[str, "Report"], pixels: "Report | None") -> dict[str, Path]:
+def write_reports(
+    task: "Task", data: str | None, reports: dict[str, "Report"], pixels: "Report | None"
+) -> dict[str, Path]:
     """Write the reports to the folder of the run, if there is one, and the page where it is asked for."""
     files = {}
     if task.rows.run:
         named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
         files["report"] = task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)
     if task.options.report is not None:
-        files["page"] = _write_page(Path(task.options.report), task, reports)
+        files["page"] = write_page(Path(task.options.report), task, reports)
     return files
 
 
-def _write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
+def write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
+    """Write the page of what was measured."""
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.html_parts import history
+    from pml_center.evaluation.page.parts import history
     from pml_center.training.run_folder import environment
 
     rows, gallery = task.rows, task.gallery
@@ -126,7 +133,9 @@ def _heading(protocol: str) -> str:
 def _content(
     task: "Task", reports: dict[str, "Report"], pixels: "Report | None", files: dict[str, Path]
 ) -> dict[str, object]:
-    content: dict[str, object] = {"schema": SCHEMA, "command": "eval", **task.rows.facts}
+    content: dict[str, object] = dict(task.rows.facts)
+    if task.gallery is not None:
+        content["gallery"] = task.gallery.facts
     content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
     if pixels is not None:
         content["pixels"] = json.loads(pixels.to_json())

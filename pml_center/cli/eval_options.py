@@ -20,7 +20,8 @@ class EvalOptions:
         gallery: where to search: another data set, or another folder of embeddings. Identification without it enrols
             the first image of each class.
         groups: a regular expression for image names, such as '_c([0-9]+)'. What it finds is an image's camera or
-            sequence: a query does not see references of its own class and group.
+            sequence: a query does not see references of its own class and group. By default the groups of the data, if
+            these have any.
         pairs: verify these pairs: LFW's pairs.txt, or a CSV file with columns first, second, same, and fold if there
             are folds.
         metrics: of retrieval, see RetrievalEvaluator.

@@ -22,6 +22,8 @@ class ModelOptions:
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
         workers: processes that read images; 0 reads in the main process.
         cache: keep embeddings, and use those that the same model made of the same files before.
+        data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
+        skip_bad: leave out images that cannot be read, and list them; without it, the first one ends the command.
     """
 
     pretrained: bool = True
@@ -33,6 +35,8 @@ class ModelOptions:
     device: str = "auto"
     workers: int = 2
     cache: bool = True
+    data_root: str | None = None
+    skip_bad: Annotated[bool, Parameter(negative=())] = False
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():

@@ -1,6 +1,7 @@
 """The protocols by name: from embeddings and options to a report."""
 
 import csv
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from pml_center.cli.eval_options import EvalOptions
 from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.sources import Embedded, embedded, in_groups, is_embedding_folder
+from pml_center.cli.sources import Embedded, embedded, in_groups, is_embedding_folder, without_groups
 from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
@@ -22,6 +23,8 @@ from pml_center.evaluation import (
     VerificationEvaluator,
     lfw_pairs,
 )
+
+LOG = logging.getLogger("pml_center")
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ def open_task(model: str, data: str | None, options: EvalOptions, making: ModelO
     if options.groups is not None:
         rows = in_groups(rows, options.groups)
         gallery = gallery and in_groups(gallery, options.groups)
+    elif gallery is not None and (rows.samples.groups is None) != (gallery.samples.groups is None):
+        LOG.info("groups  not used: the %s none", "queries have" if rows.samples.groups is None else "gallery has")
+        rows, gallery = without_groups(rows), without_groups(gallery)
     pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
     return Task(rows, gallery, pairs, options)
 

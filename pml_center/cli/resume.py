@@ -27,4 +27,5 @@ def resume(
     from pml_center.cli.train import show_run
     from pml_center.training import resume as go_on
 
-    show_run(*go_on(run, epochs, checkpoint, device), json_)
+    resumed, measurement = go_on(run, epochs, checkpoint, device)
+    show_run(resumed, measurement, json_)

@@ -1,12 +1,12 @@
 """search: the images that are most like others."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def search(
     if report is not None:
         _write_page(report, folder, samples, queries, ids, scores, similarity)
     if json_:
-        print(json.dumps({"schema": 1, "command": "search", "folder": str(folder), "neighbours": found}))
+        show_json("search", {"folder": str(folder), "neighbours": found})
         return
     for image, rows in found.items():
         print(image)
@@ -84,7 +84,7 @@ def _write_page(
 ) -> None:
     from pml_center.cli.sources import pictures
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.html_parts import neighbours
+    from pml_center.evaluation.page.parts import neighbours
 
     name = "minus squared distance" if similarity == "euclidean" else f"{similarity} similarity"
     part = neighbours(queries, samples, pictures(samples.names), ids, scores, name)

@@ -17,8 +17,11 @@ from pml_center.backbones import Embedder, create_embedder
 from pml_center.cli.model_options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
+from pml_center.data.data_folder import cache_folder
+from pml_center.data.inspect_images import readable
+from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, load_samples
-from pml_center.evaluation.embedding_cache import cache_folder, cached_embeddings, model_fingerprint
+from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.training import Run
 from pml_center.training.loop import choose_device
 
@@ -158,13 +161,14 @@ def embedded(source: str, data: str | None, options: ModelOptions, model: Model 
     if source.endswith(".npy"):
         return _of_arrays(Path(source), data)
     model = model or Model(source, options)
-    images = _images(model.run, data)
+    images, skipped = _images(model.run, data, options)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
     names = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
-    where = str(Path(data).resolve()) if data and data != "digits" else data or "held out"
-    facts = {"data": where, "images": len(images), "classes": images.num_classes}
-    return Embedded(Samples(model.embed(images), labels, names=names), images, model.facts | facts, model)
+    groups = None if images.groups is None else images.groups.tolist()
+    facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
+    facts |= {"skipped": skipped} if options.skip_bad else {}
+    return Embedded(Samples(model.embed(images), labels, groups, names), images, model.facts | facts, model)
 
 
 def is_embedding_folder(source: str) -> bool:
@@ -185,6 +189,11 @@ def pixels(rows: Embedded) -> Embedded:
 def in_groups(rows: Embedded, pattern: str) -> Embedded:
     """The same rows, in the groups that their names tell."""
     return replace(rows, samples=rows.samples._replace(groups=groups_by_name(pattern, rows.samples.names)))
+
+
+def without_groups(rows: Embedded) -> Embedded:
+    """The same rows, in no groups."""
+    return replace(rows, samples=rows.samples._replace(groups=None))
 
 
 def groups_by_name(pattern: str, names: Sequence[str] | None) -> list[str]:
@@ -246,12 +255,28 @@ class _WithMirrorImage(nn.Module):
         return self.model(images) + self.model(torch.flip(images, dims=[-1]))
 
 
-def _images(run: Run | None, data: str | None) -> LabeledImages:
+def _images(run: Run | None, data: str | None, options: ModelOptions) -> tuple[LabeledImages, list[str]]:
+    """The images to embed, and the names of those that were left out because they cannot be read."""
     if data is not None:
-        return open_images(data)
-    if run is None:
+        images = open_images(data, options.data_root)
+    elif run is not None:
+        images = run.held_out(open_images(run.config.data, options.data_root))
+    else:
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
-    return run.held_out(open_images(run.config.data))
+    if not options.skip_bad:
+        return images, []
+    total = len(images)
+    images, skipped = readable(images, options.workers)
+    if skipped:
+        more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
+        LOG.warning(
+            "left out %d of %s images, which cannot be read: %s%s",
+            len(skipped),
+            f"{total:,}",
+            ", ".join(skipped[:5]),
+            more,
+        )
+    return images, skipped
 
 
 def _of_arrays(path: Path, data: str | None) -> Embedded:

@@ -1,11 +1,14 @@
 """train: fit an embedding on one data set."""
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
 from pml_center.cli.config_file import ConfigFile
+from pml_center.cli.output import show_json
 from pml_center.training.config import (
     DataConfig,
     LossConfig,
@@ -58,24 +61,23 @@ def train(
     if dry_run:
         show_estimate(estimate(asked), json_)
     else:
-        show_run(*fit(asked), json_)
+        run_folder, measurement = fit(asked)
+        show_run(run_folder, measurement, json_)
 
 
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
     """Say what came of a run, from the first of several processes."""
-    import json
-
     from pml_center.cli.eval import show_report
-    from pml_center.distributed import is_main
 
-    if not is_main():
+    if not run.writes:
         return
     reports = {} if measurement is None else measurement.reports
     chosen = run.best_epoch
+    page = None if measurement is None else _write_page(run, measurement)
     if as_json:
-        content = {"schema": 1, "command": "train", "run": str(run.folder), "best_epoch": chosen}
+        content = {"run": str(run.folder), "best_epoch": chosen, "page": page and str(page)}
         content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
-        print(json.dumps(content))
+        show_json("train", content)
         return
     if chosen is not None:
         print(f"best epoch {chosen} of {len(run.epochs)} by {run.config.metric} on the validation images")
@@ -84,17 +86,35 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
     if measurement is not None and measurement.accuracy is not None:
         print(measurement.accuracy)
     print(f"run     {run.folder}")
+    if page is not None:
+        print(f"page    {page}")
+
+
+def _write_page(run: "Run", measurement: "Measurement") -> Path:
+    from pml_center.data import open_images
+    from pml_center.evaluation import write_html
+    from pml_center.evaluation.page.parts import history
+    from pml_center.training.run_folder import environment
+
+    config = run.config
+    return write_html(
+        run.report_folder() / "report.html",
+        {"": measurement.model},
+        images=run.held_out(open_images(config.data, config.data_root)),
+        embeddings=measurement.embeddings,
+        title=f"Evaluation of {run.folder.name}",
+        details={"Configuration": asdict(config), "Environment": environment()},
+        extra=history(run.epochs),
+    )
 
 
 def show_estimate(found: dict[str, object], as_json: bool) -> None:
     """Say what a dry run found."""
-    import json
-
-    if as_json:
-        print(json.dumps({"schema": 1, "command": "train --dry-run", **found}))
-        return
     import yaml
 
+    if as_json:
+        show_json("train --dry-run", found)
+        return
     print(yaml.safe_dump(found.pop("config"), sort_keys=False))
     for name, value in found.items():
         print(f"# {name:<22}{value}")

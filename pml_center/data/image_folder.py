@@ -40,27 +40,57 @@ def image_folder(root: str | Path) -> LabeledImages:
         (['cat', 'dog'], [0, 0, 1])
     """
     root = Path(root).expanduser()
+    return images_of(root, scan(root))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder of a tree, the root too."""
+
+    name: str  # path below the root with '/', empty for the root itself
+    images: list[str]
+    is_leaf: bool
+
+
+def scan(root: Path) -> list[Folder]:
+    """The folders of a tree, first the root. Those of a zip file are the ones that hold a file, and the root.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        NotADirectoryError: a file in its place that is no zip file.
+        ValueError: a damaged zip file.
+    """
     archive, inner = split_archive(root)
-    if archive is None:
-        _check_folder(root)
-        folders = _scan(root)
-    else:
-        folders = _scan_archive(archive, inner)
+    if archive is not None:
+        return _scan_archive(archive, inner)
+    _check_folder(root)
+    return _scan(root)
+
+
+def images_of(root: Path, folders: list[Folder]) -> LabeledImages:
+    """The images of folders that were scanned, see :func:`image_folder`.
+
+    Raises:
+        ValueError: another layout than one folder of images per class.
+    """
     _check_layout(root, folders)
+    return as_classes(root, folders)
+
+
+def as_classes(root: Path, folders: list[Folder]) -> LabeledImages:
+    """One class for every folder that directly holds images, whatever else is there."""
     classes = sorted((folder for folder in folders if folder.images), key=lambda folder: natural_key(folder.name))
     images = [image for folder in classes for image in sorted(folder.images, key=natural_key)]
     labels = [label for label, folder in enumerate(classes) for _ in folder.images]
     return LabeledImages(images, labels, [folder.name for folder in classes], source=str(root))
 
 
-@dataclass(frozen=True)
-class _Folder:
-    name: str  # path below the root with '/', empty for the root itself
-    images: list[str]
-    is_leaf: bool
+def empty_classes(folders: list[Folder]) -> list[str]:
+    """The names of the folders that hold neither images nor folders, in natural order."""
+    return sorted((folder.name for folder in folders[1:] if folder.is_leaf and not folder.images), key=natural_key)
 
 
-def _scan(root: Path) -> list[_Folder]:
+def _scan(root: Path) -> list[Folder]:
     suffixes = _suffixes()
     found, waiting = [], [(str(root), "")]
     while waiting:
@@ -74,12 +104,12 @@ def _scan(root: Path) -> list[_Folder]:
                     inner.append((entry.path, f"{name}/{entry.name}" if name else entry.name))
                 elif entry.name.lower().endswith(suffixes):
                     images.append(entry.path)
-        found.append(_Folder(name, images, is_leaf=not inner))
+        found.append(Folder(name, images, is_leaf=not inner))
         waiting += inner
     return found
 
 
-def _scan_archive(archive: Path, inner: str) -> list[_Folder]:
+def _scan_archive(archive: Path, inner: str) -> list[Folder]:
     """The folders that hold a file; a zip file need not list any others."""
     try:
         files = files_in(archive, inner)
@@ -93,7 +123,7 @@ def _scan_archive(archive: Path, inner: str) -> list[_Folder]:
             if file.name.lower().endswith(_suffixes()):
                 own.append(str(archive / inner / file))
     outer = {parent.as_posix() for name in images for parent in Path(name).parents}
-    return [_Folder(name, own, is_leaf=name not in outer) for name, own in images.items()]
+    return [Folder(name, own, is_leaf=name not in outer) for name, own in images.items()]
 
 
 def _suffixes() -> tuple[str, ...]:
@@ -119,7 +149,7 @@ def _check_folder(root: Path) -> None:
         )
 
 
-def _check_layout(root: Path, folders: list[_Folder]) -> None:
+def _check_layout(root: Path, folders: list[Folder]) -> None:
     layout = "one folder of images per class (root/class/image)"
     top, below = folders[0], folders[1:]
     if top.images:
@@ -127,7 +157,7 @@ def _check_layout(root: Path, folders: list[_Folder]) -> None:
             f"root must hold {layout}, got {len(top.images)} images directly in {str(root)!r}, "
             f"e.g. {os.path.basename(min(top.images, key=natural_key))!r}. Move each into the folder of its class."
         )
-    empty = sorted((folder.name for folder in below if folder.is_leaf and not folder.images), key=natural_key)
+    empty = empty_classes(folders)
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise ValueError(

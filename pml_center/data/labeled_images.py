@@ -2,7 +2,8 @@ import copy
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,17 +26,18 @@ class LabeledImages(Dataset):
     A data set never changes: ``subset`` and ``with_transform`` return another one that shares the images.
 
     Args:
-        images: N file paths, PIL images, or uint8 arrays of shape (H, W) or (H, W, 3).
+        images: N file paths, PIL images, :class:`StoredImage`, or uint8 arrays of shape (H, W) or (H, W, 3).
         labels: (N,) integers in [0, C).
         classes: the C class names; the index is the label.
         transform: called with a PIL image; None returns the PIL image as decoded.
         source: the name of the data set, which names the images that are no files.
         indices: (N,) position of each image in the data set it was first part of; None is 0..N-1.
+        groups: (N,) the camera, sequence or session of each image; None where there are none.
 
     Shape: ``data[i]`` is ``(transform(image), label)`` with an int label.
 
     Raises:
-        ValueError: labels, classes and images that do not fit together; at ``data[i]``, an unreadable image.
+        ValueError: labels, classes, groups and images that do not fit together; at ``data[i]``, an unreadable image.
         TypeError: labels that are no integers.
 
     Example:
@@ -56,14 +58,15 @@ class LabeledImages(Dataset):
         transform: Callable[[Image.Image], Any] | None = None,
         source: str = "images",
         indices: np.ndarray | None = None,
+        groups: ArrayLike | None = None,
     ):
         self.images = images
         self.labels = _integer_labels(labels, len(images), len(classes))
         self.classes = list(classes)
-        self.groups = None
         self.transform = transform
         self.source = source
         self.indices = np.arange(len(images)) if indices is None else indices
+        self.groups = _one_group_each(groups, len(images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,7 +111,8 @@ class LabeledImages(Dataset):
             present, labels = np.unique(labels, return_inverse=True)
             classes = [classes[label] for label in present]
         images = [self.images[row] for row in rows]
-        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows], groups)
 
     def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> "LabeledImages":
         """The same images and labels behind another transform."""
@@ -120,12 +124,13 @@ class LabeledImages(Dataset):
         image = self.images[i]
         if isinstance(image, Image.Image):
             return image
-        if not _is_path(image):
+        if not _is_path(image) and not isinstance(image, StoredImage):
             return Image.fromarray(self._pixels(i))
         try:
-            with open_file(image) as file, Image.open(file) as opened:
-                opened.load()  # Image.open reads the header only; a truncated file shows itself here
-                return opened
+            if isinstance(image, StoredImage):
+                return image.load()
+            with open_file(image) as file:
+                return decode(file)
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
             raise UnreadableImageError(
                 f"image must be a readable image file, got {self.name(i)} ({type(error).__name__}: {error}). "
@@ -140,6 +145,44 @@ class LabeledImages(Dataset):
                 "Scale the pixels to 0..255 and convert them with .astype('uint8')."
             )
         return pixels
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that another data set holds, fetched and decoded when it is asked for.
+
+    Args:
+        data_set: one of (image, label, ...), e.g. torchvision's.
+        position: of the image in it.
+    """
+
+    data_set: Any
+    position: int
+
+    def load(self) -> Image.Image:
+        """The image.
+
+        Raises:
+            TypeError: another kind of object in its place.
+        """
+        image = self.data_set[self.position][0]
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"image must be a PIL image, got {type(image).__name__}. Leave out the transform.")
+        return image
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.load(), dtype)
+
+
+def decode(file: BinaryIO) -> Image.Image:
+    """The whole of an image file.
+
+    Raises:
+        Exception: of many kinds, where it cannot be read to its end.
+    """
+    with Image.open(file) as opened:
+        opened.load()  # Image.open reads the header only; a truncated file shows itself here
+        return opened
 
 
 def encode_labels(labels: Iterable[Hashable]) -> tuple[np.ndarray, list]:
@@ -195,6 +238,18 @@ def _in_natural_order(values: set) -> list:
 
 def _is_path(image: Any) -> bool:
     return isinstance(image, (str, os.PathLike))
+
+
+def _one_group_each(groups: ArrayLike | None, num_images: int) -> np.ndarray | None:
+    if groups is None:
+        return None
+    values = np.asarray(groups)
+    if values.shape != (num_images,):
+        raise ValueError(
+            f"groups must have shape ({num_images},) because there are {num_images} images, got shape {values.shape}. "
+            "Give each image one group, or none at all."
+        )
+    return values
 
 
 def _integer_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:

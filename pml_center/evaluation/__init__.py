@@ -1,4 +1,16 @@
-"""Exact retrieval evaluation: embed, search, measure, report."""
+"""Measure embeddings: retrieval, verification, identification, clustering, few-shot. Embed, search, measure, report.
+
+Each question has an evaluator in the module of its name. What they stand on:
+
+- ``inputs``, ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
+- ``search`` among ``references``: the nearest neighbours, exactly; ``gallery``: ranks in the whole gallery;
+  ``ordering``: scores and rows as integers to sort; ``distance_search``, ``index_search``, ``faiss_searcher``: other
+  distances and other indexes
+- ``retrieval_task``, ``ranking``: retrieval as hits and metrics of them
+- ``roc``, ``all_pairs``, ``accuracy``, ``pair_intervals``: scores of pairs, and error rates of them
+- ``statistics``: how sure a number is; ``spread``: how tight classes are
+- ``report``, ``retrieval_report``, ``threshold_report``: the result; ``page``: the result as HTML
+"""
 
 from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
 from pml_center.evaluation.clustering import (
@@ -10,8 +22,8 @@ from pml_center.evaluation.clustering import (
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
 from pml_center.evaluation.faiss_searcher import FaissSearcher
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
-from pml_center.evaluation.html_report import write_html
 from pml_center.evaluation.identification import IdentificationEvaluator
+from pml_center.evaluation.page.write import write_html
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.ranking import (
     Ranking,

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import embed_samples, labelled_samples
 from pml_center.evaluation.inputs import check_count, class_codes
+from pml_center.evaluation.references import Matrix, Similarity
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.search import ExactSearch, Matrix, Similarity, import_faiss
+from pml_center.evaluation.search import ExactSearch, import_faiss
 
 Counts = NDArray[np.int64]
 

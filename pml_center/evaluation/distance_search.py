@@ -1,13 +1,16 @@
 """Nearest neighbours by any distance of pytorch-metric-learning."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pml_center.evaluation.inputs import joined
 from pml_center.evaluation.ordering import order_keys
-from pml_center.evaluation.search import ENTRIES, ExactSearch, Ids, Matrix, Similarity, first_of
+from pml_center.evaluation.references import Ids, Matrix, Similarity
+from pml_center.evaluation.search import ENTRIES, ExactSearch, first_of
 
 NUMBERS = 2**24  # in the largest temporary array of a distance, which may hold (q, N, D)
 
@@ -44,6 +47,8 @@ def native_similarity(distance: Any) -> Similarity | None:
 class DistanceSearch(ExactSearch):
     """:class:`ExactSearch` by any PML distance, computed for all pairs, a block of queries at a time.
 
+    References in several parts are joined in memory.
+
     Ties are those of the numbers that the distance returns. Scores are its values where larger is nearer, and their
     negatives where smaller is.
 
@@ -61,23 +66,38 @@ class DistanceSearch(ExactSearch):
         distance: Any,
         **options: Any,
     ):
-        super().__init__(queries, references, "euclidean", **options)
+        super().__init__(queries, None if references is None else joined(references), "euclidean", **options)
         self.similarity = type(distance).__name__  # type: ignore[assignment]
         self.rounding = np.zeros(len(self.queries))
         self._distance = distance
+        self._last: tuple[bytes, Matrix] | None = None  # rows and block: a ranking looks at a block more than once
 
     def block_size(self, entries: int) -> int:
         """How many queries have a block of at most so many scores, and of few enough differences of vectors."""
-        return max(1, min(super().block_size(entries), NUMBERS // self.references.size))
+        return max(1, min(super().block_size(entries), NUMBERS // self.references.whole.size))
 
-    def block(self, rows: Ids) -> Matrix:
-        """The scores (q, N) of all references for some queries; minus infinity where excluded.
+    def blocks(self, rows: Ids) -> Iterator[tuple[int, Matrix]]:
+        """The scores (q, N) of all references for some queries, as one block; minus infinity where excluded.
 
         Raises:
             ValueError: a distance that is not finite.
         """
+        yield 0, self._block(rows)
+
+    def exact_scores(self, rows: Ids, places: Ids, ids: Ids) -> Matrix:
+        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``."""
+        return self._block(rows)[places, ids]
+
+    def _block(self, rows: Ids) -> Matrix:
+        if self._last is None or self._last[0] != rows.tobytes():
+            self._last = None  # makes room
+            self._last = rows.tobytes(), self._computed(rows)
+        return self._last[1]
+
+    def _computed(self, rows: Ids) -> Matrix:
         with torch.no_grad():
-            values = self._distance(torch.from_numpy(self.queries[rows]), torch.from_numpy(self.references)).numpy()
+            references = torch.from_numpy(self.references.whole)
+            values = self._distance(torch.from_numpy(self.queries[rows]), references).numpy()
         if not np.isfinite(values).all():
             query = rows[np.flatnonzero(~np.isfinite(values).all(axis=1))[0]]
             raise ValueError(
@@ -88,18 +108,9 @@ class DistanceSearch(ExactSearch):
         self.exclude(block, rows)
         return block
 
-    def exact_scores(self, block: Matrix, rows: Ids, places: Ids, ids: Ids) -> Matrix:
-        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``."""
-        return block[places, ids]
-
-    def _needed(self, copies: int) -> Ids | None:
-        return None  # a block holds all references
-
     def _chunk_size(self, width: int) -> int:
         return self.block_size(ENTRIES)
 
-    def _nearest(
-        self, rows: Ids, k: int, width: int, references: Matrix, some: Ids | None
-    ) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
-        ids, scores = first_of(order_keys(self.block(rows), np.arange(len(self.references))), k + 1)
+    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        ids, scores = first_of(order_keys(self._block(rows), np.arange(len(self.references))), k + 1)
         return ids, scores, np.ones(len(rows), dtype=bool)

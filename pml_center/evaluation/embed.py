@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     embeddings = as_array(samples.embeddings)
-    columns = {"path": samples.names, "label": as_array(samples.labels).tolist(), "group": samples.groups}
+    columns = _columns(samples._replace(labels=as_array(samples.labels).tolist()))
     present = {name: list(values) for name, values in columns.items() if values is not None}
     for name, values in present.items():
         if len(values) != len(embeddings):
@@ -64,6 +65,10 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         writer = csv.writer(file)
         writer.writerow(present)
         writer.writerows(zip(*present.values(), strict=True))
+
+
+def _columns(samples: Samples) -> dict[str, Any]:
+    return {"path": samples.names, "label": samples.labels, "group": samples.groups}
 
 
 def load_samples(folder: str | Path) -> Samples:
@@ -92,12 +97,29 @@ def load_samples(folder: str | Path) -> Samples:
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 
+def _load_parts(folders: Sequence[str | Path]) -> Samples:
+    """The samples of several folders; embeddings of each remain an array of its own."""
+    parts = [load_samples(folder) for folder in folders]
+    columns = [[name for name, values in _columns(part).items() if values is not None] for part in parts]
+    for folder, has in zip(folders, columns, strict=True):
+        if has != columns[0]:
+            raise ValueError(
+                f"folders must have the same columns, got {', '.join(columns[0])} in {str(folders[0])!r} but "
+                f"{', '.join(has)} in {str(folder)!r}. Embed them alike."
+            )
+    if len(parts) == 1:
+        return parts[0]
+    embeddings, *others = zip(*parts, strict=True)
+    return Samples(list(embeddings), *(None if each[0] is None else list(chain(*each)) for each in others))
+
+
 def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any = None) -> Samples:
-    """What was given, or what a folder of :func:`save_samples` holds where nothing was given."""
+    """What was given, or what a folder of :func:`save_samples`, or a list of them, holds where nothing was given."""
     given = Samples(values, labels, groups, names)
-    if not isinstance(values, (str, Path)):
+    folders = [values] if isinstance(values, (str, Path)) else values
+    if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
         return given
-    stored = load_samples(values)
+    stored = _load_parts(folders)
     return Samples(
         stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
     )
@@ -107,9 +129,10 @@ def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, 
     """:func:`samples_of`, where embeddings and labels must both be known; ``called`` is their name in an error."""
     samples = samples_of(values, labels, groups, names)
     if samples.embeddings is None or samples.labels is None:
-        labels_called = "labels" if called == "embeddings" else f"{called}_labels"
+        given = {called: samples.embeddings, "labels" if called == "embeddings" else f"{called}_labels": labels}
+        got = [name for name, value in given.items() if value is not None]
         raise ValueError(
-            f"{labels_called} and {called} must come together, got only {called if labels is None else labels_called}. "
+            f"{' and '.join(reversed(given))} must come together, got {f'only {got[0]}' if got else 'neither'}. "
             "Pass both, or a folder of save_samples."
         )
     return samples
@@ -123,7 +146,7 @@ def embed_samples(
     workers: int = 0,
     progress: bool = True,
 ) -> Samples:
-    """Embed a data set, with the labels and names that it knows.
+    """Embed a data set, with the labels, groups and names that it knows.
 
     Args:
         model: images (B, ...) -> embeddings (B, D).
@@ -145,14 +168,15 @@ def embed_samples(
         >>> samples.embeddings.shape, samples.labels, samples.names
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
-    names, classes = None, None
+    names, classes, groups = None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
+        groups = None if data.groups is None else data.groups.tolist()
         data = data if data.transform else data.with_transform(_transform_of(model))
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
-    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], None, names)
+    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
 
 
 def embed(

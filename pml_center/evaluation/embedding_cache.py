@@ -72,12 +72,6 @@ def cached_embeddings(
     return embeddings
 
 
-def cache_folder() -> Path:
-    """Where embeddings are kept: ``PML_CENTER_CACHE``, or ``pml-center`` in the user's folder of caches."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PML_CENTER_CACHE") or Path(home) / "pml-center")
-
-
 def model_fingerprint(model: nn.Module) -> str:
     """A text that differs where the structure or any weight of a model differs.
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.inputs import as_matrix, check_count
-from pml_center.evaluation.search import Ids, Matrix, Similarity, import_faiss, prepare
+from pml_center.evaluation.references import Ids, Matrix, Similarity, prepare
+from pml_center.evaluation.search import import_faiss
 
 PER_CENTROID = 39  # training vectors below which faiss warns that a centroid is badly placed
 

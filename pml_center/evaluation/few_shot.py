@@ -18,9 +18,10 @@ from pml_center.data import LabeledImages
 from pml_center.evaluation.embed import embed_samples, labelled_samples
 from pml_center.evaluation.inputs import check_count, class_codes
 from pml_center.evaluation.pairs import as_list
+from pml_center.evaluation.references import Similarity
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
-from pml_center.evaluation.search import ExactSearch, Similarity
+from pml_center.evaluation.search import ExactSearch
 from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
 
 Classifier = Literal["mean", "knn"]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pml_center.evaluation.ordering import Keys, order_keys, rows_of
 from pml_center.evaluation.ranking import Ranking
-from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Members, import_faiss, spans
+from pml_center.evaluation.references import Ids, Matrix
+from pml_center.evaluation.search import ExactSearch, Members, import_faiss, spans
 
 Ties = Literal["index", "expected"]
 
@@ -51,11 +52,11 @@ def rank_gallery(
         (array([1, 2, 2, 1]), array([False, False, False, False]))
     """
     members = Members(reference_codes)
-    size = min(search.block_size(ENTRIES), chunk_size or len(rows))
-    buffer = np.empty((min(size, len(rows)), len(reference_codes)), dtype=np.uint64)
+    size = min(search.block_size(ENTRIES), chunk_size or len(rows), len(rows))
+    buffer = np.empty(size * search.references.longest, dtype=np.uint64)
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
-        yield _rank(search, members, codes, reference_codes, chunk, ties, buffer[: len(chunk)])
+        yield _rank(search, members, codes, reference_codes, chunk, ties, buffer)
 
 
 def _rank(
@@ -65,34 +66,31 @@ def _rank(
     reference_codes: Ids,
     rows: Ids,
     ties: Ties,
-    keys: Keys,
+    buffer: Keys,
 ) -> tuple[Ids, Ranking, NDArray[np.bool_]]:
     owners, ids = members.of(codes[rows])
     if search.excluded is not None:
         exists = search.excluded[0][rows[owners]] != search.excluded[1][ids]
         owners, ids = owners[exists], ids[exists]
-    block = search.block(rows)
-    exact = search.exact_scores(block, rows, owners, ids)
-    order = np.lexsort((-exact, owners))
-    owners, exact = owners[order], exact[order]
-    _sort(block, keys)
-    first, last = _bands(keys, owners, exact, search.rounding[rows][owners])
-
-    # Bands that touch are sorted together.
-    opens = np.ones(len(owners), dtype=bool)
-    opens[1:] = (owners[1:] != owners[:-1]) | (first[1:] >= last[:-1])
-    closes = np.append(opens[1:], True)[: len(opens)]
-    owners, first, last = owners[opens], first[opens], last[closes]
-    places = spans(first, last - first)  # (P,) of all that lies in a band
-    owner = np.repeat(owners, last - first)
-    ids = rows_of(keys[owner, places])
-    keys[owner, places] = order_keys(search.exact_scores(block, rows, owner, ids), ids)
-    for row, start, end in zip(owners.tolist(), first.tolist(), last.tolist(), strict=True):
-        if end - start > 1:
-            keys[row, start:end].sort()
-    found = keys[owner, places]
-    relevant = reference_codes[rows_of(found)] == codes[rows][owner]
-    return rows, *_groups(owner, places, found >> np.uint64(32), relevant, len(rows), keys.shape[1], ties)
+    owners, low, high = _bands(owners, search.exact_scores(rows, owners, ids), search.rounding[rows])
+    before = np.zeros(len(owners), dtype=np.int64)  # scores above a band
+    inside, found = [], []
+    for start, block in search.blocks(rows):
+        keys = buffer[: block.size].reshape(block.shape)
+        _sort(block, keys)
+        first, last = _places(keys, owners, low, high)
+        before += first
+        band = np.repeat(np.arange(len(owners)), last - first)
+        ids = start + rows_of(keys[owners[band], spans(first, last - first)])
+        inside.append(band)
+        found.append(order_keys(search.exact_scores(rows, owners[band], ids), ids))
+    band, keys = np.concatenate(inside), np.concatenate(found)
+    order = np.lexsort((keys, band))
+    band, keys = band[order], keys[order]
+    counts = np.bincount(band, minlength=len(owners))
+    places = spans(before, counts)  # (P,) of all that lies in a band
+    relevant = reference_codes[rows_of(keys)] == codes[rows][owners[band]]
+    return rows, *_groups(owners[band], places, keys >> np.uint64(32), relevant, len(rows), len(reference_codes), ties)
 
 
 def _sort(block: Matrix, keys: Keys) -> None:
@@ -111,16 +109,29 @@ def _sort_part(block: Matrix, keys: Keys) -> None:
         part.sort(axis=1)
 
 
-def _bands(keys: Keys, owners: Ids, exact: NDArray, rounding: NDArray) -> tuple[Ids, Ids]:
-    """The first and the last place, exclusive, in its sorted row where a score may be on either side of ``exact``."""
-    high = order_keys((exact + rounding).astype(np.float32), 0)
-    low = order_keys((exact - rounding).astype(np.float32), 2**32 - 1)
+def _bands(owners: Ids, exact: NDArray, rounding: NDArray) -> tuple[Ids, Keys, Keys]:
+    """Where scores may be on either side of an ``exact`` one: whose they are (B,), and the first and last key of each.
+
+    Bands of one owner that touch are one. They come by owner, and then by score, largest first.
+    """
+    order = np.lexsort((-exact, owners))
+    owners, exact, rounding = owners[order], exact[order], rounding[owners[order]]
+    low = order_keys((exact + rounding).astype(np.float32), 0)
+    high = order_keys((exact - rounding).astype(np.float32), 2**32 - 1)
+    opens = np.ones(len(owners), dtype=bool)
+    opens[1:] = (owners[1:] != owners[:-1]) | (low[1:] > high[:-1])
+    closes = np.append(opens[1:], True)[: len(opens)]
+    return owners[opens], low[opens], high[closes]
+
+
+def _places(keys: Keys, owners: Ids, low: Keys, high: Keys) -> tuple[Ids, Ids]:
+    """The first and the last place, exclusive, of each band in the sorted keys of its owner."""
     first, last = np.empty(len(owners), dtype=np.int64), np.empty(len(owners), dtype=np.int64)
     ends = np.bincount(owners, minlength=len(keys)).cumsum()
     start = 0
     for row, end in zip(keys, ends.tolist(), strict=True):
-        first[start:end] = row.searchsorted(high[start:end])
-        last[start:end] = row.searchsorted(low[start:end], side="right")
+        first[start:end] = row.searchsorted(low[start:end])
+        last[start:end] = row.searchsorted(high[start:end], side="right")
         start = end
     return first, last
 

@@ -12,11 +12,12 @@ from torch import nn
 
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
-from pml_center.evaluation.inputs import as_array, check_count, class_codes
+from pml_center.evaluation.inputs import as_array, check_count, check_several, class_codes
 from pml_center.evaluation.pairs import Rows
+from pml_center.evaluation.references import Matrix, Similarity
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
-from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, resampled_counts, settled
 from pml_center.evaluation.threshold_report import ThresholdReport
 
@@ -78,6 +79,7 @@ class IdentificationEvaluator:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_several(ranks=self.ranks)
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
         if not self.ranks:
@@ -99,8 +101,8 @@ class IdentificationEvaluator:
             embeddings: (Q, D) finite real numbers, the queries: a numpy array or memmap, or a tensor on any device; or
                 the folder of :func:`save_samples`, which holds labels too.
             labels: (Q,) the identity of each, anything hashable.
-            gallery: (N, D) the references, likewise.
-            gallery_labels: (N,) the identity of each reference.
+            gallery: (N, D) the references, likewise; or a list of matrices or folders, which are one gallery.
+            gallery_labels: (N,) the identity of each reference, of all parts in one list.
 
         Raises:
             TypeError: embeddings that are not real numbers, labels that are not hashable.

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from pml_center.evaluation.faiss_searcher import FaissSearcher
+from pml_center.evaluation.inputs import joined
 from pml_center.evaluation.ordering import order_keys
-from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, first_of
+from pml_center.evaluation.references import Ids, Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch, first_of
 
 SAMPLE = 1000  # queries whose recall is measured
 DEPTH = 10  # neighbours of each
@@ -21,7 +23,7 @@ class IndexSearch(ExactSearch):
 
     Args:
         queries: (Q, D) finite real numbers.
-        references: (N, D), or None for leave-one-out.
+        references: (N, D), or a list of such matrices, which are joined in memory; None for leave-one-out.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
         index: a string for ``faiss.index_factory``, or a ``knn_func`` of PML.
         options: the other arguments of :class:`ExactSearch`.
@@ -42,31 +44,26 @@ class IndexSearch(ExactSearch):
         index: str | Callable,
         **options: Any,
     ):
-        super().__init__(queries, references, similarity, **options)
+        super().__init__(queries, None if references is None else joined(references), similarity, **options)
         # The rows have length 1 already where they are compared by cosine.
         self._plain: Similarity = "dot" if similarity == "cosine" else similarity
         self._knn: Callable = FaissSearcher(index, self._plain) if isinstance(index, str) else copy(index)
         self._trained = isinstance(self._knn, FaissSearcher)
         if isinstance(self._knn, FaissSearcher):
-            self._knn.train(self.references)
+            self._knn.train(self.references.whole)
 
     def recall(self) -> float:
         """The share of the exact first neighbours that are found, of a sample of the queries."""
         rows = np.random.default_rng(0).permutation(len(self.queries))[:SAMPLE]
         excluded = None if self.excluded is None else (self.excluded[0][rows], self.excluded[1])
-        exact = ExactSearch(self.queries[rows], self.references, self._plain, excluded, overlap=True)
+        exact = ExactSearch(self.queries[rows], self.references.whole, self._plain, excluded, overlap=True)
         true, found = _first(exact, np.arange(len(rows))), _first(self, rows)
         hits = (found[:, :, None] == true[:, None]) & (found >= 0)[:, :, None]
         return int(hits.sum()) / int(np.minimum(exact.available, DEPTH).sum())
 
-    def _needed(self, copies: int) -> Ids | None:
-        return None  # the index holds all references
-
-    def _nearest(
-        self, rows: Ids, k: int, width: int, references: Matrix, some: Ids | None
-    ) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
         queries = torch.from_numpy(self.queries[rows])
-        known = () if self._trained else (torch.from_numpy(self.references),)
+        known = () if self._trained else (torch.from_numpy(self.references.whole),)
         ids = self._knn(queries, width, *known)[1].cpu().numpy()
         scores = self.pair_scores(np.repeat(rows, width), np.maximum(ids, 0).ravel()).reshape(ids.shape)
         scores[ids < 0] = -np.inf

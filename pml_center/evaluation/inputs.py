@@ -11,6 +11,8 @@ from pml_center.checks import is_size
 
 Names = Sequence[str] | None
 
+NUMBERS = 2**20  # of a matrix that are looked at together, so that a large one needs little more memory than its own
+
 
 def row_name(row: int, names: Names) -> str:
     """A row in an error: its number, and what it is called.
@@ -28,6 +30,50 @@ def as_array(values: Any) -> NDArray:
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values  # numpy knows no bfloat16
     return np.asarray(values)
+
+
+def parts_of(values: Any) -> list[NDArray]:
+    """The arrays that embeddings come in: several where they are a list or tuple of matrices, else one.
+
+    Example:
+        >>> [part.shape for part in parts_of([np.ones((2, 3)), np.ones((5, 3))])]
+        [(2, 3), (5, 3)]
+        >>> [part.shape for part in parts_of([[1, 2, 3], [4, 5, 6]])]
+        [(2, 3)]
+    """
+    several = isinstance(values, (list, tuple)) and len(values) > 0 and np.ndim(values[0]) == 2
+    return [as_array(part) for part in values] if several else [as_array(values)]
+
+
+def joined(values: Any) -> NDArray:
+    """The rows of all parts in one array.
+
+    Raises:
+        ValueError: parts of different widths.
+
+    Example:
+        >>> joined([np.zeros((1, 2)), np.ones((2, 2))])
+        array([[0., 0.],
+               [1., 1.],
+               [1., 1.]])
+    """
+    parts = parts_of(values)
+    for number, part in enumerate(parts):
+        check_width(parts[0], part, "embeddings[0]", f"embeddings[{number}]")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def check_width(one: NDArray, other: NDArray, name: str, other_name: str) -> None:
+    """Two matrices must have as many columns.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if one.ndim == other.ndim == 2 and one.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{name} and {other_name} must have the same width, got {one.shape[1]} and {other.shape[1]} columns. "
+            "Embed both with the same model."
+        )
 
 
 def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Names = None) -> NDArray:
@@ -59,7 +105,9 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Name
         )
     with np.errstate(over="ignore"):  # a value too large becomes infinite, and is reported below
         matrix = np.ascontiguousarray(array, dtype=dtype)
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    step = max(1, NUMBERS // matrix.shape[1])
+    finite = [np.isfinite(matrix[start : start + step]).all(axis=1) for start in range(0, len(matrix), step)]
+    bad = np.flatnonzero(~np.concatenate(finite))
     if len(bad):
         row = matrix[bad[0]]
         raise ValueError(
@@ -116,6 +164,23 @@ def class_codes(
             )
         codes[position] = known.setdefault(value, len(known))
     return codes
+
+
+def check_several(**values: Any) -> None:
+    """Options that are lists must be lists, even of one.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> check_several(recall_at=5)
+        Traceback (most recent call last):
+        ...
+        TypeError: recall_at must be a list or tuple, got 5. Write (5,) for one.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be a list or tuple, got {value!r}. Write ({value!r},) for one.")
 
 
 def check_count(name: str, value: int) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation.inputs import as_array, class_codes
+from pml_center.evaluation.references import Matrix, Similarity
 from pml_center.evaluation.roc import Flags, checked_flags
-from pml_center.evaluation.search import ExactSearch, Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch
 
 Rows = NDArray[np.int64]
 

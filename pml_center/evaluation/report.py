@@ -152,7 +152,7 @@ class Report:
         Returns:
             The path.
         """
-        from pml_center.evaluation.html_report import write_html
+        from pml_center.evaluation.page.write import write_html
 
         return write_html(path, {"": self}, **material)
 

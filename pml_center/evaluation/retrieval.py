@@ -20,11 +20,12 @@ from pml_center.evaluation.distance_search import native_similarity
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.gallery import Ties
 from pml_center.evaluation.index_search import DEPTH, IndexSearch
-from pml_center.evaluation.inputs import check_count
+from pml_center.evaluation.inputs import check_count, check_several
 from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
+from pml_center.evaluation.references import Ids, Similarity
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
-from pml_center.evaluation.search import Ids, Similarity, import_faiss
+from pml_center.evaluation.search import import_faiss
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
 
 Singletons = Literal["skip", "zero", "error"]
@@ -94,6 +95,7 @@ class RetrievalEvaluator:
 
     def __post_init__(self) -> None:
         import_faiss()
+        check_several(metrics=self.metrics, recall_at=self.recall_at)
         check_choices(singletons=(self.singletons, Singletons), ties=(self.ties, Ties))
         check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
         if isinstance(self.similarity, str):
@@ -128,9 +130,10 @@ class RetrievalEvaluator:
             embeddings: (Q, D) finite real numbers: a numpy array or memmap, or a tensor on any device. Or a folder that
                 ``save_samples`` wrote, which brings labels, groups and names along.
             labels: (Q,) the class of each row: integers, strings or anything hashable.
-            gallery: (N, D) references to search in, or a folder. None means leave-one-out: each row is searched for
-                among the others.
-            gallery_labels: (N,) the class of each reference.
+            gallery: (N, D) references to search in, or a folder. Or a list of such matrices or folders, which are one
+                gallery: of memory-mapped files, memory holds one at a time. None means leave-one-out: each row is
+                searched for among the others.
+            gallery_labels: (N,) the class of each reference, of all parts in one list.
             query_groups: (Q,) the camera, sequence or session of each query. References with the label and the group of
                 a query do not exist for it.
             gallery_groups: (N,) the group of each reference; not for leave-one-out.
@@ -262,6 +265,7 @@ class RetrievalEvaluator:
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
         metrics, ci = self._summarise(values, task.codes)
+        duplicates = _duplicates(task, neighbours)
         return RetrievalReport(
             metrics=metrics,
             protocol=self._protocol(task, tie_rate, queries.groups is not None),
@@ -269,13 +273,13 @@ class RetrievalEvaluator:
                 "queries": int(measured.sum()),
                 "references": len(task.reference_codes),
                 "skipped": int((~measured).sum()),
-                "duplicates": _duplicates(task, neighbours),
+                "duplicates": duplicates,
             },
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
             ci_method=self._ci_method(metrics),
-            warnings=_warnings(tie_rate),
+            warnings=_warnings(task, tie_rate, duplicates),
             classes=task.classes,
             codes=task.codes,
             reference_codes=task.reference_codes,
@@ -285,6 +289,7 @@ class RetrievalEvaluator:
             names=queries.names,
             reference_names=(references or queries).names,
             tie_rate=tie_rate,
+            excluded=task.search.excluded,
         )
 
     def _measure(self, task: RetrievalTask, neighbours: Neighbours) -> tuple[dict[str, Values], NDArray[np.bool_]]:
@@ -371,13 +376,21 @@ def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:
     return count
 
 
-def _warnings(tie_rate: float) -> tuple[str, ...]:
-    if tie_rate <= MANY_TIES:
-        return ()
-    return (
-        f"equal scores may decide about {tie_rate:.1%} of the queries. Have the embeddings collapsed, or were they "
-        "quantised? ties='expected' does not depend on the order of the rows.",
-    )
+def _warnings(task: RetrievalTask, tie_rate: float, duplicates: int) -> tuple[str, ...]:
+    found = []
+    if tie_rate > MANY_TIES:
+        found.append(
+            f"equal scores may decide about {tie_rate:.1%} of the queries. Have the embeddings collapsed, or were they "
+            "quantised? ties='expected' does not depend on the order of the rows."
+        )
+    elif 2 * duplicates > len(task.codes) and not task.search.leave_one_out:
+        found.append(
+            f"{duplicates:,} of {len(task.codes):,} queries have their very embedding in the gallery. Does it hold the "
+            "queries themselves?"
+        )
+    if len(task.classes) == 1:
+        found.append("all labels are equal, so that whatever is found is right. Are these the labels of the classes?")
+    return tuple(found)
 
 
 def evaluate(
@@ -395,7 +408,8 @@ def evaluate(
     Args:
         model: images (B, ...) -> embeddings (B, D), or the name of a timm model whose pretrained weights to load, such
             as ``"resnet50"``, ``"hf-hub:owner/model"`` or ``"local-dir:path"``.
-        data: a folder with one folder of images per class, ``"digits"``, a DataLoader or a data set.
+        data: what :func:`~pml_center.data.open_images` takes, such as a folder with one folder of images per class;
+            or a DataLoader or a data set.
         gallery: likewise; None means that each image is searched for among the others.
         device: where to compute; None means where the model is.
         batch_size: images at a time, where ``data`` is not a DataLoader.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pml_center.evaluation.inputs import check_count
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.statistics import PairedTest
 
@@ -40,6 +41,8 @@ class RetrievalReport(Report):
         names: (Q,) what to call the queries, e.g. their paths; None where nobody said.
         reference_names: (N,) likewise for the references.
         tie_rate: the share of queries about which equal scores may decide, because a hit and a miss have the same.
+        excluded: integers (Q,) and (N,); references with the number of a query do not exist for it, as in
+            re-identification those of its label and camera. None where all exist.
 
     Example:
         >>> from pml_center.evaluation import RetrievalEvaluator
@@ -62,6 +65,7 @@ class RetrievalReport(Report):
     names: Sequence[str] | None = None
     reference_names: Sequence[str] | None = None
     tie_rate: float = 0.0
+    excluded: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @property
     def labels(self) -> list[Hashable]:
@@ -117,7 +121,9 @@ class RetrievalReport(Report):
 
         Raises:
             KeyError: a metric that was not measured.
+            ValueError: ``k`` that is not a positive integer.
         """
+        check_count("k", k)
         default = "mean_average_precision_at_r"
         metric = metric or (default if default in self.per_unit else next(iter(self.per_unit)))
         values = self.per_unit[self._measured(metric, self.per_unit)]
@@ -170,6 +176,7 @@ class RetrievalReport(Report):
 
     def confusions(self, k: int = 20) -> list[tuple[Hashable, Hashable, int]]:
         """The k most frequent (label, label of the nearest neighbour, queries) that differ."""
+        check_count("k", k)
         nearest = self.neighbours.ids[:, 0]
         wrong = np.flatnonzero((nearest >= 0) & ~self.hits[:, 0])
         pairs = zip(self.codes[wrong].tolist(), self.reference_codes[nearest[wrong]].tolist(), strict=True)

@@ -12,10 +12,11 @@ from pml_center.evaluation.distance_search import DistanceSearch, native_similar
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.gallery import Ties, rank_gallery
 from pml_center.evaluation.index_search import IndexSearch
-from pml_center.evaluation.inputs import as_array, class_codes
+from pml_center.evaluation.inputs import class_codes, joined, parts_of
 from pml_center.evaluation.ranking import Counts, Ranking
+from pml_center.evaluation.references import Ids
 from pml_center.evaluation.retrieval_report import Neighbours
-from pml_center.evaluation.search import ExactSearch, Ids
+from pml_center.evaluation.search import ExactSearch
 
 Flags = NDArray[np.bool_]
 
@@ -142,8 +143,7 @@ def _open_search(
 
 
 def _codes(values: Any, samples: Samples, name: str, known: dict[Hashable, int]) -> Ids:
-    shape = np.shape(as_array(samples.embeddings))
-    rows = shape[0] if shape else 0
+    rows = sum(len(part) if part.ndim else 0 for part in parts_of(samples.embeddings))
     if samples.names is not None and len(samples.names) != rows:
         raise ValueError(f"names must be one per row ({rows}), got {len(samples.names)}. Give them in order.")
     return class_codes(values, rows, name, known)
@@ -170,8 +170,8 @@ def _same_label_and_group(
 
 
 def _check_included(queries: Samples, references: Samples, codes: Ids, reference_codes: Ids) -> None:
-    first = as_array(references.embeddings)[: len(codes)]
-    if not np.array_equal(first, as_array(queries.embeddings)) or (reference_codes[: len(codes)] != codes).any():
+    first = joined(references.embeddings)[: len(codes)]
+    if not np.array_equal(first, joined(queries.embeddings)) or (reference_codes[: len(codes)] != codes).any():
         raise ValueError(
             f"reference must begin with the {len(codes)} queries because ref_includes_query=True, got other embeddings "
             "or labels. Put the queries first, or set ref_includes_query=False."

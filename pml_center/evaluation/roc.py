@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import as_array
+from pml_center.evaluation.inputs import as_array, check_several
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -213,8 +213,10 @@ def checked_flags(same: Any, pairs: int) -> Flags:
 
 
 def check_rates(name: str, rates: Sequence[float] | None) -> None:
-    """Targets of an error rate must be in (0, 1)."""
-    for rate in rates or ():
+    """Targets of an error rate must be a list of numbers in (0, 1)."""
+    rates = () if rates is None else rates
+    check_several(**{name: rates})
+    for rate in rates:
         if not 0 < rate < 1:
             raise ValueError(f"{name} must be in (0, 1), got {rate!r}. Use 0.001 for one in a thousand.")
 

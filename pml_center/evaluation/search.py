@@ -7,22 +7,17 @@ when its last neighbour beats everything that was not proposed by more than roun
 function of the vectors alone.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
-from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.checks import check_choices
-from pml_center.evaluation.inputs import Names, as_array, as_matrix, check_count, row_name
-from pml_center.evaluation.ordering import order_keys, rows_of, scores_of
-
-Similarity = Literal["cosine", "dot", "euclidean"]
-Ids = NDArray[np.int64]
-Matrix = NDArray[np.float32]
+from pml_center.evaluation.inputs import Names, check_count, check_width, joined
+from pml_center.evaluation.ordering import Keys, order_keys, rows_of, scores_of
+from pml_center.evaluation.references import Ids, Matrix, References, Similarity, checked_rows
 
 ENTRIES = 2**20  # numbers in the largest temporary array; all of them together then take about 50 MiB
 SPARE = 2  # candidates beyond k, so that few queries need a second look
@@ -41,13 +36,14 @@ def nearest_neighbours(
     """The k nearest references of each query, exactly: ``argsort(-scores)[:, :k]`` without the (Q, N) matrix.
 
     Neighbours are ranked by score, largest first; equal scores by reference row, smallest first. The result depends
-    neither on ``chunk_size`` nor on the number of threads.
+    neither on ``chunk_size`` nor on the number of threads or of parts.
 
     Args:
         queries: (Q, D) finite real numbers: a numpy array or memmap of any layout, or a tensor on any device.
         k: neighbours per query, at most the number of references (one less for leave-one-out).
-        references: (N, D) rows to search in. None means leave-one-out: each query is searched for among the other
-            queries. Its own row is left out by number, so exact duplicates of it stay.
+        references: (N, D) rows to search in, or a list of such matrices, which are searched one after the other: with
+            memory-mapped files, memory holds one of them at a time. None means leave-one-out: each query is searched
+            for among the other queries. Its own row is left out by number, so exact duplicates of it stay.
         similarity: ``"cosine"``, ``"dot"``, or ``"euclidean"``, whose score is the negative squared distance: larger is
             always nearer. Scores are float32, and equal when they are equal in float32.
         chunk_size: at most this many queries at a time; None lets memory decide.
@@ -85,7 +81,7 @@ class ExactSearch:
 
     Args:
         queries: (Q, D) finite real numbers.
-        references: (N, D) rows to search in, or None for leave-one-out.
+        references: (N, D) rows to search in, or a list of such matrices; None for leave-one-out.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
         excluded: integers (Q,) and (N,) in [0, ...): references with the number of a query do not exist for it. None
             means the query itself for leave-one-out, and none otherwise.
@@ -117,14 +113,14 @@ class ExactSearch:
         self.similarity = similarity
         self.leave_one_out = references is None
         if self.leave_one_out:
-            self.queries, norms = _rows(queries, "embeddings", similarity, names[0])
-            self.references, reference_norms = self.queries, norms
+            self.queries, norms = checked_rows(joined(queries), "embeddings", similarity, names[0])
+            self.references = References(self.queries, "embeddings", "dot")  # they are prepared already
         else:
-            queries, references = as_array(queries), as_array(references)
-            _check_two_sets(queries, references, overlap, *called)
-            self.queries, norms = _rows(queries, called[0], similarity, names[0])
-            self.references, reference_norms = _rows(references, called[1], similarity, names[1])
-        self.rounding = _rounding(norms, reference_norms.max(), self.queries.shape[1], similarity)  # (Q,)
+            queries = joined(queries)
+            self.queries, norms = checked_rows(queries, called[0], similarity, names[0])
+            self.references = References(references, called[1], similarity, names[1])
+            _check_two_sets(queries, self.references.parts, overlap, *called)
+        self.rounding = _rounding(norms, self.references.largest, self.queries.shape[1], similarity)  # (Q,)
         if excluded is None and self.leave_one_out:
             rows = np.arange(len(self.queries))
             excluded = (rows, rows)
@@ -173,111 +169,98 @@ class ExactSearch:
             )
         needed = np.broadcast_to(k, len(self.queries))  # (Q,)
         widths = needed + self.left_out + SPARE
-        some = self._needed(int(widths.max()))
+        copies = int(widths.max())  # behind so many equal references, another is not among the nearest
         rows = np.arange(len(self.queries)) if rows is None else rows
-        return self._settle(rows[np.argsort(widths[rows], kind="stable")], needed, widths, some, chunk_size)
+        return self._settle(rows[np.argsort(widths[rows], kind="stable")], needed, widths, copies, chunk_size)
 
     def block_size(self, entries: int) -> int:
-        """How many queries have a block of at most so many scores."""
-        return max(1, entries // len(self.references))
+        """How many queries have blocks of at most so many scores."""
+        return max(1, entries // self.references.longest)
 
-    def block(self, rows: Ids) -> Matrix:
-        """The scores (q, N) of all references for some queries, up to ``rounding``; minus infinity where excluded."""
+    def blocks(self, rows: Ids) -> Iterator[tuple[int, Matrix]]:
+        """The scores of all references for some queries, up to ``rounding``; minus infinity where excluded.
+
+        Returns:
+            An iterator of the parts of the references: the number of the first, and the scores (q, n).
+        """
         queries = self.queries[rows]
-        block = queries @ self.references.T
-        if self.similarity == "euclidean":
-            block *= 2
-            block -= np.square(queries).sum(axis=1, keepdims=True)
-            block -= self._squared_norms
-        self.exclude(block, rows)
-        return block
+        for ids, references in self.references.open():
+            block = queries @ references.T
+            if self.similarity == "euclidean":
+                block *= 2
+                block -= np.square(queries).sum(axis=1, keepdims=True)
+                block -= np.einsum("ij,ij->i", references, references)
+            self.exclude(block, rows, int(ids[0]))
+            yield int(ids[0]), block
 
-    def exclude(self, block: Matrix, rows: Ids) -> None:
-        """Write minus infinity over the scores (q, N) of references that do not exist for some queries."""
+    def exclude(self, block: Matrix, rows: Ids, first: int = 0) -> None:
+        """Write minus infinity over the scores (q, n) of references that do not exist for some queries."""
         if self.excluded is not None:
             places, ids = self._excluded_members.of(self.excluded[0][rows])
-            block[places, ids] = -np.inf
+            inside = (first <= ids) & (ids < first + block.shape[1])
+            block[places[inside], ids[inside] - first] = -np.inf
 
     def pair_scores(self, queries: Ids, references: Ids) -> Matrix:
         """The scores (P,) of some pairs of a query and a reference, each computed from its own two vectors alone."""
-        faiss = import_faiss()
-        pairwise = faiss.pairwise_indexed_inner_product
-        if self.similarity == "euclidean":
-            pairwise = faiss.pairwise_indexed_L2sqr
-        queries, references = np.ascontiguousarray(queries), np.ascontiguousarray(references)
         scores = np.empty(len(queries), dtype=np.float32)
-        arrays = (self.queries, queries, self.references, references, scores)
-        threads = faiss.omp_get_max_threads()
-        # Waking threads takes longer than few pairs do: those of the last matrix product may still be spinning.
-        faiss.omp_set_num_threads(threads if len(queries) * self.queries.shape[1] > 32 * ENTRIES else 1)
-        try:
-            pairwise(self.queries.shape[1], len(queries), *map(faiss.swig_ptr, arrays))
-        finally:
-            faiss.omp_set_num_threads(threads)
-        return -scores if self.similarity == "euclidean" else scores
+        for places, rows, own in self.references.split(references):
+            scores[places] = _pairwise(self.queries, queries[places], rows, own, self.similarity)
+        return scores
 
-    def exact_scores(self, block: Matrix, rows: Ids, places: Ids, ids: Ids) -> Matrix:
-        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``, which ``block`` has roughly."""
+    def exact_scores(self, rows: Ids, places: Ids, ids: Ids) -> Matrix:
+        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``."""
         return self.pair_scores(rows[places], ids)
-
-    @cached_property
-    def _squared_norms(self) -> Matrix:
-        return np.square(self.references).sum(axis=1)  # (N,)
 
     @cached_property
     def _excluded_members(self) -> "Members":
         assert self.excluded is not None
         return Members(self.excluded[1])
 
-    @cached_property
-    def _earlier(self) -> NDArray[np.int64]:
-        """How many equal references come before each, (N,)."""
-        return _earlier_copies(self.references)
-
-    def _needed(self, copies: int) -> Ids | None:
-        """The references that may be among the nearest, if not all: behind so many equal ones, another is not."""
-        if self._earlier.max() < copies:
-            return None
-        return np.flatnonzero(self._earlier < copies)
-
     def _settle(
-        self, rows: Ids, needed: Ids, widths: Ids, some: Ids | None, chunk_size: int
+        self, rows: Ids, needed: Ids, widths: Ids, copies: int, chunk_size: int
     ) -> Iterator[tuple[Ids, Ids, Matrix]]:
         """Yield the queries that ``widths`` (Q,) candidates settle; look for the others among more.
 
-        Rows come with their widths ascending; only ``some`` references are looked at, or all.
+        Rows come with their widths ascending; references behind so many ``copies`` of them are not looked at.
         """
-        most = len(self.references if some is None else some)
-        references = self.references if some is None else self.references[some]
         start = 0
         while start < len(rows):
             chunk = rows[start : start + min(chunk_size, self._chunk_size(widths[rows[start]]))]
             chunk = chunk[: self._chunk_size(widths[chunk[-1]])]
-            width, k = min(int(widths[chunk[-1]]), most), int(needed[chunk].max())
-            ids, scores, settled = self._nearest(chunk, k, width, references, some)
+            width = min(int(widths[chunk[-1]]), self.references.longest)
+            k = int(needed[chunk].max())
+            ids, scores, settled = self._nearest(chunk, k, width, copies)
             if settled.any():
                 yield chunk[settled], ids[settled], scores[settled]
             if not settled.all():
                 wider = np.full(len(widths), WIDEN * width)
-                yield from self._settle(chunk[~settled], needed, wider, some, chunk_size)
+                yield from self._settle(chunk[~settled], needed, wider, copies, chunk_size)
             start += len(chunk)
 
     def _chunk_size(self, width: int) -> int:
         """How many queries keep the temporary arrays small."""
         return max(1, ENTRIES // max(int(width), self.queries.shape[1]))
 
-    def _nearest(
-        self, rows: Ids, k: int, width: int, references: Matrix, some: Ids | None
-    ) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
-        """The first k + 1 of ``width`` candidates, and for each query whether k of them are the k nearest of all."""
+    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        """The first k + 1 of ``width`` candidates, and for each query whether k of them are the k nearest of all.
+
+        Each part of the references proposes so many; a part that is smaller proposes all it has.
+        """
         queries = self.queries[rows]
-        ids, last = _candidates(queries, references, width, self.similarity)
-        scores = _scores(queries, references, ids, self.similarity)
-        ids = ids if some is None else some[ids]
-        if self.excluded is not None:
-            scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
-        ids, scores = first_of(order_keys(scores, ids), k + 1)
-        settled = np.full(len(rows), width == len(references) or k == 0)
+        keys, last, whole = None, np.full(len(rows), -np.inf), True
+        for numbers, references in self.references.open(copies):
+            ids, bound = _candidates(queries, references, min(width, len(references)), self.similarity)
+            scores = _scores(queries, references, ids, self.similarity)
+            ids = numbers[ids]
+            if self.excluded is not None:
+                scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
+            found = order_keys(scores, ids)
+            keys = found if keys is None else smallest(np.concatenate([keys, found], axis=1), k + 1)
+            last = np.maximum(last, bound)
+            whole &= width >= len(references)
+        assert keys is not None
+        ids, scores = first_of(keys, k + 1)
+        settled = np.full(len(rows), whole or k == 0)
         if not settled.all():
             settled = scores[:, k - 1] > last + self.rounding[rows]
         return ids, scores, settled
@@ -332,29 +315,38 @@ def import_faiss() -> Any:
     return faiss
 
 
-def first_of(keys: NDArray[np.uint64], k: int) -> tuple[Ids, Matrix]:
+def first_of(keys: Keys, k: int) -> tuple[Ids, Matrix]:
     """The first of some keys (c, n), which change their order: rows (c, k), -1 where there are no more, and scores."""
-    if 2 * k < keys.shape[1]:
-        keys.partition(k, axis=1)
-        keys = keys[:, :k]
+    keys = smallest(keys, k)
     keys.sort(axis=1)
-    ids, scores = rows_of(keys[:, :k]), scores_of(keys[:, :k])
+    ids, scores = rows_of(keys), scores_of(keys)
     ids[scores == -np.inf] = -1
     return ids, scores
 
 
-def _earlier_copies(references: Matrix) -> NDArray[np.int64]:
-    """How many equal rows come before each row, (N,). Only rows that add up to the same are looked at."""
-    earlier = np.zeros(len(references), dtype=np.int64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = references.sum(axis=1)  # of each row alone, so that equal rows have equal sums
-    _, which, counts = np.unique(sums, return_inverse=True, return_counts=True)
-    seen: Counter[bytes] = Counter()
-    for row in np.flatnonzero(counts[which] > 1).tolist():
-        content = blake2b(references[row], digest_size=16).digest()
-        earlier[row] = seen[content]
-        seen[content] += 1
-    return earlier
+def smallest(keys: Keys, k: int) -> Keys:
+    """The smallest k of some keys (c, n), which change their order; all where there are no more."""
+    if k < keys.shape[1]:
+        keys.partition(k, axis=1)
+    return keys[:, :k]
+
+
+def _pairwise(queries: Matrix, rows: Ids, references: Matrix, ids: Ids, similarity: Similarity) -> Matrix:
+    """The scores (P,) of the pairs of a query, ``rows``, and a reference, ``ids``."""
+    faiss = import_faiss()
+    pairwise = faiss.pairwise_indexed_inner_product
+    if similarity == "euclidean":
+        pairwise = faiss.pairwise_indexed_L2sqr
+    rows, ids = np.ascontiguousarray(rows), np.ascontiguousarray(ids)
+    scores = np.empty(len(rows), dtype=np.float32)
+    threads = faiss.omp_get_max_threads()
+    # Waking threads takes longer than few pairs do: those of the last matrix product may still be spinning.
+    faiss.omp_set_num_threads(threads if len(rows) * queries.shape[1] > 32 * ENTRIES else 1)
+    try:
+        pairwise(queries.shape[1], len(rows), *map(faiss.swig_ptr, (queries, rows, references, ids, scores)))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return -scores if similarity == "euclidean" else scores
 
 
 def _candidates(queries: Matrix, references: Matrix, width: int, similarity: Similarity) -> tuple[Ids, NDArray]:
@@ -384,46 +376,18 @@ def _scores(queries: Matrix, references: Matrix, ids: Ids, similarity: Similarit
     return -scores if similarity == "euclidean" else scores
 
 
-def _check_two_sets(queries: NDArray, references: NDArray, overlap: bool, query: str, reference: str) -> None:
-    if queries.ndim == references.ndim == 2 and queries.shape[1] != references.shape[1]:
-        raise ValueError(
-            f"{query} and {reference} must have the same width, got {queries.shape[1]} and {references.shape[1]} "
-            "columns. Embed both with the same model."
-        )
-    if not overlap and queries.size and (np.shares_memory(queries, references) or np.array_equal(queries, references)):
+def _check_two_sets(queries: NDArray, references: list[NDArray], overlap: bool, query: str, reference: str) -> None:
+    check_width(queries, references[0], query, reference)
+    if overlap:
+        return
+    starts = np.cumsum([0, *map(len, references)])
+    equal = len(queries) == starts[-1] and all(map(np.array_equal, np.split(queries, starts[1:-1]), references))
+    if equal or any(np.shares_memory(queries, part) for part in references):
         raise ValueError(
             f"{query} and {reference} must be two sets, got rows that are in both (shapes {queries.shape} and "
-            f"{references.shape}): each of them would find itself. Leave {reference} out for leave-one-out, "
-            f"or take the {query} out of the {reference}."
+            f"{(int(starts[-1]), *references[0].shape[1:])}): each of them would find itself. Leave {reference} out "
+            f"for leave-one-out, or take the {query} out of the {reference}."
         )
-
-
-def _rows(values: Any, name: str, similarity: Similarity, names: Names) -> tuple[Matrix, NDArray[np.float64]]:
-    return prepare(as_matrix(values, name, names=names), name, similarity, names)
-
-
-def prepare(
-    matrix: Matrix, name: str, similarity: Similarity, names: Names = None
-) -> tuple[Matrix, NDArray[np.float64]]:
-    """The rows (N, D) as faiss is to compare them, and their norms (N,).
-
-    Raises:
-        ValueError: a zero vector with ``"cosine"``.
-    """
-    rows = max(1, ENTRIES // matrix.shape[1])
-    norms = np.concatenate(
-        [np.linalg.norm(matrix[i : i + rows].astype(np.float64), axis=1) for i in range(0, len(matrix), rows)]
-    )
-    if similarity != "cosine":
-        return matrix, norms
-    zero = np.flatnonzero(norms == 0)
-    if len(zero):
-        raise ValueError(
-            f"{name} must have a direction for cosine similarity, got a zero vector in {row_name(zero[0], names)} "
-            f"({len(zero)} of {len(matrix)} rows). Remove these rows, or use similarity='euclidean'."
-        )
-    unit = np.divide(matrix, norms[:, None], out=np.empty_like(matrix), casting="same_kind")
-    return unit, np.ones(len(unit))
 
 
 def _rounding(norms: NDArray[np.float64], largest: float, width: int, similarity: Similarity) -> NDArray[np.float64]:

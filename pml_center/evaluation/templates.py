@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation.inputs import as_matrix, class_codes
-from pml_center.evaluation.search import Matrix
+from pml_center.evaluation.references import Matrix
 
 
 def templates(

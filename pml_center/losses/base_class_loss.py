@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import torch
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.checks import check_embeddings, check_labels, check_size
-from pml_center.losses.base_element_loss import BaseElementLoss, called_by, joined_by_wrapper
-from pml_center.ops.collectives import processes
+from pml_center.losses.base_element_loss import BaseElementLoss
 
 BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
 
@@ -32,7 +30,6 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
     """
 
     loss_weights: Tensor | None
-    sparse_gradient: bool = False
 
     def __init__(
         self,
@@ -58,12 +55,9 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         raise NotImplementedError
 
     def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        """Width and range of labels too. No wrapper may multiply the gradient of our rows."""
+        """Width and range of labels too."""
         check_embeddings(embeddings, self.embedding_size)
-        labels = check_labels(labels, self.num_classes, len(embeddings), self.ignore_index)
-        if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()):
-            self._check_wrapper()
-        return labels
+        return check_labels(labels, self.num_classes, len(embeddings), self.ignore_index)
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Look whether an optimizer was forgotten."""
@@ -94,20 +88,6 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         """Numbers of the class rows of these classes, which may have several each."""
         per_class = len(self.class_rows()) // self.num_classes
         return (labels.unsqueeze(1) * per_class + torch.arange(per_class, device=labels.device)).flatten()
-
-    def _check_wrapper(self) -> None:
-        """No wrapper of several processes may spoil the gradient of our parameters."""
-        if joined_by_wrapper():
-            raise TypeError(
-                f"{type(self).__name__} must not be inside DistributedLossWrapper, which multiplies the gradient of "
-                f"its parameters by the {processes()} processes. Wrap it in DistributedDataParallel alone: the mean "
-                "over processes is that of the joined batch."
-            )
-        if self.sparse_gradient and called_by(DistributedDataParallel):
-            raise TypeError(
-                f"sparse_gradient must be False for {type(self).__name__} inside DistributedDataParallel, which takes "
-                "no sparse gradient from it, got True. Leave it out."
-            )
 
     def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
         weights = torch.as_tensor(loss_weights, dtype=torch.float32)

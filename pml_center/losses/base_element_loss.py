@@ -1,6 +1,7 @@
 """BaseElementLoss: the boundary that all losses share."""
 
 import sys
+import warnings
 from numbers import Integral
 from types import FrameType
 from typing import ClassVar, Literal
@@ -9,6 +10,7 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
 from pml_center.ops.collectives import processes
@@ -33,6 +35,7 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     takes_any_distance: ClassVar[bool] = True
     takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+    sparse_gradient: bool = False
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
         accepted = constructor_arguments(type(self), stop=nn.Module)
@@ -51,6 +54,7 @@ class BaseElementLoss(BaseMetricLossFunction):
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
         self.ignore_index = ignore_index
         self.miner_weighting = miner_weighting
+        self._has_looked_for_drift = False
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B, D) and (B,) to (B,)."""
@@ -93,6 +97,8 @@ class BaseElementLoss(BaseMetricLossFunction):
                 "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
         labels = self.check_batch(embeddings, labels)
+        if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()):
+            self._check_wrapper()
         if indices_tuple is not None:
             indices_tuple = _checked_tuples(indices_tuple, len(labels))
         dtype = self._working_dtype(embeddings)
@@ -172,6 +178,30 @@ class BaseElementLoss(BaseMetricLossFunction):
                 f"distance must be the default because {type(self).__name__} is defined on it, "
                 f"got {type(self.distance).__name__}. Leave distance out."
             )
+
+    def _check_wrapper(self) -> None:
+        """What goes around a loss in several processes must take the mean of its gradient, and nothing else."""
+        name = type(self).__name__
+        if joined_by_wrapper():
+            raise TypeError(
+                f"{name} must not be inside DistributedLossWrapper, which multiplies the gradient of its parameters by "
+                f"the {processes()} processes. Use pml_center.distributed.prepare(model, loss) alone."
+            )
+        is_averaged = called_by(DistributedDataParallel)
+        if self.sparse_gradient and is_averaged:
+            raise TypeError(
+                f"sparse_gradient must be False for {name} inside DistributedDataParallel, which takes no sparse "
+                "gradient from it, got True. Leave it out, or use pml_center.distributed.prepare(model, loss)."
+            )
+        if self.training and torch.is_grad_enabled() and not self._has_looked_for_drift:
+            self._has_looked_for_drift = True
+            if not is_averaged:
+                warnings.warn(
+                    f"{name} has parameters, and each of the {processes()} processes moves its own: they drift apart. "
+                    "Use pml_center.distributed.prepare(model, loss). If something else takes the mean of their "
+                    "gradients, all is well.",
+                    stacklevel=2,
+                )
 
     def _checked_references(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None

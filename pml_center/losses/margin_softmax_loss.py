@@ -14,6 +14,7 @@ from torch import Tensor
 from pml_center.checks import check_chunk_size, check_embeddings, check_labels, check_size
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
+from pml_center.ops.collectives import join_parts, own_part
 from pml_center.ops.cross_entropy import (
     Elementwise,
     NegativeLogits,
@@ -339,18 +340,21 @@ class MarginSoftmaxLoss(BaseClassLoss):
     def _losses(self, batch: Batch, unit: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_batch` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
+        threshold = self.negative_threshold(batch, target).detach()
+        logits = scale * target if bias is None else scale * target + bias[own]
+        part = own_part(len(unit))  # of several processes with the same batch, each has a part of the products
         negatives = NegativeLogits(
-            unit,
+            unit[part],
             rows,
-            own,
-            scale,
-            margin=self.negative_margin(self.negative_threshold(batch, target).detach()),
+            own[part],
+            scale[part] if isinstance(scale, Tensor) and scale.ndim else scale,
+            margin=self.negative_margin(threshold[part]),
             bias=bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        return self.combine(scale * target if bias is None else scale * target + bias[own], negatives)
+        return join_parts(self.combine(logits[part], negatives), len(unit))
 
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""

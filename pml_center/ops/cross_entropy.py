@@ -113,7 +113,7 @@ def nearest_row(similarity: Tensor, sub_centers: int) -> Tensor:
 
 def blocks(classes: int, entries: int, chunk_size: int | None) -> Iterator[slice]:
     """The classes of each block: ``chunk_size`` of them, or as many as make a small one of so many entries a class."""
-    size = chunk_size or max(1, BLOCK_ELEMENTS // entries)
+    size = chunk_size or max(1, BLOCK_ELEMENTS // max(1, entries))
     return (slice(start, min(start + size, classes)) for start in range(0, classes, size))
 
 

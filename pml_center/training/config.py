@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal
 
-from pml_center.checks import unknown_name
-
 # The least value of a number.
 LEAST = {
     "embedding_size": 0,
@@ -32,7 +30,8 @@ class DataConfig:
     """The images.
 
     Attributes:
-        data: 'digits', or a folder with one sub-folder of images per class, or a zip file of one.
+        data: 'digits', a folder with one sub-folder of images per class, perhaps in train/, val/ and test/, or any
+            other form that `pml-center data check --help` lists.
         data_root: the folder of data sets by name.
         held_out: share of the data that is measured once, at the end, and never trained on. Not for data that come
             with a test split.
@@ -208,6 +207,8 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         Raises:
             ValueError: a key that there is not.
         """
+        from pml_center.checks import unknown_name  # loads torch, for which --help must not wait
+
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:

@@ -13,8 +13,8 @@ from pml_center.backbones import create_embedder
 from pml_center.data import digits, split_images
 from pml_center.evaluation import RetrievalEvaluator, intra_inter_distance
 from pml_center.losses import CenterLoss, SoftmaxLoss
-from pml_center.training.seeding import seed_everything
 from pml_center.training.parameter_groups import param_groups
+from pml_center.training.seeding import seed_everything
 
 WEIGHTS = (0.0, 0.01, 0.1, 1.0)  # λ, the weight of center loss
 

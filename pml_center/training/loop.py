@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
+from pml_center.data import LabeledImages
+from pml_center.data.open_images import full_source
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.measurement import Measurement, measure, validate
 from pml_center.training.run_folder import Run
 from pml_center.training.seeding import seed_everything
-from pml_center.training.workbench import Progress, Workbench
+from pml_center.training.workbench import Workbench
 
 LOG = logging.getLogger("pml_center")
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
@@ -44,8 +47,8 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device:
         bench = Workbench.build(config, device)
-        run = Run.create(config, bench.images)
-        LOG.info("%s", describe(bench, run))
+        run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
+        _announce(describe(bench, run))
         _train(run, bench)
         return run, _measure(run, bench) if test else None
 
@@ -74,17 +77,16 @@ def resume(
         ValueError: fewer epochs than planned.
         CheckpointError: a checkpoint that is damaged or of another run.
     """
-    run = Run.open(folder)
-    config = run.config
+    config = Run.open(folder).config
     if epochs is not None and epochs < config.epochs:
         raise ValueError(f"epochs must be at least the {config.epochs} of the run, got {epochs}. Leave them out.")
-    config = replace(config, out=str(run.folder), epochs=epochs or config.epochs, device=device or config.device)
+    config = replace(config, epochs=epochs or config.epochs, device=device or config.device)
     with distributed.initialize(choose_device(config.device)) as where:
+        run = Run.open(folder, writes=distributed.is_main())
         bench = Workbench.build(config, where, from_scratch=True)
         bench.load(run, newest(run.checkpoints / checkpoint))
         run.record(config)
-        LOG.info("%s", describe(bench, run))
-        LOG.info("resumed after epoch %s, step %s", bench.progress.epoch - 1, bench.progress.step)
+        _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
         _train(run, bench)
         return run, _measure(run, bench) if test else None
 
@@ -162,10 +164,10 @@ def _end_of_epoch(run: Run, bench: Workbench) -> None:
     _check_finite(means, bench)
     rate = bench.optimizer.param_groups[0]["lr"]
     run.log(event="epoch", epoch=progress.epoch, lr=rate, seconds=round(progress.seconds, 3), **means)
-    for name in progress.skipped:
-        LOG.warning("skipped %s, which cannot be read", name)
-    if progress.skipped:
-        run.log(event="skipped", epoch=progress.epoch, images=sorted(progress.skipped))
+    skipped = sorted({name for names in distributed.gather_objects(progress.skipped) for name in names})
+    if skipped:
+        _announce("\n".join(f"skipped {name}, which cannot be read" for name in skipped), logging.WARNING)
+        run.log(event="skipped", epoch=progress.epoch, images=skipped)
     is_best = False
     if bench.images.val is not None and (progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs):
         metrics = validate(bench.measured, bench.images.val, config)
@@ -186,10 +188,17 @@ def _measure(run: Run, bench: Workbench) -> Measurement | None:
     if bench.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
         bench.loss.load_state_dict(run.weights("loss", "best"))
-    known = images.classes == bench.images.train.classes
-    measurement = measure(model, images, bench.config, bench.loss.eval().classifier if known else None)
-    run.write_reports(measurement.reports)
+    classify = bench.loss.eval().classifier if _of_known_classes(images, bench.images.train) else None
+    measurement = measure(model, images, bench.config, classify)
+    if run.writes:
+        run.write_reports(measurement.reports)
     return measurement
+
+
+def _of_known_classes(images: LabeledImages, train: LabeledImages) -> bool:
+    """Whether all images are of classes, with the numbers, that were trained on."""
+    labels = np.unique(images.labels)
+    return all(label < train.num_classes and images.classes[label] == train.classes[label] for label in labels)
 
 
 def _check_finite(means: dict[str, float], bench: Workbench) -> None:
@@ -207,16 +216,20 @@ def _postfix(means: dict[str, float], rate: float, bench: Workbench) -> str:
     return f"{losses}  {rate:,.0f} images/s  lr {bench.optimizer.param_groups[0]['lr']:.2g}  {bench.memory:.1f} GiB"
 
 
+def _announce(text: str, level: int = logging.INFO) -> None:
+    """Log, from the first process."""
+    if distributed.is_main():
+        LOG.log(level, "%s", text)
+
+
 def with_full_paths(config: TrainConfig) -> TrainConfig:
     """The same, to be read from any folder."""
-    full = {
+    full: dict[str, Any] = {
         name: str(Path(value).expanduser().resolve())
         for name in ("weights", "init_from", "data_root")
         if (value := getattr(config, name)) is not None
     }
-    if Path(config.data).expanduser().exists() and config.data != "digits":
-        full["data"] = str(Path(config.data).expanduser().resolve())
-    return replace(config, **full)
+    return replace(config, data=full_source(config.data), **full)
 
 
 def choose_device(name: str) -> torch.device:

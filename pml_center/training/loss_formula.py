@@ -67,7 +67,8 @@ class LossFormula(nn.Module):
     @property
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         """Embeddings (B, D) -> labels (B,), by the first loss that has class weights or means; None without one."""
-        return next((loss.predict for loss in self.losses if hasattr(loss, "predict")), None)
+        found: Any = next((loss for loss in self.losses if hasattr(loss, "predict")), None)
+        return None if found is None else found.predict
 
     def _watch(self, parts: dict[str, Tensor]) -> None:
         """Show each pull what separates beside it; alone it is no mistake in a weight."""
@@ -109,6 +110,12 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
     return LossFormula([_term(node, supplied) for node in _summands(tree)])
 
 
+def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
+    """The losses that a formula can name: ours, and PML's by their names and by ``pml.Name``."""
+    known = _with_ours(_public(pytorch_metric_learning.losses), _public(losses))
+    return {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
+
+
 def _summands(node: ast.expr) -> Iterator[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         yield from _summands(node.left)
@@ -128,10 +135,7 @@ def _term(node: ast.expr, supplied: dict[str, int]) -> tuple[str, float, nn.Modu
         node = node.right
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
-    theirs = _public(pytorch_metric_learning.losses)
-    known = _with_ours(theirs, _public(losses))
-    known = {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
-    loss = _build("loss", node, known, supplied)
+    loss = _build("loss", node, known_losses(), supplied)
     if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in loss.modules()):
         raise ValueError(
             f"reducer must make one number of the losses, got {ast.unparse(node)!r}. Use MeanReducer or leave it out."
@@ -150,7 +154,8 @@ def _check_stepping(loss: nn.Module, written: str) -> None:
     """Training takes steps of a dense optimizer."""
     if getattr(loss, "sparse_gradient", False):
         raise ValueError(
-            f"sparse_gradient must be False in training, whose optimizers take no sparse gradient, got {written!r}. Leave it out."
+            "sparse_gradient must be False in training, whose optimizers take no sparse gradient, "
+            f"got {written!r}. Leave it out."
         )
 
 
@@ -182,6 +187,11 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
         raise ValueError(f"arguments of {name} must be named, got {ast.unparse(call)!r}. {takes}")
     arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
     for argument in arguments:
+        if argument in supplied:
+            raise ValueError(
+                f"{argument} must be left out because training gives it, got {ast.unparse(call)!r}. It follows from "
+                "the data and from --embedding-size and --accumulate."
+            )
         if argument not in accepted:
             raise ValueError(
                 unknown_name(f"argument of {name}", argument, accepted, f"It takes {', '.join(accepted)}.")

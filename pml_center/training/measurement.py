@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pml_center import distributed
 from pml_center.backbones import Embedder
 from pml_center.data import LabeledImages, eval_transform
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embedding_cache import cached_embeddings
 from pml_center.training.config import TrainConfig
 
+Embeddings = NDArray[np.float32]
 PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
 Classifier = Callable[[Tensor], Tensor]
 
@@ -26,11 +29,13 @@ class Measurement:
     """Retrieval by a model's embeddings, and by raw pixels, which any model has to beat.
 
     ``accuracy`` is that of the loss as a classifier, for images of the classes that it was trained on; None for others.
+    ``embeddings`` are those of the images, (N, D).
     """
 
     model: Report
     pixels: Report
     accuracy: Report | None
+    embeddings: Embeddings
 
     @property
     def reports(self) -> dict[str, Report]:
@@ -51,27 +56,34 @@ def measure(
         classify: embeddings -> numbers of classes.
     """
     embeddings = _embeddings(model, images, config)
+    return distributed.from_main(lambda: _measure(embeddings, model, images, config, classify))
+
+
+def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
+    """The metric that chooses an epoch, and recall at 1, without intervals."""
+    embeddings = _embeddings(model, images, config)
+    evaluator = RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
+    return distributed.from_main(lambda: dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics))
+
+
+def _measure(
+    embeddings: Embeddings, model: Embedder, images: LabeledImages, config: TrainConfig, classify: Classifier | None
+) -> Measurement:
     names = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
     pixels = pixel_rows(images, config.batch_size, config.workers)
     metrics = dict.fromkeys((*RetrievalEvaluator.metrics, config.metric))
-    searched = {"query_groups": images.groups, "names": names}
+    searched: dict[str, Any] = {"query_groups": images.groups, "names": names}
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
     return Measurement(
         RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched),
         RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched),
         None if classify is None else accuracy(embeddings, images.labels, classify, model),
+        embeddings,
     )
 
 
-def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
-    """The metric that chooses an epoch, and recall at 1, without intervals."""
-    evaluator = RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
-    embeddings = _embeddings(model, images, config)
-    return dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics)
-
-
-def accuracy(embeddings: NDArray[np.float32], labels: NDArray[np.int64], classify: Classifier, model: Embedder) -> Report:
+def accuracy(embeddings: Embeddings, labels: NDArray[np.int64], classify: Classifier, model: Embedder) -> Report:
     """The share of images that the loss itself puts into the right class."""
     device = next(model.parameters()).device
     with torch.no_grad():
@@ -88,10 +100,15 @@ def accuracy(embeddings: NDArray[np.float32], labels: NDArray[np.int64], classif
     )
 
 
-def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> NDArray[np.float32]:
+def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> Embeddings:
+    """Of all images, in every process; each process embeds its share."""
+    rows = distributed.shard_rows(len(images))
+    if not rows:
+        return distributed.gather_rows(np.empty((0, model.embedding_size), np.float32))
     transform = eval_transform(model.image_size, model.in_chans, model.mean, model.std)
-    loader = DataLoader(images.with_transform(transform), config.batch_size, num_workers=config.workers)
-    return embed(model, loader)[0]
+    own = images.subset(rows).with_transform(transform)
+    loader = DataLoader(own, config.batch_size, num_workers=config.workers)
+    return distributed.gather_rows(embed(model, loader, progress=distributed.is_main())[0])
 
 
 def pixel_rows(images: LabeledImages, batch_size: int, workers: int, cache: Path | None = None) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ FUSED = {"adam", "adamw"}  # have a kernel that moves all weights at once
 
 
 def create_optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.Optimizer:
-    """timm's optimizer by name, for groups that have their own rates.
+    """Timm's optimizer by name, for groups that have their own rates.
 
     Raises:
         ValueError: an unknown name.
@@ -21,9 +21,7 @@ def create_optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.Opt
     if name not in list_optimizers():
         raise ValueError(unknown_name("optimizer", name, list_optimizers(), "Use adamw, sgd or any other of timm."))
     special = {"fused": True} if name in FUSED else {}
-    return create_optimizer_v2(
-        groups, name, config.lr, momentum=config.momentum, filter_bias_and_bn=False, **special
-    )
+    return create_optimizer_v2(groups, name, config.lr, momentum=config.momentum, filter_bias_and_bn=False, **special)
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates: int) -> Scheduler:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import ImageSplits, LabeledImages
+from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
 from pml_center.training.config import TrainConfig
@@ -33,11 +34,12 @@ class Run:
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
-    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/`` and
-    ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
+    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
+    and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
     """
 
     folder: Path
+    writes: bool = True  # False in all processes but the first
 
     @classmethod
     def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
@@ -67,8 +69,12 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, folder: str | Path, writes: bool = True) -> "Run":
         """An existing run.
+
+        Args:
+            folder: that training wrote.
+            writes: whether this process writes to it.
 
         Raises:
             FileNotFoundError: no such folder, or no run in it.
@@ -79,7 +85,7 @@ class Run:
                 f"run must be a folder written by `pml-center train`, got {folder}, which has no config.yaml. "
                 "Give the path that training printed."
             )
-        return cls(folder)
+        return cls(folder, writes)
 
     def record(self, config: TrainConfig) -> None:
         """Write down what was asked for."""
@@ -128,6 +134,8 @@ class Run:
 
     def log(self, **event: object) -> None:
         """Append one event to ``metrics.jsonl``."""
+        if not self.writes:
+            return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -179,7 +187,7 @@ class Run:
 
     def forget_after(self, size: int) -> None:
         """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
-        if self.log_size > size:
+        if self.writes and self.log_size > size:
             os.truncate(self.folder / "metrics.jsonl", size)
 
     @property
@@ -204,21 +212,26 @@ class Run:
         Returns:
             The path of the first.
         """
-        where = str(Path(data).resolve()) if data and data != "digits" else data
-        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
-        folder = self.folder / "eval" / name
+        folder = self.report_folder(data)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
-            content = json.loads(report.to_json()) | {"data": where or "held out"}
+            content = json.loads(report.to_json()) | {"data": full_source(data) if data else "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
         first = next(iter(reports))
-        self.log(event="eval", name=name, **reports[first].metrics)
+        self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
 
+    def report_folder(self, data: str | None = None) -> Path:
+        """Where reports are, of what was held out or of other data."""
+        where = full_source(data) if data else None
+        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
+        return self.folder / "eval" / name
+
     def _write(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+        if self.writes:
+            (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def default_folder(config: TrainConfig) -> Path:

@@ -184,16 +184,18 @@ class Workbench:
 
     def save(self, run: Run, name: str = "last") -> None:
         """Write a checkpoint, from the first process alone."""
-        if distributed.is_main():
-            parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
-            state = {
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "progress": vars(self.progress),
-                "log_size": run.log_size,
-            }
-            weights = {part: module.state_dict() for part, module in parts.items()}
-            write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
+        distributed.from_main(lambda: self._save(run, name))
+
+    def _save(self, run: Run, name: str) -> None:
+        parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": vars(self.progress),
+            "log_size": run.log_size,
+        }
+        weights = {part: module.state_dict() for part, module in parts.items()}
+        write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.
@@ -211,8 +213,8 @@ class Workbench:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"checkpoint must fit the configuration and the data of the run, got {folder} ({error}). "
-                "Restore the data as they were."
+                f"checkpoint must fit the configuration and the data of the run, got {folder} "
+                f"({_in_a_line(error)}). Restore the data as they were."
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -221,8 +223,11 @@ class Workbench:
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
                 f"{self.progress.updates}. Restore the images as they were."
             )
-        if distributed.is_main():
-            run.forget_after(state["log_size"])
+        run.forget_after(state["log_size"])
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def peak_memory(device: torch.device) -> float:
@@ -238,6 +243,6 @@ def _take_weights(model: Embedder, folder: str) -> None:
         model.load_state_dict(Run.open(folder).weights("model"))
     except RuntimeError as error:
         raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({error}). Use the same --model, "
+            f"init_from must be a run of the same model, got {folder} ({_in_a_line(error)}). Use the same --model, "
             "--embedding-size and --neck."
         ) from error

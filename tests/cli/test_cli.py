@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from pml_center.cli import main
 
@@ -39,7 +40,28 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval", "embed", "search"])
+def test_a_run_is_repeated_from_its_file_with_flags_before_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--image-size", "8", "--epochs", "1", "--workers", "0", "--batch-size", "256"]
+    out, _, code = run(capsys, "train", "digits", *small, "--loss", "CosFaceLoss", "--out", "first", "--json")
+    first = json.loads(out)
+    assert code == 0
+    assert (first["command"], first["run"], first["best_epoch"]) == ("train", "first", None)
+    out, _, code = run(capsys, "train", "--config", "first/config.yaml", "--out", "second", "--json")
+    assert code == 0
+    assert json.loads(out)["reports"] == first["reports"]
+    out, _, code = run(capsys, "train", "--config", "first/config.yaml", "--out", "x", "--lr", "1e-4", "--dry-run")
+    assert code == 0
+    assert yaml.safe_load(out)["lr"] == 1e-4
+    assert yaml.safe_load(out)["loss"] == "CosFaceLoss"
+    assert not (tmp_path / "x").exists()
+    out, _, code = run(capsys, "resume", "first", "--epochs", "2")
+    assert code == 0
+    assert "recall_at_1" in out
+    assert len((tmp_path / "first" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "resume", "eval", "embed", "search", "data"])
 def test_help_says_what_a_command_does(capsys, command):
     overview, _, _ = run(capsys, "--help")
     assert command in overview
@@ -63,7 +85,20 @@ def test_help_says_what_a_command_does(capsys, command):
         (["train", "digits", "--loss", "AngularLoss(distance=CosineSimilarity())"], "must be buildable, got Assertion"),
         (["train", "empty"], "empty"),
         (["train", "hollow"], "class_b"),
-        (["train", "broken", "--held-out", "0", "--workers", "2", "--image-size", "8"], "readable image file, got"),
+        (["train", "broken", "--held-out", "0", "--workers", "2", "--image-size", "8"], "got 2 that cannot, e.g."),
+        (["train", "--config", "nowhere.yaml"], "config must be an existing YAML file, got 'nowhere.yaml'"),
+        (["train", "--config", "list.yaml"], "config must map options to values, got 'list.yaml' with a list"),
+        (
+            ["train", "--config", "typo.yaml"],
+            "key in typo.yaml must be a known name, got 'epocs'. Did you mean 'epochs",
+        ),
+        (["train", "--config", "text.yaml"], 'Invalid value for [epochs] from text.yaml: unable to convert "two"'),
+        (["train", "--config", "loss.yaml"], "loss must be a known name, got 'CentreLoss'. Did you mean 'CenterLoss'"),
+        (
+            ["train", "--config", "broken/class_a/0.png"],
+            "config must map options to values, got 'broken/class_a/0.png'",
+        ),
+        (["resume", "empty"], "run must be a folder written by `pml-center train`, got empty"),
         (["demo", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["eval", "runs/nowhere"], "run must be a folder written by `pml-center train`, got runs/nowhere"),
         (["eval", "resnt18", "digits"], "Did you mean 'resnet18'"),
@@ -85,6 +120,9 @@ def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, c
         path.write_bytes(b"no image")
     (tmp_path / "hollow" / "class_b").mkdir()
     (tmp_path / "empty").mkdir()
+    files = {"list": "[1]", "typo": "epocs: 3", "text": "epochs: two", "loss": "loss: CentreLoss"}
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
     out, err, code = run(capsys, *arguments)
     assert code == 2
     assert message in " ".join((out + err).split())

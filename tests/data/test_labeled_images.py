@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pml_center.data import LabeledImages, encode_labels, eval_transform
+from pml_center.data import LabeledImages, StoredImage, encode_labels, eval_transform
 
 CLASSES = ["ant", "bee", "cat", "dog"]
 
@@ -209,3 +209,36 @@ def test_a_missing_label_is_an_error_with_its_position(missing):
 def test_one_hot_labels_are_an_error():
     with pytest.raises(ValueError, match=r"got shape \(4, 4\).*argmax"):
         encode_labels(np.eye(4, dtype=int))
+
+
+def test_groups_go_with_their_images(data):
+    grouped = LabeledImages(data.images, data.labels, CLASSES, groups=["x", "y", "x", "z", "y"])
+    assert grouped.subset([4, 0]).groups.tolist() == ["y", "x"]
+    assert grouped.subset(grouped.labels == 3, renumber=True).groups.tolist() == ["x", "x"]
+    assert grouped.with_transform(None).groups.tolist() == ["x", "y", "x", "z", "y"]
+    assert data.subset([1]).groups is None
+
+
+@pytest.mark.parametrize("groups", [["x"], [["x"]] * 5, []])
+def test_each_image_has_one_group_or_none_has(data, groups):
+    with pytest.raises(ValueError, match=r"groups must have shape \(5,\) because there are 5 images"):
+        LabeledImages(data.images, data.labels, CLASSES, groups=groups)
+
+
+def test_an_image_of_another_data_set_is_fetched_when_it_is_asked_for(data):
+    class Counted:
+        asked = 0
+
+        def __getitem__(self, i):
+            self.asked += 1
+            return data[i] if i < 5 else (np.zeros((2, 2)), 0)
+
+    other = Counted()
+    images = LabeledImages([StoredImage(other, i) for i in (2, 6)], [0, 1], CLASSES, source="other")
+    part = images.subset([0])
+    assert (len(images), other.asked) == (2, 0)
+    np.testing.assert_array_equal(np.asarray(images[0][0]), data.images[2])
+    np.testing.assert_array_equal(np.asarray(images.images[0]), data.images[2])
+    assert part.name(0) == "other[0]"
+    with pytest.raises(ValueError, match=r"got other\[1\] \(TypeError: image must be a PIL image, got ndarray"):
+        images[1]

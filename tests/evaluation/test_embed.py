@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pml_center import create_embedder
-from pml_center.data import digits
+from pml_center.data import LabeledImages, digits
 from pml_center.evaluation import Samples, embed, embed_samples, load_samples, save_samples
 
 
@@ -151,3 +151,11 @@ def test_a_data_set_is_loaded_in_batches():
     np.testing.assert_array_equal(samples.embeddings, np.arange(30, dtype=np.float32).reshape(10, 3))
     assert samples.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert (samples.groups, samples.names) == (None, None)
+
+
+def test_groups_of_a_data_set_go_with_its_embeddings():
+    data = digits().subset(range(6))
+    grouped = LabeledImages(data.images, data.labels, data.classes, groups=["left", "right"] * 3)
+    model = create_embedder("convnet", embedding_size=4)
+    assert embed_samples(model, grouped).groups == ["left", "right"] * 3
+    assert embed_samples(model, data).groups is None

@@ -9,8 +9,9 @@ from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from pml_center.data import digits, image_folder
+from pml_center.data.data_folder import cache_folder
 from pml_center.evaluation import embedding_cache
-from pml_center.evaluation.embedding_cache import cache_folder, cached_embeddings, model_fingerprint
+from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 
 CPU = torch.device("cpu")
 

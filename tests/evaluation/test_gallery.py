@@ -132,9 +132,9 @@ def test_the_block_may_be_wrong_by_its_rounding(monkeypatch):
     codes, reference_codes = random.integers(5, size=100), random.integers(5, size=200)
     searched = ExactSearch(queries, references, "dot")
     searched.rounding = np.full(100, 0.5)
-    scores = searched.block(np.arange(100))
+    [(_, scores)] = searched.blocks(np.arange(100))
     noise = random.uniform(-0.5, 0.5, size=scores.shape).astype(np.float32)
-    monkeypatch.setattr(ExactSearch, "block", lambda self, rows: scores[rows] + noise[rows])
+    monkeypatch.setattr(ExactSearch, "blocks", lambda self, rows: [(0, scores[rows] + noise[rows])])
     assert whole(searched, codes, reference_codes)[0] == by_sorting(scores, codes, reference_codes)
 
 
@@ -142,7 +142,7 @@ def test_the_block_may_be_wrong_by_its_rounding(monkeypatch):
 @pytest.mark.parametrize("width", [64, 512])
 def test_the_bound_on_rounding_holds_for_a_block(similarity, width):
     searched = ExactSearch(random_rows(50, width), random_rows(300, width, seed=1), similarity)
-    block = searched.block(np.arange(50))
+    [(_, block)] = searched.blocks(np.arange(50))
     queries, ids = (values.ravel() for values in np.indices(block.shape))
     error = np.abs(block - searched.pair_scores(queries, ids).reshape(block.shape).astype(np.float64))
     assert error.max() > 0
@@ -160,13 +160,13 @@ def test_a_distance_of_pml_ranks_by_its_own_values():
 
 def test_few_queries_of_a_large_gallery_are_ranked_in_blocks(monkeypatch):
     sizes = []
-    block = ExactSearch.block
+    blocks = ExactSearch.blocks
 
     def spy(self, rows):
         sizes.append(len(rows))
-        return block(self, rows)
+        return blocks(self, rows)
 
-    monkeypatch.setattr(ExactSearch, "block", spy)
+    monkeypatch.setattr(ExactSearch, "blocks", spy)
     monkeypatch.setattr(gallery, "ENTRIES", 1000)
     codes = np.arange(300) % 3
     whole(ExactSearch(random_rows(300, 4)), codes, codes)

@@ -19,9 +19,11 @@ from pml_center.evaluation import (
     VerificationEvaluator,
     write_html,
 )
-from pml_center.evaluation.pair_samples import nearest_mates
+from pml_center.evaluation.page.pair_samples import nearest_mates
+from pml_center.evaluation.page.parts import Material
+from pml_center.evaluation.page.retrieval import RetrievalParts
+from pml_center.evaluation.page.thumbnails import SIDE, Thumbnails
 from pml_center.evaluation.search import ExactSearch
-from pml_center.evaluation.thumbnails import SIDE, Thumbnails
 
 DIGITS = digits().subset(np.arange(300))
 LABELS = [DIGITS.classes[label] for label in DIGITS.labels]
@@ -212,6 +214,34 @@ def test_references_show_their_own_images(page):
     mate = nearest_mates(ExactSearch(*material.values()), report.codes, report.reference_codes)[0][row]
     assert LABELS[references[mate]] == LABELS[queries[row]]
     assert DIGITS.subset(references).name(int(report.neighbours.ids[0, 0])).startswith("digits[")
+
+
+def test_the_page_shows_no_pair_that_a_group_leaves_out(page):
+    """Each image twice, the second in the same session: without groups its copy is its nearest, at distance 0."""
+    rows = np.repeat(PIXELS[:100], 2, axis=0)
+    labels, sessions = np.repeat(LABELS[:100], 2), np.repeat(np.arange(100), 2)
+    report = RetrievalEvaluator(similarity="euclidean", ci=None)(rows, labels, query_groups=sessions)
+    parts = RetrievalParts(report, Material(embeddings=rows), Thumbnails())
+    positives = parts.hardest_positives().rows
+    assert positives
+    assert all(float(mate.note) < 0 for _, mate in positives)
+    caption = parts.drawings().plots[0].caption
+    genuine = int(re.match(r"([\d,]+) genuine", caption)[1].replace(",", ""))
+    assert 80_000 < genuine < 100_000  # those of one session are gone
+
+
+def test_a_gallery_in_parts_is_shown_as_one(page):
+    queries, references = PIXELS[:100], PIXELS[100:300]
+    parts = [references[:50], references[50:]]
+    pages = [
+        page(
+            RetrievalEvaluator(ci=None)(queries, LABELS[:100], each, LABELS[100:300]),
+            embeddings=queries,
+            references=each,
+        )
+        for each in (references, parts)
+    ]
+    assert pages[0].text == pages[1].text
 
 
 def test_verification_shows_the_pairs_that_went_wrong(page):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pml_center.evaluation.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.pair_samples import nearest_mates, row_scores, sampled_pairs
 from pml_center.evaluation.search import ExactSearch
 
 
@@ -17,6 +17,15 @@ def test_sampled_pairs_are_what_they_say_and_cover_all(leave_one_out):
     assert set(zip(queries.tolist(), references.tolist(), strict=True)) == pairs
     counts = np.unique(np.stack([queries, references])[:, same], axis=1, return_counts=True)[1]
     assert counts.min() > 0.7 * counts.mean()  # each with the same probability
+
+
+def test_a_mate_of_the_query_s_group_is_none():
+    codes, groups = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 2, 2])
+    rows = np.array([[0.0], [0.1], [5], [7], [8]])
+    search = ExactSearch(rows, similarity="euclidean", excluded=(groups, groups))
+    mates, scores = nearest_mates(search, codes, codes)
+    assert mates.tolist() == [2, 2, 1, -1, -1]
+    assert scores[:3] == pytest.approx([-25, -24.01, -24.01], rel=1e-5)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])

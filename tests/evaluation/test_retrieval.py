@@ -19,8 +19,10 @@ from pml_center import create_embedder
 from pml_center.data import digits
 from pml_center.evaluation import (
     FaissSearcher,
+    IdentificationEvaluator,
     RetrievalEvaluator,
     Samples,
+    VerificationEvaluator,
     bootstrap_interval,
     evaluate,
     gallery,
@@ -117,6 +119,55 @@ def test_the_size_of_chunks_does_not_matter(seed, entries, chunk_size):
         np.testing.assert_array_equal(report.neighbours.ids, expected.neighbours.ids)
         for name, values in expected.per_unit.items():
             np.testing.assert_array_equal(report.per_unit[name], values)
+
+
+SIZES = [(300,), (1, 299), (120, 60, 120), (3, 70, 1, 100, 26, 50, 50)]  # of the parts of a gallery
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", distances.LpDistance(p=1)])
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("ties", ["index", "expected"])
+def test_the_parts_of_a_gallery_do_not_matter(similarity, groups, ties):
+    """Small integers make ties, within parts and between them; a fifth of the gallery does not exist for a query."""
+    random = np.random.default_rng(0)
+    queries, references = random.integers(-2, 3, size=(60, 3)), random.integers(-2, 3, size=(300, 3))
+    queries[:, 0], references[:, 0] = 1, 1  # no zero vectors
+    labels, reference_labels = random.integers(6, size=60), random.integers(8, size=300)
+    found = {"query_groups": random.integers(5, size=60), "gallery_groups": random.integers(5, size=300)}
+    for metrics in (PML_METRICS, EVERY):
+        evaluator = RetrievalEvaluator(metrics, similarity=similarity, ties=ties, resamples=20)
+        reports = [
+            evaluator(
+                queries,
+                labels,
+                np.split(references, np.cumsum(sizes)[:-1]) if len(sizes) > 1 else references,
+                reference_labels,
+                **(found if groups else {}),
+            )
+            for sizes in SIZES
+        ]
+        assert reports[0].tie_rate > 0.5
+        for report in reports[1:]:
+            assert report.to_json() == reports[0].to_json()
+            np.testing.assert_array_equal(report.neighbours.ids, reports[0].neighbours.ids)
+            np.testing.assert_array_equal(report.neighbours.scores, reports[0].neighbours.scores)
+            for name, values in reports[0].per_unit.items():
+                np.testing.assert_array_equal(report.per_unit[name], values)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(seed=st.integers(0, 1000), cuts=st.sets(st.integers(1, 299), max_size=6))
+def test_where_a_gallery_is_cut_does_not_matter(seed, cuts):
+    """Of real numbers, whose scores depend on the block that they are computed in."""
+    queries, labels = clusters(seed=seed)
+    references, reference_labels = clusters(seed=seed + 1)
+    references[::3] = references[0]
+    evaluate = RetrievalEvaluator(EVERY, ci=None)
+    expected = evaluate(queries, labels, references, reference_labels)
+    report = evaluate(queries, labels, np.split(references, sorted(cuts)), reference_labels)
+    assert report.to_json() == expected.to_json()
+    np.testing.assert_array_equal(report.neighbours.ids, expected.neighbours.ids)
+    np.testing.assert_array_equal(report.neighbours.scores, expected.neighbours.scores)
 
 
 def test_the_number_of_threads_does_not_matter():
@@ -279,11 +330,20 @@ def test_recall_is_optional():
         ({"labels": [0, 1]}, r"labels must be one per row \(300\), got 2"),
         ({"gallery": np.eye(16)}, "gallery_labels and gallery must come together, got only gallery"),
         ({"gallery_labels": [1]}, "must come together, got only gallery_labels"),
+        ({"embeddings": None, "labels": None}, "labels and embeddings must come together, got neither"),
         ({"gallery": np.eye(16), "gallery_labels": [1]}, r"gallery_labels must be one per row \(16\), got 1"),
         ({"gallery": np.eye(3), "gallery_labels": [1, 2, 3]}, "must have the same width, got 16 and 3"),
         (
             {"gallery": np.eye(16), "gallery_labels": range(16), "query_groups": range(300)},
             "query_groups and gallery_groups must come together, got only query_groups",
+        ),
+        (
+            {"gallery": [np.eye(16), np.eye(16)], "gallery_labels": [range(16), range(16)]},
+            r"gallery_labels must be one per row \(32\), got 2",
+        ),
+        (
+            {"gallery": [np.eye(16), np.eye(4)], "gallery_labels": range(20)},
+            r"gallery\[0\] and gallery\[1\] must have the same width, got 16 and 4",
         ),
         ({"gallery_groups": [1]}, "gallery_groups must come with a gallery"),
         ({"query_groups": [1]}, r"query_groups must be one per row \(300\), got 1"),
@@ -405,9 +465,18 @@ def test_duplicates_between_queries_and_gallery_are_counted():
     assert {(query, reference) for query, reference, _ in pairs.tolist()} >= {(250, 5), (3, 17)}
 
 
-def test_one_class_is_always_right():
+def test_one_class_is_always_right_and_the_report_says_why():
     report = RetrievalEvaluator(EVERY)(np.random.default_rng(0).normal(size=(30, 4)), ["only"] * 30)
     assert {value for name, value in report.metrics.items()} == {1}
+    assert "all labels are equal" in str(report)
+
+
+def test_queries_that_are_in_the_gallery_in_another_order_are_pointed_out():
+    embeddings, labels = clusters()
+    report = RetrievalEvaluator()(embeddings, labels, embeddings[::-1].copy(), labels[::-1])
+    assert report["precision_at_1"] == 1
+    assert "300 of 300 queries have their very embedding in the gallery" in str(report)
+    assert not RetrievalEvaluator()(embeddings[:100], labels[:100], embeddings[100:].copy(), labels[100:]).warnings
 
 
 def test_large_labels_are_not_confused():
@@ -596,6 +665,30 @@ def test_a_folder_of_embeddings_brings_labels_groups_and_names(tmp_path):
     assert RetrievalEvaluator()(tmp_path / "queries").counts["references"] == 100
 
 
+def test_folders_are_the_parts_of_one_gallery(tmp_path):
+    embeddings, labels = clusters(per_class=10)
+    groups, names = np.arange(200) % 3, [f"{i}.png" for i in range(200)]
+    bounds = (0, 100, 130, 200)
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder, start, stop in zip(folders, bounds, bounds[1:], strict=False):
+        part = slice(start, stop)
+        save_samples(folder, Samples(embeddings[part], labels[part], groups[part], names[part]))
+    queries, *gallery = folders
+    report = RetrievalEvaluator(EVERY)(queries, gallery=gallery)
+    expected = RetrievalEvaluator(EVERY)(
+        embeddings[:100], labels[:100], embeddings[100:], labels[100:], groups[:100], groups[100:]
+    )
+    assert report.metrics == expected.metrics
+    assert report.reference_names == names[100:]
+    together = RetrievalEvaluator(EVERY)(folders)
+    assert together.metrics == RetrievalEvaluator(EVERY)(embeddings, labels, query_groups=groups).metrics
+    save_samples(folders[2], Samples(embeddings[130:], labels[130:], None, names[130:]))
+    with pytest.raises(
+        ValueError, match=r"folders must have the same columns, got path, label, group in .* but path, l"
+    ):
+        RetrievalEvaluator()(queries, gallery=gallery)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -615,6 +708,23 @@ def test_a_folder_of_embeddings_brings_labels_groups_and_names(tmp_path):
 def test_an_evaluator_that_cannot_work_is_refused_when_it_is_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         RetrievalEvaluator(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "arguments", "message"),
+    [
+        (RetrievalEvaluator, {"recall_at": 5}, r"recall_at must be a list or tuple, got 5. Write \(5,\) for one"),
+        (RetrievalEvaluator, {"metrics": "r_precision"}, r"metrics must be a list .* got 'r_precision'"),
+        (IdentificationEvaluator, {"ranks": 1}, "ranks must be a list or tuple, got 1"),
+        (IdentificationEvaluator, {"fpir": 0.1}, "fpir must be a list or tuple, got 0.1"),
+        (VerificationEvaluator, {"far": 0.01}, "far must be a list or tuple, got 0.01"),
+    ],
+)
+def test_one_of_several_is_still_a_list(evaluator, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        evaluator(**arguments)
+    [(name, value)] = arguments.items()
+    evaluator(**{name: np.array([value])})
 
 
 def test_a_similarity_must_be_a_name_or_a_distance():

@@ -60,6 +60,9 @@ def test_the_worst_queries_come_with_the_most_similar_mistake_first():
     assert scores == sorted(scores, reverse=True)
     with pytest.raises(KeyError, match="metric must be a known name, got 'recall'"):
         report.worst(3, "recall")
+    for k in (0, -1, 2.0):
+        with pytest.raises(ValueError, match="k must be a positive integer"):
+            report.worst(k)
 
 
 def test_mutual_neighbours_of_different_labels_may_be_label_errors():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import faiss
 import numpy as np
@@ -142,8 +143,8 @@ def test_proposals_may_be_wrong_by_their_rounding(monkeypatch):
 def test_the_bound_on_rounding_holds_for_the_matrix_products_of_faiss(similarity, width):
     checked = search.ExactSearch(random_rows(50, width), random_rows(300, width, seed=1), similarity)
     sign, metric = (-1, faiss.METRIC_L2) if similarity == "euclidean" else (1, faiss.METRIC_INNER_PRODUCT)
-    values, ids = faiss.knn(checked.queries, checked.references, 300, metric=metric)
-    exact = all_scores(checked.queries, checked.references, "dot" if similarity == "cosine" else similarity)
+    values, ids = faiss.knn(checked.queries, checked.references.whole, 300, metric=metric)
+    exact = all_scores(checked.queries, checked.references.whole, "dot" if similarity == "cosine" else similarity)
     error = np.abs(sign * values - np.take_along_axis(exact, ids, axis=1))
     assert (error.max(axis=1) > 0).all()
     assert (error <= checked.rounding[:, None] / 2).all()
@@ -156,6 +157,36 @@ def test_memory_bounds_change_nothing(similarity, monkeypatch):
     monkeypatch.setattr(search, "ENTRIES", 40)
     for one, other in zip(nearest_neighbours(queries, 9, references, similarity), expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("sizes", [(3000,), (1234, 1766), (1, 2000, 999), (5, 500, 700, 31, 1000, 2, 762)])
+def test_parts_of_a_gallery_are_searched_as_one(similarity, sizes):
+    """Each row has a twin, in the same part or in another, and what ties at the last neighbour is spread over parts."""
+    queries = random_rows(70, 32, seed=3)
+    references = np.concatenate([random_rows(1500, 32)] * 2)[np.random.default_rng(1).permutation(3000)]
+    parts = [part.copy() for part in np.split(references, np.cumsum(sizes)[:-1])]
+    for k in (1, 30, 2999, 3000):
+        expected = nearest_neighbours(queries, k, references, similarity)
+        for one, other in zip(nearest_neighbours(queries, k, parts, similarity), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_gallery_in_parts_is_held_a_part_at_a_time(tmp_path):
+    """Sixteen files of 1 MiB: neither their rows nor all unit vectors are in memory together."""
+    parts = []
+    for number in range(16):
+        np.save(tmp_path / f"{number}.npy", random_rows(4096, 64, seed=number))
+        parts.append(np.load(tmp_path / f"{number}.npy", mmap_mode="r"))
+    queries = random_rows(20, 64, seed=9)
+    tracemalloc.start()
+    try:
+        ids, _ = nearest_neighbours(queries, 3, parts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(ids, nearest_neighbours(queries, 3, np.concatenate(parts))[0])
+    assert peak < 8 * 2**20  # one part or two, their norms, and the candidates
 
 
 def test_a_read_only_memmap_and_tensors_are_searched(tmp_path):
@@ -203,6 +234,7 @@ def test_the_same_rows_as_queries_and_references_are_refused():
     embeddings = random_rows(20, 4)
     tensor = torch.from_numpy(random_rows(20, 4))
     wide = embeddings.astype(np.float64)
+    halves = [embeddings[:5].copy(), embeddings[5:].copy()]
     for queries, references in (
         (embeddings, embeddings),
         (embeddings, embeddings.copy()),
@@ -211,6 +243,8 @@ def test_the_same_rows_as_queries_and_references_are_refused():
         (wide[5:10], wide),
         (tensor, tensor),
         (tensor[:3], tensor),
+        (embeddings, halves),
+        (halves[1][2:], halves),
     ):
         with pytest.raises(ValueError, match=r"must be two sets.*Leave references out for leave-one-out, or take"):
             nearest_neighbours(queries, 1, references)
@@ -231,6 +265,11 @@ def test_two_parts_of_one_array_are_two_sets():
         ({"k": 1.5}, "k must be a positive integer, got 1.5"),
         ({"k": 1, "chunk_size": 0}, "chunk_size must be a positive integer, got 0"),
         ({"k": 1, "references": random_rows(3, 7)}, "must have the same width, got 2 and 7 columns"),
+        ({"k": 1, "references": [np.eye(2), np.eye(3)]}, r"references\[0\] and references\[1\] must .* got 2 and 3"),
+        ({"k": 1, "references": [np.eye(2), np.eye(2)[:0]]}, r"references\[1\] must have shape .* got shape \(0, 2\)"),
+        ({"k": 1, "references": [np.eye(2), [[0, np.nan]]]}, r"references\[1\] must be finite, got nan in row 0"),
+        ({"k": 1, "references": [np.eye(2), np.zeros((3, 2))]}, r"references\[1\] must have a direction"),
+        ({"k": 5, "references": [np.eye(2), np.eye(2)]}, r"k must be at most 4, the number of references, got 5"),
         ({"k": 1, "references": np.zeros((0, 2))}, r"references must have shape .* got shape \(0, 2\)"),
         ({"k": 1, "references": [[0, np.nan]]}, r"references must be finite, got nan in row 0"),
         ({"k": 1, "queries": [[np.inf, 0]]}, r"embeddings must be finite, got inf in row 0"),

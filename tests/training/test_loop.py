@@ -60,7 +60,9 @@ def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     assert again.model.metrics == measurement.model.metrics
 
 
-@pytest.mark.parametrize("changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"bf16": True}])
+@pytest.mark.parametrize(
+    "changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}]
+)
 def test_the_ways_to_train_work(tmp_path, changes):
     run, measurement = fit(small(tmp_path, epochs=1, **changes))
     assert (measurement is None) == (changes.get("held_out") == 0)
@@ -117,10 +119,138 @@ def test_images_held_out_must_have_a_mate(tmp_path, folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_named(tmp_path, folder, workers):
+def test_an_unreadable_image_is_skipped_in_training_and_listed(tmp_path, folder, workers, caplog):
     (folder / "class1" / "2.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"image must be a readable image file, got .*class1/2.png"):
-        fit(small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0, workers=workers))
+    config = small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0, workers=workers)
+    run, _ = fit(config)
+    skipped = [name for event in run.events("skipped") for name in event["images"]]
+    assert set(skipped) == {str(folder / "class1" / "2.png")}
+    assert f"skipped {folder}/class1/2.png, which cannot be read" in caplog.text
+
+
+def test_an_unreadable_image_stops_a_measurement(tmp_path, folder):
+    for number in range(4):
+        (folder / f"class{number}" / "2.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"image must be a readable image file, got .*2.png"):
+        fit(small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0.5))
+
+
+def test_a_batch_of_which_nothing_can_be_read_stops_the_run(tmp_path, folder):
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a batch must have an image that can be read, got 8 that cannot, e.g. "):
+        fit(small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0))
+
+
+def test_the_best_epoch_on_validation_images_is_what_counts(tmp_path):
+    run, measurement = fit(small(tmp_path, val=0.3, epochs=4, schedule="constant", lr=0.02))
+    looks = run.events("val")
+    assert [look["epoch"] for look in looks] == [1, 2, 3, 4]
+    metric = run.config.metric
+    assert run.best_epoch == max(looks, key=lambda look: look[metric])["epoch"]
+    from pml_center.data import digits
+    from pml_center.training.measurement import measure
+
+    best = measure(run.load_model("best"), run.held_out(digits()), run.config)
+    assert best.model.metrics == measurement.model.metrics
+    assert run.load_model("best").state_dict().keys() == run.load_model().state_dict().keys()
+
+
+def test_training_stops_when_nothing_gets_better(tmp_path):
+    run, _ = fit(small(tmp_path, val=0.3, epochs=30, patience=2, lr=1e-9, eval_every=2))
+    looks = run.events("val")
+    best = [look["epoch"] for look in looks].index(run.best_epoch)
+    assert len(looks) - best - 1 == 2
+    assert len(run.epochs) < 30
+
+
+def test_images_of_the_classes_trained_on_are_classified_too(tmp_path):
+    run, measurement = fit(small(tmp_path, split="images", epochs=3))
+    assert measurement.accuracy["accuracy"] > 0.5
+    assert json.loads((run.folder / "eval" / "held-out" / "accuracy.json").read_text())["metrics"]["accuracy"] > 0.5
+    assert fit(small(tmp_path / "unseen", epochs=1))[1].accuracy is None
+
+
+def test_training_starts_from_the_weights_of_a_run(tmp_path):
+    first, _ = fit(small(tmp_path / "first", epochs=1))
+    run, _ = fit(small(tmp_path / "second", epochs=1, lr=1e-12, init_from=str(first.folder)))
+    before, after = first.load_model(), run.load_model()
+    for (name, value), other in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(value, other, msg=name)
+    with pytest.raises(ValueError, match=r"init_from must be a run of the same model, got .*--embedding-size"):
+        fit(small(tmp_path / "third", embedding_size=16, init_from=str(first.folder)))
+
+
+def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
+    formula = "SoftmaxLoss + 0.1 * CenterLoss"  # a vision transformer has no BatchNorm, which would see the batches
+    shared = {"model": "test_vit", "image_size": 160, "channels": 1, "epochs": 1, "held_out": 0, "loss": formula}
+    shared |= {"optimizer": "sgd", "lr": 1e-2, "data": "digits"}
+    from pml_center.training import workbench
+
+    images = workbench.divide(small(tmp_path)).train.subset(range(0, 1400, 70))
+    states = []
+    for name, changes in {"one": {"batch_size": 16}, "two": {"batch_size": 8, "accumulate": 2}}.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workbench, "divide", lambda config: workbench.ImageSplits(images))
+            run, _ = fit(small(tmp_path / name, **shared, **changes))
+        states.append(run.weights("model") | run.weights("loss"))
+    for name, value in states[0].items():
+        if not value.is_floating_point():  # counts batches
+            continue
+        torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.25, 0.75, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.75, 11 / 12, 0.75, 7 / 12, 5 / 12, 0.25, 1 / 12]),
+    ],
+)
+def test_learning_rates_rise_then_follow_their_schedule(schedule, rates):
+    from pml_center.training.optimization import create_optimizer, create_schedule
+
+    config = TrainConfig(schedule=schedule, epochs=4, optimizer="sgd")
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "weight_decay": 0.0} for lr in (0.1, 0.01)]
+    optimizer = create_optimizer(groups, config)
+    plan = create_schedule(optimizer, config, updates=2)
+    for update, rate in enumerate(rates):
+        plan.step_update(update + 0.5)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 * rate, 0.01 * rate])
+
+
+def test_an_unknown_optimizer_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"optimizer must be a known name, got 'adamww'. Did you mean 'adamw'"):
+        fit(small(tmp_path, optimizer="adamww"))
+
+
+def test_more_batches_a_step_than_an_epoch_has_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="accumulate must be at most the 22 batches of an epoch, got 30"):
+        fit(small(tmp_path, accumulate=30))
+
+
+def test_a_run_is_overwritten_only_if_asked(tmp_path):
+    fit(small(tmp_path, epochs=1))
+    with pytest.raises(FileExistsError, match=r"Go on with `pml-center resume .*run`, delete it with --overwrite, or"):
+        fit(small(tmp_path, epochs=1))
+    run, _ = fit(small(tmp_path, epochs=1, loss="ArcFaceLoss", overwrite=True))
+    assert run.config.loss == "ArcFaceLoss"
+    assert not run.config.overwrite
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(FileExistsError, match=r"which exists. Choose another with --out"):
+        fit(small(tmp_path, overwrite=True))  # no run: it may be anything
+
+
+def test_a_dry_run_says_what_to_expect_and_leaves_nothing(tmp_path, monkeypatch):
+    from pml_center.training.dry_run import estimate
+
+    monkeypatch.chdir(tmp_path)
+    found = estimate(small(tmp_path, epochs=7))
+    assert found["config"]["epochs"] == 7
+    assert found["steps_per_epoch"] == 1435 // 64
+    assert found["checkpoint_mib"] > 1
+    assert min(found["seconds_per_step"], found["memory_gib"], found["checkpoint_seconds"]) > 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", -1), ("lr", 0), ("epochs", 0), ("weight_decay", -1), ("hflip", 2)])

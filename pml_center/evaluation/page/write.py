@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pml_center import __version__
-from pml_center.evaluation.html_parts import Material, Part, curves
-from pml_center.evaluation.html_retrieval import RetrievalParts
-from pml_center.evaluation.html_verification import verification_parts
+from pml_center.evaluation.page.parts import Material, Part, curves
+from pml_center.evaluation.page.retrieval import RetrievalParts
+from pml_center.evaluation.page.thumbnails import Thumbnails
+from pml_center.evaluation.page.verification import verification_parts
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval_report import RetrievalReport
-from pml_center.evaluation.thumbnails import Thumbnails
 from pml_center.evaluation.verification import VerificationReport
 
 PACKAGES = ("torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
@@ -149,7 +149,7 @@ def _anchor(name: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("pml_center.evaluation", ".")
+    loader = PackageLoader("pml_center.evaluation.page", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pml_center.evaluation.html_parts import PAIRS, Material, Part, Rows, curves, histogram
+from pml_center.evaluation.page.parts import PAIRS, Material, Part, Rows, curves, histogram
+from pml_center.evaluation.page.thumbnails import Thumbnails
 from pml_center.evaluation.pairs import Pairs
-from pml_center.evaluation.thumbnails import Thumbnails
 from pml_center.evaluation.verification import VerificationReport
 
 

@@ -7,7 +7,10 @@ from pml_center.evaluation.search import ENTRIES, ExactSearch
 
 
 def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray) -> tuple[NDArray, NDArray]:
-    """The most similar reference of each query's own class, and its score; -1 and NaN where there is none."""
+    """The most similar reference of each query's own class, and its score; -1 and NaN where there is none.
+
+    References that ``search`` excludes for a query are none.
+    """
     mates, scores = np.full(len(codes), -1), np.full(len(codes), np.nan)
     order = np.argsort(reference_codes, kind="stable")
     starts = np.searchsorted(reference_codes[order], np.arange(codes.max() + 2))
@@ -17,8 +20,8 @@ def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray)
         step = max(1, ENTRIES // max(1, len(own)))
         for rows in np.split(queries, range(step, len(queries), step)):
             block = block_scores(search, rows, own)
-            if search.leave_one_out:
-                block[rows[:, None] == own] = -np.inf
+            if search.excluded is not None:
+                block[search.excluded[0][rows, None] == search.excluded[1][own]] = -np.inf
             if not block.size:
                 continue
             best = block.argmax(axis=1)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pml_center import plots
 from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.page.thumbnails import Thumbnails
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

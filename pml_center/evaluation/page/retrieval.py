@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center import plots
-from pml_center.evaluation.html_parts import (
+from pml_center.evaluation.inputs import joined, parts_of
+from pml_center.evaluation.page.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.parts import (
     PAIRS,
     Card,
     Material,
@@ -20,11 +22,11 @@ from pml_center.evaluation.html_parts import (
     measured,
     roc_and_det,
 )
-from pml_center.evaluation.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.evaluation.page.thumbnails import Thumbnails
+from pml_center.evaluation.references import Similarity
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
 from pml_center.evaluation.roc import roc
-from pml_center.evaluation.search import ExactSearch, Similarity
-from pml_center.evaluation.thumbnails import Thumbnails
+from pml_center.evaluation.search import ExactSearch
 
 QUERIES = 8  # rows of the gallery
 SAMPLED = 100_000  # pairs of each kind, for the histogram
@@ -50,7 +52,8 @@ class RetrievalParts:
         if material.embeddings is not None and report.similarity in get_args(Similarity):
             references = None if report.leave_one_out else material.references
             if report.leave_one_out or references is not None:
-                self.search = ExactSearch(material.embeddings, references, cast(Similarity, report.similarity))
+                similarity = cast(Similarity, report.similarity)
+                self.search = ExactSearch(material.embeddings, references, similarity, report.excluded, overlap=True)
 
     def __iter__(self) -> Iterator[Part]:
         for part in (
@@ -139,10 +142,13 @@ class RetrievalParts:
             first, second, same = sampled_pairs(
                 report.codes, report.reference_codes, report.leave_one_out, SAMPLED, seed=0
             )
+            if report.excluded is not None:
+                exist = report.excluded[0][first] != report.excluded[1][second]
+                first, second, same = first[exist], second[exist], same[exist]
             if same.any() and not same.all():
                 scores = row_scores(self.search, first, second)
                 curve = roc(scores, same)
-                drawn_from = f"{SAMPLED:,} pairs of each kind, drawn at random."
+                drawn_from = f"{same.sum():,} genuine and {(~same).sum():,} impostor pairs, drawn at random."
                 found.append(histogram(curve.histogram(), curve.equal_error_threshold, self._score, drawn_from))
                 if not self.material.has_roc:
                     points = curve.points()
@@ -153,7 +159,7 @@ class RetrievalParts:
             ranks = np.arange(1, len(reached) + 1)
             found.append(drawn(lambda ax: plots.cmc(ranks, reached, ax=ax), f"Over {measured(report)}."))
         if self.material.embeddings is not None and len(report.codes) > 1:
-            found.append(self._projection())
+            found += [*self._error_by_norm(), self._projection()]
         return Part("Plots", kind="plots", plots=found)
 
     def confusions(self) -> Part:
@@ -220,10 +226,24 @@ class RetrievalParts:
                 break
         return list(found.values())
 
+    def _error_by_norm(self) -> list[Plot]:
+        """Whether embeddings of small norm go wrong; none where all have the same."""
+        known = ~np.isnan(self.values)
+        parts = parts_of(self.material.embeddings)
+        norms = np.concatenate([np.linalg.norm(np.asarray(part, dtype=np.float64), axis=1) for part in parts])[known]
+        if norms.min() > 0.999 * norms.max():
+            return []
+        name = next(iter(self.report.per_unit))
+        errors = 1 - self.values[known]
+        caption = (
+            f"Error: 1 − {name}. Tenths of {len(norms):,} queries by the norm of their embeddings; dotted: all of them."
+        )
+        return [drawn(lambda ax: plots.error_by_norm(norms, errors, ax=ax), caption)]
+
     def _projection(self) -> Plot:
         codes = self.report.codes
         rows = np.sort(np.random.default_rng(0).permutation(len(codes))[:PROJECTED])
-        points = np.asarray(self.search.queries if self.search is not None else self.material.embeddings)[rows]
+        points = (self.search.queries if self.search is not None else joined(self.material.embeddings))[rows]
         names = [str(label) for label in self.report.classes]
         shown = "All queries" if len(rows) == len(codes) else f"{len(rows):,} queries drawn at random"
         return drawn(
@@ -234,7 +254,8 @@ class RetrievalParts:
 
 
 def _check_rows(name: str, values: Any, rows: int) -> None:
-    if values is not None and len(values) != rows:
-        raise ValueError(
-            f"{name} must be {rows}, as many as the report is about, got {len(values)}. Pass the same rows."
-        )
+    if values is None:
+        return
+    given = sum(map(len, parts_of(values))) if name in ("embeddings", "references") else len(values)
+    if given != rows:
+        raise ValueError(f"{name} must be {rows}, as many as the report is about, got {given}. Pass the same rows.")

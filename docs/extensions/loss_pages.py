@@ -1,0 +1,259 @@
+"""One page a loss from one template, and the table of all: what a person wrote, around it what the code says itself.
+
+``losses/ArcFaceLoss.md`` holds what nobody but a person can write: when to use the loss, its formula, what the symbols
+are called in code, and where people go wrong. All else on the page is read from the package and from
+``references.bib``.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pytorch_metric_learning import losses as pml_losses
+
+from pml_center import losses
+from pml_center.checks import constructor_arguments
+
+DOCS = Path(__file__).resolve().parents[1]
+ABSTRACT = ("MarginSoftmaxLoss", "BaseCenterLoss")
+FAMILIES = ("softmax", "center", "batch")
+NAMES = [name for name in losses.__all__ if name not in ABSTRACT]
+TEMPLATE = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+)
+MARGINS = [  # the names that margins go by; a loss has those of one row
+    ["m1", "m2", "m3"],
+    ["least_margin", "added_margin"],
+    ["factor", "least_margin"],
+    ["lower_margin", "upper_margin"],
+    ["initial_margin"],
+    ["margin"],
+]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the package knows about a loss.
+
+    Args:
+        name: of the class.
+    """
+
+    name: str
+
+    @property
+    def kind(self) -> type:
+        """The class."""
+        return getattr(losses, self.name)
+
+    @property
+    def doc(self) -> str:
+        """Its docstring."""
+        return inspect.getdoc(self.kind) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line: what the paper calls it, and what it does."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def family(self) -> str:
+        """Which of the three it belongs to."""
+        if issubclass(self.kind, losses.MarginSoftmaxLoss):
+            return "softmax"
+        return "center" if "num_classes" in self.arguments else "batch"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Its own arguments and their defaults, not those of all."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.kind).parameters.items()
+            if parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+        }
+
+    @property
+    def parameters(self) -> list[str]:
+        """All of its arguments, those that it shares with others too."""
+        return constructor_arguments(self.kind)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Those of its arguments that have one."""
+        return {name: value for name, value in self.arguments.items() if value is not inspect.Parameter.empty}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Arguments for ten classes and an embedding of 32, as far as it has them."""
+        sizes = {"num_classes": 10, "embedding_size": 32, "class_counts": 180}
+        return {name: value for name, value in sizes.items() if name in self.arguments}
+
+    def build(self, **sizes: int):
+        """The loss at its defaults."""
+        return self.kind(**self.sizes | {name: value for name, value in sizes.items() if name in self.arguments})
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether it compares two sets of embeddings."""
+        return self.kind.takes_references
+
+    def tensors(self, named: Iterator) -> list[str]:
+        """Names and sizes of tensors, in letters."""
+        letters = {7: "C", 21: "3 C", 5: "D", 32000: "queue_size"}
+        texts = []
+        for name, tensor in named:
+            shape = ", ".join(letters.get(size, str(size)) for size in tensor.shape)
+            texts.append(f"`{name}`" + (f" ({shape})" if tensor.shape else ""))
+        return texts
+
+    @property
+    def small(self):
+        """The loss with seven classes and five dimensions, which no other size of it has."""
+        return self.build(num_classes=7, embedding_size=5, class_counts=3)
+
+    @property
+    def learned(self) -> str:
+        """Its parameters."""
+        return ", ".join(self.tensors(self.small.named_parameters()))
+
+    @property
+    def state(self) -> str:
+        """Its buffers that are saved."""
+        saved = self.small.state_dict()
+        return ", ".join(self.tensors((name, saved[name]) for name, _ in self.small.named_buffers() if name in saved))
+
+    @property
+    def margins(self) -> list[str]:
+        """Names of its margins."""
+        return next((names for names in MARGINS if set(names) <= set(self.defaults)), [])
+
+    @property
+    def margin(self) -> str:
+        """Its margins and their defaults; where that is None, what becomes of it."""
+        values = {name: self.defaults[name] for name in self.margins}
+        values = {name: getattr(self.small, name) if value is None else value for name, value in values.items()}
+        return ", ".join(f"`{name}={value}`" for name, value in values.items())
+
+    @property
+    def unit(self) -> str:
+        """What the margin is measured in at the defaults, by the words of its docstring."""
+        if not self.margins:
+            return ""
+        entry = re.search(rf"^    {self.margins[0]}: (.*(?:\n        .*)*)", self.doc, re.MULTILINE)
+        found = re.search("degree|radian(?!s where)|squared|cosine", entry[1] if entry else "")
+        units = {"degree": "degrees", "radian": "radians", "squared": "squared length", "cosine": "cosine"}
+        return units[found[0]] if found else ""
+
+    @property
+    def memory(self) -> str:
+        """Beyond the gradient."""
+        if "chunk_size" in self.parameters:
+            return "O(B · chunk)"
+        return "O(B · D)" if self.family == "center" else "O(B² + B · D)"
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether only directions count."""
+        return getattr(self.kind, "normalizes", False)
+
+    @property
+    def in_pml(self) -> bool:
+        """Whether PML has a class of this name."""
+        return hasattr(pml_losses, self.name)
+
+    @property
+    def citations(self) -> list[str]:
+        """Its entries of ``references.bib``."""
+        return [entry for entry in bibliography() if re.search(rf"keywords = {{.*\b{self.name}\b.*}}", entry)]
+
+    @property
+    def source(self) -> str:
+        """The section ``Source`` of the docstring, on one line."""
+        found = re.search(r"^Source: (.*(?:\n(?: .*|))*)", self.doc, re.M)
+        return " ".join(found[1].split()) if found else ""
+
+    @property
+    def paper(self) -> str:
+        """Authors, year and link, of the first entry."""
+        entry = self.citations[0]
+        field = dict(re.findall(r"^  (\w+) = {(.*)},?$", entry, re.M))
+        names = [author.partition(",")[0] for author in field["author"].split(" and ")]
+        authors = " and ".join(names) if len(names) <= 2 and "others" not in names else f"{names[0]} et al."
+        text = f"{authors}, {field['year']}"
+        url = f"https://arxiv.org/abs/{field['eprint']}" if "eprint" in field else field.get("url")
+        return f"[{text}]({url})" if url else text
+
+
+@cache
+def bibliography() -> tuple[str, ...]:
+    """The entries of the file, as they stand."""
+    text = (DOCS / "references.bib").read_text(encoding="utf-8")
+    return tuple(re.findall(r"^@.*?^}$", text, re.M | re.S))
+
+
+@cache
+def split(text: str) -> tuple[dict, str, str]:
+    """A written page: what it says in its head, the formula, and the pitfalls."""
+    _, head, body = text.split("---\n", 2)
+    formula, _, pitfalls = re.sub(r"^# .*\n", "", body.strip()).partition("## Pitfalls\n")
+    nothing = {"weight": None, "needs": None, "elsewhere": None, "first_choice": False, "symbols": {}}
+    return nothing | yaml.safe_load(head), formula.strip(), pitfalls.strip()
+
+
+def written(name: str) -> str:
+    """The page that a person wrote."""
+    return (DOCS / "losses" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    """The whole page, Markdown."""
+    head, formula, pitfalls = split(written(name))
+    template = TEMPLATE.get_template("loss.md.jinja")
+    return template.render(loss=Loss(name), head=head, formula=formula, pitfalls=pitfalls)
+
+
+def table(family: str) -> str:
+    """All losses of a family, a row each."""
+    columns = "loss", "paper", "what it does", "use it when", "needs", "learned", "memory", "margin", "in PML"
+    rows = [columns, ["---"] * len(columns)]
+    for loss in map(Loss, NAMES):
+        if loss.family != family:
+            continue
+        head, _, _ = split(written(loss.name))
+        star = "★ " if head["first_choice"] else ""
+        what = loss.summary.partition(": ")[2].rstrip(".") or loss.summary.rstrip(".")
+        rows.append(
+            [
+                f"{star}[{loss.name.removesuffix('Loss')}](losses/{loss.name}.md)",
+                loss.paper,
+                what,
+                head["use"],
+                head["needs"] or "labels",
+                loss.learned or "nothing",
+                loss.memory,
+                f"{loss.margin} {loss.unit}".strip() or "none",
+                "yes" if loss.in_pml else "no",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def read_source(app, name, source):
+    """Sphinx's event: a page was read from its file."""
+    folder, _, loss = name.rpartition("/")
+    if folder == "losses" and loss in NAMES:
+        source[0] = page(loss)
+    for family in FAMILIES:
+        source[0] = source[0].replace(f"<!-- table of the {family} family -->", f"{{.loss-table}}\n{table(family)}")
+
+
+def setup(app):
+    """Sphinx's hook."""
+    app.connect("source-read", read_source)
+    return {"parallel_read_safe": True}

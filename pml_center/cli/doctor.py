@@ -1,0 +1,188 @@
+"""doctor: what is there, and what is broken."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from pml_center.cli.output import show_entries, show_json
+
+PATIENCE = 120  # seconds for what takes three
+LEAST_FREE = 2**30  # bytes: a run with a large model writes more than half of it
+SINGLE = "set OMP_NUM_THREADS=1"
+NOT_FOR_USERS = {"dev", "docs"}  # extras
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: how it is, what was found, and what to do if it is not as it should be."""
+
+    name: str
+    state: Literal["ok", "note", "broken"]
+    found: str
+    remedy: str = ""
+
+
+def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+    """Look at this installation: packages, threads, GPU, search, folders that must be writable, space on the disk.
+
+    The exit code is 1 where something is broken.
+
+    Args:
+        json_: print one JSON object.
+    """
+    findings = list(examine())
+    broken = [finding for finding in findings if finding.state == "broken"]
+    if json_:
+        show_json("doctor", {"ok": not broken, "findings": [asdict(finding) for finding in findings]})
+    else:
+        show_entries({f"{f.state:<7} {f.name}": f"{f.found}{f.remedy and f' — {f.remedy}'}" for f in findings})
+        print(f"\n{len(broken)} broken: {', '.join(f.name for f in broken)}" if broken else "\nnothing is broken")
+    if broken:
+        sys.exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Look at one thing after the other; what fails is a finding, and no error."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield from map(_package, _requirements())
+    yield _tried("threads and GPU", _torch, "install torch again, for this machine's driver")
+    yield _tried("faiss build", _faiss, "install faiss-cpu again")
+    yield _tried("OpenMP", _openmp, SINGLE)
+    yield from (_writable("current folder", Path()), _writable("cache of embeddings", _embedding_cache()))
+    yield from (_writable("cache of weights", _weights_cache()), _disk(Path()))
+    extras = distribution("pml-center").metadata.get_all("Provides-Extra") or []
+    yield from (_extra(extra) for extra in extras if extra not in NOT_FOR_USERS)
+
+
+def _tried(name: str, look: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(name, "ok", look())
+    except Exception as error:  # whatever a broken installation raises
+        return Finding(name, "broken", f"{type(error).__name__}: {error}", remedy)
+
+
+def _requirements(extra: str = "") -> list[str]:
+    """The distributions that this one asks for, or that one of its extras adds."""
+    lines = distribution("pml-center").requires or []
+    wanted = [line for line in lines if (f"extra == '{extra}'" in line.replace('"', "'") if extra else ";" not in line)]
+    return [re.split(r"[^\w.-]", line)[0] for line in wanted]
+
+
+def _package(name: str) -> Finding:
+    if name == "faiss-cpu":  # or faiss-gpu, which has another name
+        owners = sorted(set(packages_distributions().get("faiss", [])))
+        if len(owners) != 1:
+            remedy = "uninstall all but one, and install that again" if owners else "pip install faiss-cpu"
+            return Finding("faiss", "broken", ", ".join(owners) or "not installed", remedy)
+        name = owners[0]
+    if not _installed(name):
+        return Finding(name, "broken", "not installed", f"pip install {name}")
+    return Finding(name, "ok", version(name))
+
+
+def _torch() -> str:
+    import torch
+
+    found = f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
+    if not torch.cuda.is_available():
+        return f"{found}, no CUDA: training on CPU"
+    torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).cpu()  # raises where the driver does not fit
+    return f"{found}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
+
+
+def _faiss() -> str:
+    import faiss
+
+    options = faiss.get_compile_options().strip()
+    return f"{faiss.omp_get_max_threads()} threads, built with {options.replace(' ', ', ')}"
+
+
+def _openmp() -> str:
+    """Torch and faiss bring an OpenMP each. In a process of its own, which a clash of them may end or stop."""
+    code = f"from {__name__} import search_after_training; print(*search_after_training(), sep=' and ')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    if ran.returncode:
+        raise ChildProcessError((ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"])[-1])
+    return f"torch, then faiss, with {ran.stdout.strip() or 'none'}"
+
+
+def search_after_training() -> list[str]:
+    """Compute a gradient with torch, then search with faiss, both on all threads.
+
+    Returns:
+        The OpenMP libraries that were loaded.
+
+    Raises:
+        ArithmeticError: the nearest rows are not those that torch finds.
+    """
+    import torch
+    from threadpoolctl import threadpool_info
+
+    from pml_center.evaluation.search import import_faiss
+
+    rows = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (rows @ rows[:256].T).square().sum().backward()
+    keys = rows.detach().numpy()
+    faiss = import_faiss()
+    index = faiss.IndexFlatL2(64)
+    index.add(keys)
+    ids = index.search(keys[:256], 1)[1][:, 0]
+    if ids.tolist() != list(range(256)):
+        raise ArithmeticError("faiss must find each row nearest to itself, got others")
+    return sorted({Path(each["filepath"]).name for each in threadpool_info() if each["user_api"] == "openmp"})
+
+
+def _embedding_cache() -> Path:
+    from pml_center.data.data_folder import cache_folder
+
+    return cache_folder()
+
+
+def _weights_cache() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def _writable(name: str, folder: Path) -> Finding:
+    where = str(folder.resolve())
+    present = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=present).close()
+    except OSError as error:
+        return Finding(name, "broken", f"{where}: {error.strerror}", "choose another folder, or change its rights")
+    return Finding(name, "ok", where)
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free in {folder.resolve()}"
+    if free < LEAST_FREE:
+        return Finding("disk", "note", found, "make room before a long run")
+    return Finding("disk", "ok", found)
+
+
+def _extra(extra: str) -> Finding:
+    missing = [name for name in _requirements(extra) if not _installed(name)]
+    if missing:
+        return Finding(extra, "note", f"without {', '.join(missing)}", f"for it: pip install 'pml-center[{extra}]'")
+    return Finding(extra, "ok", ", ".join(f"{name} {version(name)}" for name in _requirements(extra)))
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

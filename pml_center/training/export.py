@@ -1,0 +1,236 @@
+"""Export: the model of a run as others load it, with the same embeddings."""
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pml_center.backbones import HEAD_EMBEDS, Embedder
+from pml_center.training.loss_description import describe_loss, known_losses
+from pml_center.training.run_folder import Run
+
+OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
+PROBES = 2  # images that both models must embed alike
+SLACK = 1e-4  # of the largest number in an embedding, for the order in which floating point adds
+
+
+def export_timm(run: Run, folder: str | Path | None = None) -> Path:
+    """Write the model of a run as a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
+
+    The neck becomes timm's classifier, so that the model gives embeddings; with ``num_classes=0`` it gives the features
+    before the neck. ``config.json`` has the input that it was trained with, which
+    ``timm.data.resolve_model_data_config`` reads; ``labels.json`` the classes; ``README.md`` is a card with the loss,
+    what the model is worth, and the papers. What is written is loaded again and compared with the run before it takes
+    its place.
+
+    Args:
+        run: with weights.
+        folder: to write; an earlier export is replaced. None is ``export`` in the run folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
+        FileExistsError: the folder holds other things.
+    """
+    model = run.load_model()
+    folder = run.folder / "export" if folder is None else Path(folder)
+    check_own(folder)
+    network = _with_head(model)
+    _check_same(network, model, f"{model.name} with its neck as classifier")
+    draft = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(network, model, run, draft)
+        _check_same(_reloaded(draft), model, f"{model.name}, written and loaded again,")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in draft.iterdir():
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def export_onnx(run: Run, path: str | Path | None = None) -> Path:
+    """Write the model of a run as ONNX: ``images`` (batch, C, H, W) -> ``embeddings`` (batch, D).
+
+    The number of images is free, their size is that of the run. The properties of the file say how images are prepared:
+    ``channels``, ``image_size``, ``mean``, ``std``. What is written is tried and compared with the run before it takes
+    its place.
+
+    Args:
+        run: with weights.
+        path: to write; an earlier file is replaced. None is ``export/model.onnx`` in the run folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: the extra ``onnx`` is not installed.
+        ValueError: a model that ONNX cannot say, or does not give the same embeddings.
+    """
+    onnx, runtime = import_onnx()
+    model = run.load_model()
+    path = run.folder / "export" / "model.onnx" if path is None else Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        proto = _onnx_proto(model)
+        inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
+        onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in inputs.items()})
+        onnx.save(proto, draft)
+        session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
+        _check_same(lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), model, "ONNX")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def import_onnx() -> tuple[Any, Any]:
+    """The modules ``onnx`` and ``onnxruntime``.
+
+    Raises:
+        ImportError: they, or what torch writes ONNX with, are not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch imports it)
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} must be installed to write ONNX. Install it with: pip install 'pml-center[onnx]'"
+        ) from error
+    return onnx, onnxruntime
+
+
+def _onnx_proto(model: Embedder) -> Any:
+    try:
+        program: Any = torch.onnx.export(
+            model,
+            (_probe(model),),
+            input_names=["images"],
+            output_names=["embeddings"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"model must be one that ONNX can say, got {model.name!r} ({reason}). Use --format timm."
+        ) from error
+    return program.model_proto
+
+
+def check_own(folder: Path) -> None:
+    """A folder must be new, or hold nothing but an earlier export.
+
+    Raises:
+        FileExistsError: it holds other things.
+    """
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - OWN - {"model.onnx"}):
+        raise FileExistsError(
+            f"out must be a new folder, got {folder}, which holds other things. Choose another --out."
+        )
+
+
+def _with_head(model: Embedder) -> nn.Module:
+    """A timm model whose classifier is the neck."""
+    network: Any = copy.deepcopy(model.trunk)
+    if not hasattr(network, "reset_classifier"):
+        raise ValueError(
+            f"model must be one of timm's for timm to load it, got {model.name!r}. "
+            "Use --format onnx, or train a timm model."
+        )
+    if isinstance(model.neck, nn.Identity):
+        return network.eval()
+    network.reset_classifier(model.embedding_size)
+    head = network.get_classifier()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"model must have one linear layer as classifier to put the neck there, got {model.name!r}, which has "
+            f"{'several' if isinstance(head, tuple) else type(head).__name__}. Use --format onnx."
+        )
+    weight, bias = _affine(model.neck, head.in_features)
+    head.load_state_dict({"weight": weight, "bias": bias})
+    return network.eval()
+
+
+def _affine(neck: nn.Module, features: int) -> tuple[Tensor, Tensor]:
+    """The weight (D, F) and the bias (D,) of a neck, which in evaluation is an affine function of the features."""
+    neck = copy.deepcopy(neck).double().eval()
+    with torch.no_grad():
+        bias = neck(torch.zeros(1, features, dtype=torch.double))[0]
+        return (neck(torch.eye(features, dtype=torch.double)) - bias).T, bias
+
+
+def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
+    from timm.models import save_for_hf
+
+    inputs = {"input_size": tuple(_probe(model).shape[1:]), "mean": model.mean, "std": model.std}
+    whole = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}  # as data.eval_transform does
+    facts: dict[str, Any] = {"description": f"Embeddings, trained with {run.config.loss}", "tag": None}
+    if network.num_classes:
+        facts["notes"] = [HEAD_EMBEDS]
+    if not run.config.pretrained:  # these are of weights that took no part
+        facts |= dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids"))
+    save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
+    (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
+
+
+def _reloaded(folder: Path) -> nn.Module:
+    import timm
+
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def _check_same(network: Callable[[Tensor], Tensor], model: Embedder, what: str) -> None:
+    images = _probe(model)
+    with torch.no_grad():
+        wanted, found = model(images), network(images)
+    error = float((wanted - found).abs().max()) if wanted.shape == found.shape else float("inf")
+    if not error <= SLACK * float(wanted.abs().max()):
+        raise ValueError(
+            f"{what} must embed images as the run does, got a difference of {error:.2g} in embeddings of up to "
+            f"{float(wanted.abs().max()):.2g}. Use the other --format."
+        )
+
+
+def _probe(model: Embedder) -> Tensor:
+    """Images (B, C, H, W) that stand for any others."""
+    height, width = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size
+    return torch.randn(PROBES, model.in_chans, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _card(network: nn.Module, model: Embedder, run: Run) -> str:
+    """What a reader wants to know of the model, as Markdown with the front matter of a model card."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("pml_center.training", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    report = run.folder / "eval" / "held-out" / "report.json"
+    names = [name for name in known_losses() if re.search(rf"(?<![\w.]){re.escape(name)}\b", run.config.loss)]
+    return environment.get_template("model_card.md.jinja").render(
+        run=run,
+        model=model,
+        config=run.config,
+        data=Path(run.config.data).name,
+        classes=len(run.classes),
+        head=bool(network.num_classes),
+        report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
+        sources={name: describe_loss(name).source for name in names},
+        versions={name: version(name) for name in ("pml-center", "timm", "torch")},
+    )
