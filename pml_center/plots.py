@@ -423,6 +423,53 @@ def metric_intervals(
     return ax
 
 
+def seed_intervals(
+    values: Mapping[str, Any],
+    ci: Mapping[str, tuple[float, float]],
+    baseline: float | None = None,
+    metric: str = "value",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Models that were trained with several seeds: the mean as a dot, its interval as a bar, each seed as a ring.
+
+    Args:
+        values: (S,) a number for each seed, by the name of the model, from top to bottom.
+        ci: (low, high) of the means that have an interval.
+        baseline: a dashed line to beat.
+        metric: what the numbers are.
+        ax: to draw on; a new figure by default.
+
+    Example:
+        >>> ax = seed_intervals({"SoftmaxLoss": [0.7, 0.72], "CenterLoss": [0.6, 0.5]}, {"SoftmaxLoss": (0.6, 0.8)})
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['SoftmaxLoss', 'CenterLoss']
+    """
+    ax = _axes(ax)
+    for row, (name, seeds) in enumerate(values.items()):
+        mean = float(np.mean(seeds))
+        low, high = ci.get(name, (mean, mean))
+        ax.plot([low, high], [row, row], color=BRIGHT[0], linewidth=7, alpha=0.35, solid_capstyle="butt")
+        ax.plot(seeds, [row] * len(seeds), "o", color=BRIGHT[0], markerfacecolor="none", markersize=6)
+        ax.plot(mean, row, "o", color=BRIGHT[0], markersize=6)
+        ax.annotate(f"{mean:.3f}", (max(high, *seeds), row), (7, 0), textcoords="offset points", va="center")
+    if baseline is not None:
+        ax.axvline(baseline, color=GREY, linestyle="--", linewidth=1.2)
+        ax.annotate(
+            "raw pixels",
+            (baseline, 1),
+            (0, 3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+        )
+    ax.set_yticks(range(len(values)), [_as_label(name, 60) for name in values])
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.margins(x=0.15)  # room for the numbers
+    ax.grid(axis="x", color=GREY, alpha=0.25)
+    ax.set(xlabel=metric, ylabel="loss")
+    return ax
+
+
 def training_curves(steps: Any, values: Mapping[str, Any], xlabel: str = "epoch", ax: "Axes | None" = None) -> "Axes":
     """How numbers moved in training: one line each.
 

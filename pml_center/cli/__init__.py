@@ -29,6 +29,7 @@ app.register_install_completion_command(help="Install completion for the shell i
 app.command("pml_center.cli.demo:demo", help="See what center loss does, on embedded handwritten digits.")
 app.command("pml_center.cli.train:train", help="Fit an embedding on one data set and measure it on what was held out.")
 app.command("pml_center.cli.resume:resume", help="Go on with a run that stopped, as if it never had.")
+app.command("pml_center.cli.compare:compare", help="Find out which loss is best, and whether the difference is real.")
 app.command(
     "pml_center.cli.eval:evaluate", name="eval", help="Measure a model, or embeddings, by one protocol or several."
 )

@@ -38,6 +38,7 @@ from pml_center.evaluation.ranking import (
     r_precision,
     recall_at_k,
 )
+from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
@@ -82,6 +83,7 @@ __all__ = [
     "embed",
     "embed_samples",
     "evaluate",
+    "holm",
     "intra_inter_distance",
     "ir_recall_at_k",
     "lfw_pairs",
@@ -96,6 +98,7 @@ __all__ = [
     "normalized_mutual_information",
     "omniglot_runs",
     "pair_scores",
+    "paired_runs_test",
     "paired_test",
     "pairwise_f1",
     "precision_at_k",
@@ -103,6 +106,7 @@ __all__ = [
     "recall_at_k",
     "resampled_counts",
     "roc",
+    "runs_interval",
     "sample_episodes",
     "save_samples",
     "shared_identities",

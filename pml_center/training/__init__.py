@@ -1,4 +1,4 @@
-"""Training: configuration, parameter groups, loss formulas, and the loop."""
+"""Training: configuration, parameter groups, loss formulas, the loop, and comparisons."""
 
 from importlib import import_module
 from typing import Any
@@ -7,9 +7,13 @@ from pml_center.training.config import TrainConfig
 
 # Loaded on first use: the command line reads TrainConfig for its help and must not wait for torch.
 _HOMES = {
+    "Candidate": "pml_center.training.comparison",
     "CheckpointError": "pml_center.training.checkpoint",
+    "Comparison": "pml_center.training.comparison",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
+    "compare": "pml_center.training.comparison_plan",
+    "compare_runs": "pml_center.training.comparison_plan",
     "export_onnx": "pml_center.training.export",
     "export_timm": "pml_center.training.export",
     "fit": "pml_center.training.loop",
@@ -19,10 +23,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Candidate",
     "CheckpointError",
+    "Comparison",
     "LossFormula",
     "Run",
     "TrainConfig",
+    "compare",
+    "compare_runs",
     "export_onnx",
     "export_timm",
     "fit",

@@ -16,6 +16,7 @@ LEAST = {
     "weight_decay": 0,
     "warmup_epochs": 0,
     "seed": 0,
+    "split_seed": 0,
     "eval_every": 1,
     "patience": 0,
     "checkpoint_every": 0,
@@ -37,6 +38,8 @@ class DataConfig:
         val: share of the rest that is measured during training, to choose the best epoch. Not for data that come with
             a validation split.
         split: hold out whole classes, or some images of each class.
+        split_seed: chooses what is held out. Not the seed of the run: runs that differ in that one are measured on the
+            same images.
         crop_scale: smallest share of the area that a random crop keeps in training; 1 never crops.
         hflip: probability of a horizontal flip in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
@@ -48,6 +51,7 @@ class DataConfig:
     held_out: float = 0.2
     val: float = 0.0
     split: Literal["classes", "images"] = "classes"
+    split_seed: int = 0
     crop_scale: float = 1.0
     hflip: float = 0.0
     workers: int = 2
@@ -152,7 +156,7 @@ class RunConfig:
     """The run.
 
     Attributes:
-        seed: of everything random.
+        seed: of everything random but the split.
         deterministic: refuse operations whose result may change from run to run on one machine.
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
         checkpoint_every: steps between two checkpoints within an epoch; 0 writes one at the end of each epoch only.

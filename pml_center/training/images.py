@@ -9,6 +9,8 @@ from pml_center.training.config import TrainConfig
 def divide(config: TrainConfig) -> ImageSplits:
     """The images of a run: those of a data set that has splits as they are, else by ``held_out`` and ``val``.
 
+    They depend on ``split_seed`` and not on ``seed``: runs with other seeds are measured on the same images.
+
     Classes of the training images are numbered from 0. Validation and test images share these numbers where they are of
     the same classes.
 
@@ -29,7 +31,7 @@ def _hold_out(
     name: str, images: LabeledImages, share: float, config: TrainConfig
 ) -> tuple[LabeledImages, LabeledImages]:
     by_class = config.split == "classes"
-    kept, held_out = (split_classes if by_class else split_images)(images.labels, share, config.seed)
+    kept, held_out = (split_classes if by_class else split_images)(images.labels, share, config.split_seed)
     rest, part = (images.subset(rows, renumber=by_class) for rows in (kept, held_out))
     if part.counts.max() < 2:
         raise ValueError(

@@ -28,11 +28,12 @@ LOG = logging.getLogger("pml_center")
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
-def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
+def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None]:
     """Train one model with one sum of losses, then measure retrieval on what was held out.
 
     Args:
-        config: what to do; every random choice follows from its seed.
+        config: what to do; every random choice follows from its seed, but the split, which has a seed of its own.
+        test: False leaves the images held out alone, as those must who only try settings.
 
     Returns:
         The run folder, and what the best model is worth on the images held out, None where there are none: the one
@@ -51,11 +52,15 @@ def fit(config: TrainConfig) -> tuple[Run, Measurement | None]:
         run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
         _announce(describe(bench, run))
         _train(run, bench)
-        return run, _measure(run, bench)
+        return run, _measure(run, bench) if test else None
 
 
 def resume(
-    folder: str | Path, epochs: int | None = None, checkpoint: str = "last", device: str | None = None
+    folder: str | Path,
+    epochs: int | None = None,
+    checkpoint: str = "last",
+    device: str | None = None,
+    test: bool = True,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -64,6 +69,7 @@ def resume(
         epochs: train for more of them than was planned. The schedule is then the longer one from here on.
         checkpoint: the folder below ``checkpoints`` to start from.
         device: where to compute, by default as before.
+        test: as of :func:`fit`.
 
     Returns:
         As :func:`fit`.
@@ -84,7 +90,7 @@ def resume(
         run.record(config)
         _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
         _train(run, bench)
-        return run, _measure(run, bench)
+        return run, _measure(run, bench) if test else None
 
 
 def _train(run: Run, bench: Workbench) -> None:

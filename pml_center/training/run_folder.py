@@ -198,7 +198,8 @@ class Run:
     def events(self, kind: str) -> list[dict[str, Any]]:
         """What was logged of one kind: ``"epoch"``, ``"val"``, ``"eval"``."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        whole, _, _ = (path.read_text(encoding="utf-8") if path.is_file() else "").rpartition("\n")
+        lines = whole.splitlines()  # what stands behind the last end of a line is being written
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:

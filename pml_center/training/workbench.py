@@ -175,11 +175,8 @@ class Workbench:
 
     @property
     def memory(self) -> float:
-        """The most that was in use, in GiB: on the GPU, or of the process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**30
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        """The most that was in use, in GiB."""
+        return peak_memory(self.device)
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
@@ -233,6 +230,14 @@ class Workbench:
 
 def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that was in use, in GiB: on the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _take_weights(model: Embedder, folder: str) -> None:

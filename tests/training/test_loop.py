@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from pml_center.data import image_folder
-from pml_center.training import Run, TrainConfig, fit
+from pml_center.training import Run, TrainConfig, fit, loop
+from pml_center.training.images import divide
 from pml_center.training.loop import choose_device
 
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
@@ -74,6 +75,14 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         fit(small(tmp_path / name, loss=formula, epochs=1, per_class=8))[0].load_model().state_dict() for name in "ab"
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_runs_with_other_seeds_are_measured_on_the_same_images():
+    held_out = [
+        divide(dataclasses.replace(SMALL, **changes)).test.classes
+        for changes in ({}, {"seed": 1}, {"split_seed": 1}, {"split_seed": 1, "seed": 5})
+    ]
+    assert held_out[0] == held_out[1] != held_out[2] == held_out[3]
 
 
 def test_a_timm_model_trains_on_a_folder(tmp_path, folder):
@@ -254,6 +263,15 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(tmp_path, monkeypatch)
 def test_a_number_outside_its_range_is_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .*, got {value}"):
         small(tmp_path, **{name: value})
+
+
+def test_images_held_out_are_left_alone_where_settings_are_only_tried(tmp_path):
+    run, measurement = fit(small(tmp_path, epochs=1, val=0.4), test=False)
+    assert measurement is None
+    assert run.events("val")
+    assert not (run.folder / "eval").exists()
+    assert loop.resume(run.folder, test=False)[1] is None
+    assert loop.resume(run.folder)[1].model.counts["queries"] == 362
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path):

@@ -1,0 +1,175 @@
+"""compare: which loss is best, over seeds, and whether the difference is real."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from pml_center.cli.config_file import ConfigFile
+from pml_center.cli.tables import show
+from pml_center.training.config import (
+    DataConfig,
+    LossConfig,
+    MeasuringConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from pml_center.training.comparison import Comparison
+    from pml_center.training.comparison_plan import Plan
+
+DEFAULT_SEEDS = (0, 1, 2)
+_NO_OPTION = Parameter(parse=False)  # of train, which has another option for it here
+
+
+@dataclass(frozen=True)
+class ComparedData(DataConfig):
+    """The images.
+
+    Attributes:
+        workers: processes of each run that read images; 0 reads in the run itself. The result does not depend on it.
+    """
+
+    data: Annotated[str, _NO_OPTION] = "digits"
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedBatches(LossConfig):
+    """The batches that every loss sees."""
+
+    loss: Annotated[str, _NO_OPTION] = LossConfig.loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRuns(RunConfig):
+    """The runs.
+
+    Attributes:
+        out: the folder of the comparison; by default runs/DATE_MODEL_compare. One that was begun there goes on.
+        overwrite: delete the comparison that is in this folder already.
+    """
+
+    seed: Annotated[int, _NO_OPTION] = 0
+    out: str | None = None
+    overwrite: bool = False
+
+
+def _section(name: str, place: int) -> Parameter:
+    return Parameter(name="*", group=Group(name, sort_key=place))
+
+
+def compare(
+    sources: Annotated[tuple[str, ...], Parameter(negative=())],
+    /,
+    *,
+    losses: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = DEFAULT_SEEDS,
+    search: int = 0,
+    jobs: int | None = None,
+    data: Annotated[ComparedData, _section("Data", 1)] = ComparedData(),
+    model: Annotated[ModelConfig, _section("Model", 2)] = ModelConfig(),  # noqa: B008
+    batches: Annotated[ComparedBatches, _section("Batches", 3)] = ComparedBatches(),
+    optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
+    measuring: Annotated[MeasuringConfig, _section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
+    run: Annotated[ComparedRuns, _section("Run", 6)] = ComparedRuns(),
+    config: ConfigFile = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Train several losses alike, with several seeds, and say which is best and whether the difference is real.
+
+    Without --losses, compare runs that exist; or go on with a comparison that was interrupted, by its folder.
+
+    Args:
+        sources: with --losses the data: 'digits', or a folder with one sub-folder of images per class, or a zip file of
+            one. Without, the folders of runs, or of comparisons.
+        losses: formulas, each as train --loss takes it.
+        seeds: of the runs of each loss.
+        search: settings to try for every loss before: learning rate, scale, margin, weights of center losses. They are
+            judged by validation images, never by those held out. 0 tries none.
+        jobs: runs at a time; by default as many as there are processor cores, and one with a GPU. On a CPU each run
+            computes with one thread. The result does not depend on it.
+        data: which images.
+        model: which network.
+        batches: which batches.
+        optimizer: how weights move.
+        measuring: what is looked at; the metric also ranks the losses.
+        run: where and how.
+        config: a YAML file of these options; flags go before it.
+        dry_run: say what would be trained and how long it would take, and stop.
+        json_: print one JSON object.
+    """
+    from pml_center.training.comparison_page import write_comparison
+    from pml_center.training.comparison_plan import FILE, Plan, carry_out, compare_runs
+    from pml_center.training.run_folder import default_folder
+
+    sections = (data, model, batches, optimizer, measuring, run)
+    values = {name: value for section in sections for name, value in asdict(section).items()}
+    if losses:
+        if len(sources) != 1:
+            raise ValueError(f"data must be one source with --losses, got {' '.join(sources)}. Compare one by one.")
+        plan = Plan.new(TrainConfig(**values | {"data": sources[0]}), losses, seeds, search)
+    else:
+        _refuse_training(sections, seeds, search)
+        if len(sources) > 1 or run.out or not (Path(sources[0]) / FILE).is_file():
+            comparison = compare_runs(sources)
+            folder = Path(run.out or default_folder(TrainConfig(model="runs", loss="compare")))
+            write_comparison(comparison, folder, {"runs": " ".join(sources)})
+            return _show(comparison, folder, json_)
+        plan = Plan.of(Path(sources[0]))
+    if dry_run:
+        return _show_expected(plan, jobs, json_)
+    return _show(carry_out(plan, jobs), plan.folder, json_)
+
+
+def _refuse_training(sections: tuple, seeds: tuple[int, ...], search: int) -> None:
+    """Options that say how to train have no meaning for runs that exist."""
+    given = [
+        name
+        for section in sections
+        for name, value in asdict(section).items()
+        if value != getattr(type(section)(), name) and name != "out"
+    ]
+    given += ["seeds"] * (seeds != DEFAULT_SEEDS) + ["search"] * bool(search)
+    if given:
+        raise ValueError(
+            f"losses must be given where something is to be trained, got --{given[0].replace('_', '-')} without them. "
+            "Name them with --losses."
+        )
+
+
+def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
+    from pml_center.training.comparison_page import FILES, table
+
+    files = {name: str(folder / file) for name, file in FILES.items()}
+    if as_json:
+        print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
+        return
+    print(comparison.summary)
+    show(*table(comparison))
+    for doubt in comparison.doubts:
+        print(f"warning: {doubt}")
+    for name, path in files.items():
+        print(f"{name:<7} {path}")
+    print(comparison.verdict)
+
+
+def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:
+    from pml_center.training.comparison_plan import expected
+
+    found = expected(plan, jobs)
+    if as_json:
+        print(json.dumps({"schema": 1, "command": "compare --dry-run", **found}, ensure_ascii=False))
+        return
+    rows = [
+        [loss, str(one["steps_per_epoch"]), f"{one['seconds_per_step']:.4f}", f"{one['minutes_in_all']:.2f}"]
+        for loss, one in found["losses"].items()
+    ]
+    show(["loss", "steps an epoch", "s a step", "minutes a run"], rows)
+    print(f"{found['runs']} runs, {found['jobs']} at a time: {found['minutes_in_all']:.1f} minutes of training in all")

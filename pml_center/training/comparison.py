@@ -1,0 +1,275 @@
+"""Comparison: which of several losses is best, by how much, and whether the difference is real."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
+from pml_center.evaluation.statistics import Interval, settled
+
+SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
+SIGNIFICANT = 0.05  # a corrected p-value below it is a difference that is called real
+LEVEL = 0.95  # of all intervals
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Candidate:
+    """One loss, trained with several seeds and measured on the same queries each time.
+
+    Args:
+        name: what to call it, such as the formula of the loss.
+        seeds: of its S runs.
+        runs: their folders.
+        values: each metric's values, (S, Q); NaN for a query that has nothing to find.
+        seconds: of training, for each run.
+        cpu_seconds: of the process, for each run; None where nobody knows.
+        memory_gib: the most that a run used; None where nobody knows.
+        options: of training, in which candidates may differ, such as what a search chose.
+        error: why there are no values.
+    """
+
+    name: str
+    seeds: Sequence[int] = ()
+    runs: Sequence[str] = ()
+    values: Mapping[str, NDArray[np.float64]]
+    seconds: Sequence[float] = ()
+    cpu_seconds: Sequence[float | None] = ()
+    memory_gib: float | None = None
+    options: Mapping[str, Any]
+    error: str | None = None
+
+
+class Behind(NamedTuple):
+    """How far a candidate is behind the best."""
+
+    test: PairedTest  # the best minus this one
+    p_corrected: float  # for all pairs
+    p_queries: float  # of the models that there are, as if no other seed could make others
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is more than chance."""
+        return self.p_corrected < SIGNIFICANT
+
+    @property
+    def shown_p(self) -> str:
+        """The corrected p-value as a table has it."""
+        return "< 0.001" if self.p_corrected < 0.001 else f"{self.p_corrected:.3f}"
+
+    def __str__(self) -> str:
+        p_value = self.shown_p if self.p_corrected < 0.001 else f"= {self.shown_p}"
+        low, high = self.test.low, self.test.high
+        return f"{self.test.difference:.4f} ({100 * LEVEL:g} % interval {low:.4f} … {high:.4f}, p {p_value})"
+
+
+class Row(NamedTuple):
+    """What the table says of a candidate."""
+
+    candidate: Candidate
+    value: float  # the mean over seeds and queries
+    interval: Interval  # of the mean, over seeds and queries
+    of_seeds: tuple[float, ...]  # the mean of each run
+    deviation: float | None  # of those, with n - 1; None for one seed
+    behind: Behind | None  # None for the best
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """Losses ranked by one metric.
+
+    A value is the mean over seeds and queries, and its interval says how far both would move it
+    (:func:`~pml_center.evaluation.runs_interval`). Each loss is tested against the best: its values of a query are
+    averaged over seeds and paired with those of the best, and what seeds contribute is added to the variance
+    (:func:`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all pairs of losses
+    and not only for those with the best, because which one is best was found by looking.
+
+    Args:
+        metric: to rank by.
+        candidates: at least one that has values, in the order in which equal ones are listed.
+        pixels: each metric's values by raw pixels, (Q,).
+        classes: how many the queries are of.
+        data: what was measured.
+        warnings: sentences on what makes the comparison doubtful.
+
+    Example:
+        >>> tables = {"A": [[0.3, 0.5, 0.4], [0.2, 0.4, 0.4]], "B": [[0.7, 0.9, 0.8], [0.6, 0.9, 0.8]]}
+        >>> candidates = [
+        ...     Candidate(name=name, seeds=(0, 1), values={"r_precision": np.array(table)}, options={})
+        ...     for name, table in tables.items()
+        ... ]
+        >>> found = Comparison(metric="r_precision", candidates=candidates, pixels={}, classes=2, data="digits")
+        >>> [(row.candidate.name, round(row.value, 3)) for row in found.rows]
+        [('B', 0.783), ('A', 0.367)]
+    """
+
+    metric: str
+    candidates: Sequence[Candidate]
+    pixels: Mapping[str, NDArray[np.float64]]
+    classes: int
+    data: str
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Those that could be trained, the best first."""
+        found = [candidate for candidate in self.candidates if candidate.error is None]
+        ranked = sorted(found, key=lambda candidate: -np.nanmean(candidate.values[self.metric]))
+        tables = [candidate.values[self.metric] for candidate in ranked]
+        tests = [paired_runs_test(one, other, LEVEL) for one, other in combinations(tables, 2)]
+        corrected = holm([test.p_value for test in tests])
+        behind: list[Behind | None] = [None]
+        for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
+            behind.append(Behind(test, p_value, paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value))
+        rows = []
+        for candidate, table, distance in zip(ranked, tables, behind, strict=True):
+            of_seeds = np.nanmean(table, axis=1)
+            deviation = float(of_seeds.std(ddof=1)) if len(table) > 1 else None
+            value = float(of_seeds.mean())
+            rows.append(Row(candidate, value, interval(table), tuple(of_seeds.tolist()), deviation, distance))
+        return rows
+
+    @property
+    def failed(self) -> list[Candidate]:
+        """Those that could not be trained with every seed."""
+        return [candidate for candidate in self.candidates if candidate.error is not None]
+
+    @property
+    def others(self) -> list[tuple[str, Behind]]:
+        """All but the best, by name."""
+        return [(row.candidate.name, row.behind) for row in self.rows if row.behind is not None]
+
+    @property
+    def is_real(self) -> bool | None:
+        """Whether the best is better than every other by more than chance; None where there is no other."""
+        return all(behind.is_real for _, behind in self.others) if self.others else None
+
+    @property
+    def queries(self) -> int:
+        """How many were measured: those that have something to find."""
+        return int((~np.isnan(self.rows[0].candidate.values[self.metric][0])).sum())
+
+    @property
+    def summary(self) -> str:
+        """What was compared, on what."""
+        seeds = {seed for candidate in self.candidates for seed in candidate.seeds}
+        what = f"{_counted(len(self.candidates), 'loss', 'losses')} × {_counted(len(seeds), 'seed', 'seeds')}"
+        return f"{what}: {self.metric} of {self.queries:,} queries of {self.classes:,} classes of {self.data}"
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on what makes the comparison doubtful."""
+        found = list(self.warnings)
+        pixels = float(np.nanmean(self.pixels[self.metric])) if self.metric in self.pixels else -np.inf
+        if pixels >= self.rows[0].value:
+            found.append(f"raw pixels reach {pixels:.4f}, and no loss does better: train longer, or look at the data")
+        if any(len(row.of_seeds) == 1 for row in self.rows):
+            found.append("one seed says nothing of how far another one would move a loss: use --seeds 0 1 2")
+        return found + [f"{candidate.name} failed: {candidate.error}" for candidate in self.failed]
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence: which loss, by how much, and whether the difference is real."""
+        name, value = self.rows[0].candidate.name, f"{self.rows[0].value:.4f}"
+        if not self.others:
+            return f"{name} reaches a {self.metric} of {value}, and there is no other loss to compare it with."
+        if self.is_real:
+            second, behind = self.others[0]
+            return (
+                f"{name} is the best: its {self.metric} of {value} is {behind} above that of {second}, the next, "
+                "and the difference is real."
+            )
+        worse = [other for other, behind in self.others if behind.is_real]
+        (nearest, behind), *rest = [pair for pair in self.others if not pair[1].is_real]
+        sentence = f"{name} has the highest {self.metric}, {value}, but {nearest} is {behind} behind, "
+        sentence += "which may be chance"
+        if rest:
+            sentence += f", as may be its lead over {_listed([other for other, _ in rest])}"
+        return (
+            f"{sentence}; it is really better than {_listed(worse)}." if worse else f"{sentence}: nothing can be said."
+        )
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """All but the values of the queries, also written to ``path`` where one is given."""
+        text = json.dumps(self.content(), indent=2, ensure_ascii=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def content(self) -> dict[str, Any]:
+        """What :meth:`to_json` writes."""
+        ranked = [_of_row(rank, row) for rank, row in enumerate(self.rows, 1)]
+        failed = [
+            {"rank": None, "loss": candidate.name, "seeds": list(candidate.seeds), "error": candidate.error}
+            for candidate in self.failed
+        ]
+        return {
+            "schema": SCHEMA,
+            "command": "compare",
+            "data": self.data,
+            "metric": self.metric,
+            "counts": {"queries": self.queries, "classes": self.classes},
+            "ci_level": LEVEL,
+            "ci_method": "analysis of variance over seeds and queries",
+            "p_method": "paired by query, seeds in the variance, Holm's correction for all pairs",
+            "candidates": ranked + failed,
+            "pixels": {name: float(np.nanmean(values)) for name, values in self.pixels.items()},
+            "warnings": self.doubts,
+            "best": self.rows[0].candidate.name,
+            "is_real": self.is_real,
+            "verdict": self.verdict,
+        }
+
+
+def interval(values: NDArray[np.float64]) -> Interval:
+    """Of the mean of a metric in [0, 1], over runs and queries."""
+    low, high = runs_interval(values, LEVEL)
+    units = int((~np.isnan(np.atleast_2d(values))).all(axis=0).sum())
+    return settled((max(low, 0.0), min(high, 1.0)), units, LEVEL)
+
+
+def _of_row(rank: int, row: Row) -> dict[str, Any]:
+    candidate = row.candidate
+    behind = None
+    if row.behind is not None:
+        test = row.behind.test
+        behind = {
+            "difference": test.difference,
+            "interval": [test.low, test.high],
+            "p_value": test.p_value,
+            "p_corrected": row.behind.p_corrected,
+            "p_queries": row.behind.p_queries,
+            "is_real": row.behind.is_real,
+        }
+    return {
+        "rank": rank,
+        "loss": candidate.name,
+        "options": dict(candidate.options),
+        "value": row.value,
+        "interval": list(row.interval),
+        "deviation_over_seeds": row.deviation,
+        "seeds": list(candidate.seeds),
+        "of_seeds": list(row.of_seeds),
+        "behind_the_best": behind,
+        "metrics": {name: float(np.nanmean(values)) for name, values in candidate.values.items()},
+        "seconds": list(candidate.seconds),
+        "cpu_seconds": list(candidate.cpu_seconds),
+        "memory_gib": candidate.memory_gib,
+        "runs": list(candidate.runs),
+        "error": None,
+    }
+
+
+def _listed(names: Sequence[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
