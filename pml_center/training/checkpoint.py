@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ STATE = "state.pt"
 BLOCK = 1 << 22  # bytes that are read at a time
 
 Weights = Mapping[str, Tensor]
+Fingerprint = dict[str, int]
 
 
 class CheckpointError(RuntimeError):
@@ -57,12 +59,9 @@ def write_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name, tensors in weights.items():
-            save_file(_own_storage(tensors), partial / f"{name}.safetensors")
-        torch.save(dict(state), partial / STATE)
-        manifest = {"format": FORMAT, "run": run, "files": _fingerprints(partial)}
+        manifest = {"format": FORMAT, "run": run, "files": _sync_each(_written(partial, weights, state))}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
+        for path in (partial / MANIFEST, partial):
             _sync(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have words of their own
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,7 +90,7 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint must be of this run, got {folder}, which is of another. {_other_choice(folder)}"
         )
-    found = _fingerprints(folder)
+    found = {path.name: _fingerprint(path) for path in folder.iterdir() if path.name in manifest["files"]}
     for name, expected in manifest["files"].items():
         if found.get(name) != expected:
             got = f"{found[name]['bytes']:,} bytes" if name in found else "none"
@@ -146,18 +145,32 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _fingerprints(folder: Path) -> dict[str, dict[str, int]]:
-    """Length and CRC-32 of each file but the manifest."""
-    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    return {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in files}
+def _written(folder: Path, weights: Mapping[str, Weights], state: Mapping[str, Any]) -> Iterator[Path]:
+    """Write the files, each of which follows once it is there."""
+    for name, tensors in weights.items():
+        path = folder / f"{name}.safetensors"
+        save_file(_own_storage(tensors), path)
+        yield path
+    torch.save(dict(state), folder / STATE)
+    yield folder / STATE
 
 
-def _crc32(path: Path) -> int:
+def _sync_each(paths: Iterable[Path]) -> dict[str, Fingerprint]:
+    """The fingerprints of files. The disk takes one while its sum is computed and the next one is written."""
+    with ThreadPoolExecutor() as pool:
+        tasks = {path.name: (pool.submit(_fingerprint, path), pool.submit(_sync, path)) for path in paths}
+    for _, synced in tasks.values():
+        synced.result()
+    return {name: fingerprint.result() for name, (fingerprint, _) in tasks.items()}
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    """Length and CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             value = zlib.crc32(block, value)
-    return value
+    return {"bytes": path.stat().st_size, "crc32": value}
 
 
 def _own_storage(tensors: Weights) -> dict[str, Tensor]:
