@@ -8,7 +8,7 @@ import numpy as np
 
 from pml_center import plots
 from pml_center.evaluation import Report, write_html
-from pml_center.evaluation.html_parts import Part, drawn
+from pml_center.evaluation.page.parts import Part, drawn
 from pml_center.training.comparison import LEVEL, Comparison, interval
 from pml_center.training.run_folder import environment
 
