@@ -435,7 +435,7 @@ def seed_intervals(
     Args:
         values: (S,) a number for each seed, by the name of the model, from top to bottom.
         ci: (low, high) of the means that have an interval.
-        baseline: a dashed line to beat.
+        baseline: what raw pixels reach: a dashed line, or a number above the frame where the line would be far away.
         metric: what the numbers are.
         ax: to draw on; a new figure by default.
 
@@ -452,16 +452,18 @@ def seed_intervals(
         ax.plot(seeds, [row] * len(seeds), "o", color=BRIGHT[0], markerfacecolor="none", markersize=6)
         ax.plot(mean, row, "o", color=BRIGHT[0], markersize=6)
         ax.annotate(f"{mean:.3f}", (max(high, *seeds), row), (7, 0), textcoords="offset points", va="center")
-    if baseline is not None:
+    ends = [
+        *(end for interval in ci.values() for end in interval),
+        *(seed for seeds in values.values() for seed in seeds),
+    ]
+    span = max(ends) - min(ends)
+    if baseline is not None and min(ends) - span <= baseline <= max(ends) + span:
         ax.axvline(baseline, color=GREY, linestyle="--", linewidth=1.2)
-        ax.annotate(
-            "raw pixels",
-            (baseline, 1),
-            (0, 3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-        )
+        _above(ax, "raw pixels", baseline, ax.get_xaxis_transform(), "center")
+    elif baseline is not None:  # a line would press all else together
+        left = baseline < min(ends)
+        text = f"← raw pixels {baseline:.3f}" if left else f"raw pixels {baseline:.3f} →"
+        _above(ax, text, float(not left), ax.transAxes, "left" if left else "right")
     ax.set_yticks(range(len(values)), [_as_label(name, 60) for name in values])
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.margins(x=0.15)  # room for the numbers
@@ -583,6 +585,11 @@ def _next_line(ax: "Axes") -> dict[str, Any]:
     """The colour and dashes that no line of the Axes has yet."""
     number = sum(not str(line.get_label()).startswith("_equal") for line in ax.lines)
     return {"color": BRIGHT[number % len(BRIGHT)], "linestyle": LINES[number % len(LINES)]}
+
+
+def _above(ax: "Axes", text: str, x: float, transform: Any, align: str) -> None:
+    """A word above the frame."""
+    ax.annotate(text, (x, 1), (0, 3), xycoords=transform, textcoords="offset points", ha=align)
 
 
 def _grid(ax: "Axes", label: str | None) -> None:

@@ -213,3 +213,13 @@ def test_a_gallery_marks_hits_and_misses_by_colour_dashes_and_sign():
     assert hit.get_edgecolor() != miss.get_edgecolor()
     assert hit.get_linestyle() != miss.get_linestyle()
     assert len(ax.images) == 5
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"), [(0.5, "raw pixels"), (0.1, "← raw pixels 0.100"), (2, "raw pixels 2.000 →")]
+)
+def test_a_far_base_line_does_not_press_the_models_together(baseline, said):
+    ax = plots.seed_intervals({"a": [0.6, 0.62], "b": [0.5, 0.55]}, {"a": (0.55, 0.65)}, baseline)
+    assert said in [text.get_text() for text in ax.texts]
+    low, high = ax.get_xlim()
+    assert high - low < 0.3

@@ -152,7 +152,7 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
         return
     print(comparison.summary)
-    show(*table(comparison))
+    show(*table(comparison, digits=3))
     for doubt in comparison.doubts:
         print(f"warning: {doubt}")
     for name, path in files.items():

@@ -40,13 +40,13 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
     def written(value: float | None) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    columns = ["loss", "value", f"{100 * LEVEL:g} % interval", "± seeds", "behind", "p", "s", "GiB"]
+    columns = ["loss", "value", f"{100 * LEVEL:g} % interval", "±", "behind", "p", "s", "GiB"]
     rows = []
     for rank, row in enumerate(comparison.rows, 1):
         memory, behind = row.candidate.memory_gib, row.behind
         rows.append(
             [
-                f"{rank}  {row.candidate.name}",
+                f"{rank} {row.candidate.name}",
                 written(row.value),
                 " … ".join(map(written, row.interval)),
                 written(row.deviation),
@@ -56,11 +56,11 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
                 "" if memory is None else f"{memory:.2f}",
             ]
         )
-    rows += [[f"–  {candidate.name}", "failed", *[""] * 6] for candidate in comparison.failed]
+    rows += [[f"– {candidate.name}", "failed", *[""] * 6] for candidate in comparison.failed]
     if comparison.metric in comparison.pixels:
         pixels = comparison.pixels[comparison.metric]
         rows.append(
-            ["–  raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 5]
+            ["– raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 5]
         )
     return columns, rows
 
@@ -100,7 +100,7 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         _runs(comparison),
         *_chosen(comparison),
     ]
-    shown = {name: value for name, value in options.items() if value is not None and name not in ("loss", "lr")}
+    shown = {name: value for name, value in options.items() if value is not None and name != "loss"}
     write_html(
         path,
         {"": Report(metrics={}, protocol=comparison.verdict, warnings=tuple(comparison.doubts))},
@@ -111,7 +111,7 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
 
 
 _HOW_TO_READ = (
-    "Intervals are over seeds and queries together. ± seeds: the standard deviation over seeds. p is that of the "
+    "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
     "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
     "the distance is called real. s: seconds of training, a run. GiB: the most memory that a run used."
 )

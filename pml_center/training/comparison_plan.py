@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from pml_center.training.comparison_inputs import (
 from pml_center.training.comparison_page import write_comparison
 from pml_center.training.config import TrainConfig
 from pml_center.training.dry_run import estimate
-from pml_center.training.jobs import Job, processes_for, train_all
+from pml_center.training.jobs import Job, train_all
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
 from pml_center.training.run_folder import default_folder
@@ -35,6 +36,7 @@ from pml_center.training.search_space import Setting, tried_settings
 from pml_center.training.workbench import Workbench
 
 LOG = logging.getLogger("pml_center")
+LONGEST = 100  # characters in the name of a folder
 FILE = "compare.yaml"  # what was asked for, in the folder of a comparison
 SEARCH_VAL = 0.25  # share of the training classes that a search validates on, where there are enough
 
@@ -123,7 +125,6 @@ class Plan:
         Raises:
             ValueError: what cannot be trained, or leaves nothing to measure.
         """
-        choose_device(self.config.device)
         bench = Workbench.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
         for loss in self.losses[1:]:
             parse_loss(loss, bench.images.train.num_classes, bench.model.embedding_size, self.config.accumulate)
@@ -131,6 +132,18 @@ class Plan:
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         return images
+
+    def processes(self, jobs: int | None) -> int:
+        """How many runs at a time: as many as asked for; else one with a GPU, or as many as there are threads.
+
+        Raises:
+            ValueError: less than one.
+        """
+        if jobs is not None and jobs < 1:
+            raise ValueError(f"jobs must be at least 1, got {jobs}. Leave it out to have it chosen.")
+        if choose_device(self.config.device).type == "cuda":
+            return jobs or 1
+        return jobs or min(torch.get_num_threads(), len(self.losses) * len(self.seeds))
 
     def trials(self, loss: str, images: ImageSplits) -> dict[Setting, Job]:
         """The runs of a search, on validation images that are taken from the training images."""
@@ -203,15 +216,13 @@ def compare(
 
 def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
     """Do what is left of a plan; see :func:`compare`."""
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}. Leave it out to have it chosen.")
+    processes = plan.processes(jobs)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             f"compare must be one process, which starts others, got {os.environ['WORLD_SIZE']} of torchrun. Use --jobs."
         )
     images = plan.check()
     plan.begin()
-    processes = jobs or processes_for(plan.config, len(plan.losses) * len(plan.seeds))
     LOG.info(
         "%s losses × %s seeds, %s at a time; log and run folders in %s",
         len(plan.losses),
@@ -271,9 +282,9 @@ def expected(plan: Plan, jobs: int | None = None) -> dict[str, Any]:
     Returns:
         ``losses``, with what was found of each, ``runs`` in all, ``jobs`` at a time, ``minutes_in_all``.
     """
+    processes = plan.processes(jobs)
     plan.check()
     each = len(plan.seeds) + plan.search
-    processes = jobs or processes_for(plan.config, len(plan.losses) * len(plan.seeds))
     threads = torch.get_num_threads()
     if choose_device(plan.config.device).type == "cpu":
         torch.set_num_threads(1)
@@ -292,8 +303,14 @@ def expected(plan: Plan, jobs: int | None = None) -> dict[str, Any]:
 
 
 def folder_name(loss: str) -> str:
-    """A name for the folder of a loss that tells it from others."""
-    return re.sub(r"[^\w.+@=]+", "-", loss.replace(" ", "")).strip("-")
+    """A name for the folder of a loss that tells it from others.
+
+    Example:
+        >>> folder_name("SoftmaxLoss + 0.01 * CenterLoss(alpha=0.9)")
+        'SoftmaxLoss+0.01-CenterLoss-alpha=0.9'
+    """
+    name = re.sub(r"[^\w.+@=]+", "-", loss.replace(" ", "")).strip("-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(loss.encode()).hexdigest()[:6]}"
 
 
 def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: tuple[str, ...] = ()) -> Comparison:

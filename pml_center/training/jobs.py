@@ -110,11 +110,6 @@ def train_all(jobs: Sequence[Job], processes: int, go_on: str, report: Callable[
     return errors
 
 
-def processes_for(config: TrainConfig, count: int) -> int:
-    """How many runs at a time: one with a GPU, else as many as there are threads to compute with."""
-    return 1 if choose_device(config.device).type == "cuda" else max(1, min(torch.get_num_threads(), count))
-
-
 def _start(job: Job) -> BaseProcess:
     # A process that is forked from one that has imported everything starts at once; threads and GPUs forbid
     # to fork this one.

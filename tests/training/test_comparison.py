@@ -182,6 +182,6 @@ def test_the_page_holds_the_verdict_the_ranking_and_every_run(tmp_path):
 def test_the_table_lists_all_failed_ones_and_raw_pixels_too():
     columns, rows = table(comparison(*LOSSES, failed("F")), digits=3)
     assert [row[0].split()[0] for row in rows] == ["1", "2", "3", "4", "–", "–"]
-    assert rows[4][:2] == ["–  F", "failed"]
-    assert rows[5][:2] == ["–  raw pixels", "0.100"]
+    assert rows[4][:2] == ["– F", "failed"]
+    assert rows[5][:2] == ["– raw pixels", "0.100"]
     assert {len(row) for row in rows} == {len(columns)}
