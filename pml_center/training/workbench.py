@@ -52,8 +52,15 @@ class Progress:
         return (self.epoch - 1) * self.updates + self.step
 
     def see(self, values: dict[str, Tensor], skipped: list[str]) -> None:
-        """Add a batch. Nothing waits for the device here."""
-        self.sums = {name: self.sums.get(name, 0) + value.double() for name, value in values.items()}
+        """Add a batch. Nothing waits for the device here.
+
+        Sums grow in place: new ones in every step would lie among the freed activations, which the C library then gives
+        back to the system, and gets again page by page (3,000 page faults and 4 % of the time of a small network).
+        """
+        for name, value in values.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(value, dtype=torch.float64)
+            self.sums[name] += value
         self.batches += 1
         for name in skipped:
             self.skipped[name] = self.skipped.get(name, 0) + 1
@@ -220,6 +227,7 @@ class Workbench:
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        self.progress.sums = {name: value.to(self.device) for name, value in self.progress.sums.items()}
         if self.progress.updates != updates:
             raise CheckpointError(
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
