@@ -25,6 +25,7 @@ from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
 from pml_center.training.seeding import seed_everything
+from pml_center.training.tensorboard import summary_writer
 
 HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +109,10 @@ class Workbench:
 
         Raises:
             ValueError: a configuration that cannot be run.
+            ImportError: it asks for tensorboard, which is not installed.
         """
+        if config.tensorboard:
+            summary_writer()
         seed_everything(config.seed)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
