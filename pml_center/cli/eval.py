@@ -122,7 +122,7 @@ def write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
         references=None if gallery is None else gallery.samples.embeddings,
         title=f"Evaluation of {rows.name}",
         details={"Configuration": rows.facts | asked, "Environment": environment()},
-        extra=history(rows.run.epochs) if rows.run else (),
+        extra=history(rows.run.epochs, rows.run.events("val")) if rows.run else (),
     )
 
 

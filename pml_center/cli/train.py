@@ -104,7 +104,7 @@ def _write_page(run: "Run", measurement: "Measurement") -> Path:
         embeddings=measurement.embeddings,
         title=f"Evaluation of {run.folder.name}",
         details={"Configuration": asdict(config), "Environment": environment()},
-        extra=history(run.epochs),
+        extra=history(run.epochs, run.events("val")),
     )
 
 

@@ -41,6 +41,7 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
 
     Raises:
         ValueError: a configuration that cannot be run.
+        ImportError: it asks for tensorboard, which is not installed.
         FileExistsError: the folder of the run exists.
         FloatingPointError: a loss that is not finite.
         CheckpointError: a checkpoint that could not be written.
@@ -51,8 +52,12 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         bench = Workbench.build(config, device)
         run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
         _announce(describe(bench, run))
+<<<<<<< HEAD
         _train(run, bench)
         return run, _measure(run, bench) if test else None
+=======
+        return run, _finish(run, bench)
+>>>>>>> refs/heads/recipes
 
 
 def resume(
@@ -89,8 +94,18 @@ def resume(
         bench.load(run, newest(run.checkpoints / checkpoint))
         run.record(config)
         _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
+<<<<<<< HEAD
         _train(run, bench)
         return run, _measure(run, bench) if test else None
+=======
+        return run, _finish(run, bench)
+
+
+def _finish(run: Run, bench: Workbench) -> Measurement | None:
+    with run.with_board(bench.progress.epoch) as logged:
+        _train(logged, bench)
+        return _measure(logged, bench)
+>>>>>>> refs/heads/recipes
 
 
 def _train(run: Run, bench: Workbench) -> None:

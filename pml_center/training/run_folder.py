@@ -5,8 +5,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
 from pml_center.training.config import TrainConfig
+from pml_center.training.tensorboard import Board
 
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
@@ -35,11 +37,12 @@ class Run:
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
     on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
-    and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports.
+    and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports, ``tb/`` the events for TensorBoard.
     """
 
     folder: Path
     writes: bool = True  # False in all processes but the first
+    board: Board | None = field(default=None, repr=False, compare=False)  # where events go besides metrics.jsonl
 
     @classmethod
     def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
@@ -132,12 +135,28 @@ class Run:
             )
         return images.subset([index[name] for name in names], renumber=self.config.split == "classes")
 
-    def log(self, **event: object) -> None:
-        """Append one event to ``metrics.jsonl``."""
+    def log(self, **event: Any) -> None:
+        """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
         if not self.writes:
             return
+        self.forget_after(self.log_size)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+        if self.board is not None:
+            self.board.show(event, step=event.get("epoch", len(self.epochs)))
+
+    @contextmanager
+    def with_board(self, epoch: int) -> Iterator["Run"]:
+        """This run, whose events also go to ``tb/`` if that was asked for.
+
+        Args:
+            epoch: the one under way. What TensorBoard knows of it and of later ones no longer counts.
+        """
+        if not (self.writes and self.config.tensorboard):
+            yield self
+            return
+        with Board(self.folder / "tb", epoch) as board:
+            yield replace(self, board=board)
 
     def load_model(self, checkpoint: str | None = None) -> Embedder:
         """The trained model, in evaluation mode, on the CPU.
@@ -182,13 +201,20 @@ class Run:
     @property
     def log_size(self) -> int:
         """How long ``metrics.jsonl`` is, in bytes."""
-        path = self.folder / "metrics.jsonl"
-        return path.stat().st_size if path.is_file() else 0
+        return len(self._log)
 
     def forget_after(self, size: int) -> None:
         """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
-        if self.writes and self.log_size > size:
-            os.truncate(self.folder / "metrics.jsonl", size)
+        path = self.folder / "metrics.jsonl"
+        if self.writes and path.is_file() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+    @property
+    def _log(self) -> bytes:
+        """``metrics.jsonl`` but for a last line that a process did not live to finish."""
+        path = self.folder / "metrics.jsonl"
+        content = path.read_bytes() if path.is_file() else b""
+        return content[: content.rfind(b"\n") + 1]
 
     @property
     def epochs(self) -> list[dict[str, float]]:
@@ -196,11 +222,16 @@ class Run:
         return [{name: value for name, value in event.items() if name != "event"} for event in self.events("epoch")]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
+<<<<<<< HEAD
         """What was logged of one kind: ``"epoch"``, ``"val"``, ``"eval"``."""
         path = self.folder / "metrics.jsonl"
         whole, _, _ = (path.read_text(encoding="utf-8") if path.is_file() else "").rpartition("\n")
         lines = whole.splitlines()  # what stands behind the last end of a line is being written
         return [event for event in map(json.loads, lines) if event["event"] == kind]
+=======
+        """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
+        return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
+>>>>>>> refs/heads/recipes
 
     def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
         """Write reports, and log the metrics of the first.

@@ -26,6 +26,7 @@ from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
 from pml_center.training.seeding import seed_everything
+from pml_center.training.tensorboard import summary_writer
 
 HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -116,8 +117,14 @@ class Workbench:
 
         Raises:
             ValueError: a configuration that cannot be run.
+            ImportError: it asks for tensorboard, which is not installed.
         """
+<<<<<<< HEAD
         judge(config)  # an unknown metric must not wait for the first epoch to end
+=======
+        if config.tensorboard:
+            summary_writer()
+>>>>>>> refs/heads/recipes
         seed_everything(config.seed)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)

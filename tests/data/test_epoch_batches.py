@@ -10,7 +10,7 @@ from pml_center.data import EpochBatches
 LABELS = np.repeat(np.arange(10), [3, 5, 7, 100, 20, 30, 9, 8, 40, 60])
 
 
-@given(st.integers(0, 5), st.integers(1, 4), st.sampled_from([0, 1, 4]))
+@given(st.integers(0, 5), st.integers(1, 4), st.sampled_from([0, 4, 8]))
 @settings(max_examples=30, deadline=None)
 def test_batches_follow_from_seed_and_epoch_alone(seed, epoch, per_class):
     one, other = (EpochBatches(LABELS, 32, per_class, seed) for _ in range(2))

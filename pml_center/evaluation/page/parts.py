@@ -167,22 +167,28 @@ def measured(report: Report) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in list(report.counts.items())[:1])
 
 
-def history(epochs: Sequence[Mapping[str, float]]) -> list[Part]:
-    """How the loss and its parts moved in training.
+def history(epochs: Sequence[Mapping[str, float]], validations: Sequence[Mapping[str, Any]] = ()) -> list[Part]:
+    """How the loss and its parts moved in training, and what was measured meanwhile.
 
     Args:
         epochs: for each epoch its number ``epoch``, the learning rate ``lr``, and the means of the loss and its parts.
+        validations: for each epoch after which validation images were looked at its number and the metrics.
     """
     if not epochs:
         return []
-    steps = [each["epoch"] for each in epochs]
-    losses = {name: [each[name] for each in epochs] for name in epochs[0] if name not in ("epoch", "lr", "seconds")}
-    rates = {"learning rate": [each["lr"] for each in epochs]}
-    drawings = [
-        drawn(lambda ax: plots.training_curves(steps, losses, ax=ax), "Means over each epoch."),
-        drawn(lambda ax: plots.training_curves(steps, rates, ax=ax), "At the end of each epoch."),
-    ]
+    losses = [name for name in epochs[0] if name not in ("epoch", "lr", "seconds")]
+    metrics = [name for name in (validations[0] if validations else ()) if name not in ("epoch", "event")]
+    drawings = [_course(epochs, losses, "Means over each epoch."), _course(epochs, ["lr"], "At the end of each epoch.")]
+    if metrics:
+        drawings.insert(1, _course(validations, metrics, "On the validation images."))
     return [Part("Training", kind="plots", plots=drawings)]
+
+
+def _course(events: Sequence[Mapping[str, Any]], names: Sequence[str], caption: str) -> Plot:
+    """Some numbers over epochs."""
+    words = {"lr": "learning rate"}
+    values = {words.get(name, name): [event[name] for event in events] for name in names}
+    return drawn(lambda ax: plots.training_curves([event["epoch"] for event in events], values, ax=ax), caption)
 
 
 def neighbours(queries: Any, samples: Samples, images: Any, ids: NDArray, scores: NDArray, score: str) -> Part:

@@ -1,0 +1,125 @@
+"""What a run writes down while it trains."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+
+from pml_center.evaluation.page.parts import history
+from pml_center.training import Run, TrainConfig, fit, resume
+
+CONFIG = TrainConfig(
+    model="convnet", image_size=8, embedding_size=8, batch_size=128, val=0.3, epochs=2, workers=0, device="cpu"
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with a log of two epochs, the second of which was being written when the process died."""
+    (tmp_path / "config.yaml").touch()
+    run = Run(tmp_path)
+    run.log(event="epoch", epoch=1, loss=2.5)
+    run.log(event="epoch", epoch=2, loss=1.5)
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    return run
+
+
+def test_a_line_that_was_not_written_to_its_end_does_not_count(run):
+    assert run.epochs == [{"epoch": 1, "loss": 2.5}]
+    run.log(event="eval", name="held-out")
+    assert [len(run.events(kind)) for kind in ("epoch", "eval")] == [1, 1]
+
+
+@pytest.fixture
+def writers(monkeypatch):
+    """The writers for TensorBoard that were made, in place of which stand these."""
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            self.folder, self.purge_step, self.scalars, self.is_closed = folder, purge_step, {}, False
+            made.append(self)
+
+        def add_scalar(self, tag, value, step):
+            self.scalars[tag, step] = value
+
+        def flush(self):
+            pass
+
+        def close(self):
+            self.is_closed = True
+
+    made = []
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return made
+
+
+def numbers(run):
+    """Those of all events in metrics.jsonl, by what TensorBoard calls them and the epoch."""
+    found = {}
+    for kind in ("epoch", "val", "eval"):
+        for event in run.events(kind):
+            epoch = event.pop("epoch", len(run.epochs))
+            found |= {(f"{kind}/{name}", epoch): value for name, value in event.items() if not isinstance(value, str)}
+    return found
+
+
+def test_tensorboard_gets_what_is_logged(tmp_path, writers):
+    run, _ = fit(replace(CONFIG, out=str(tmp_path / "run"), tensorboard=True))
+    assert [(writer.folder, writer.purge_step) for writer in writers] == [(str(run.folder / "tb"), 1)]
+    assert writers[0].scalars == numbers(run)
+    assert {"epoch/loss", "epoch/CenterLoss", "epoch/lr", "val/recall_at_1", "eval/r_precision"} <= {
+        tag for tag, _ in writers[0].scalars
+    }
+    assert writers[0].is_closed
+    resume(run.folder, epochs=3)
+    assert writers[1].purge_step == 3
+    assert {step for _, step in writers[1].scalars} == {3}
+
+
+def test_a_process_that_does_not_write_tells_tensorboard_nothing(tmp_path, writers):
+    run = Run(tmp_path, writes=False)
+    with run.with_board(1) as same:
+        same.log(event="epoch", epoch=1)
+    assert not writers
+    assert not any(tmp_path.iterdir())
+
+
+def test_tensorboard_that_is_missing_is_named_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r'pip install "pml-center\[tensorboard\]"'):
+        fit(replace(CONFIG, out=str(tmp_path / "run"), tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = fit(replace(CONFIG, out=str(tmp_path / "run"), tensorboard=True))
+    with run.with_board(3) as logged:  # an epoch that was logged, and whose checkpoint was not written
+        logged.log(event="epoch", epoch=3, loss=0.5)
+    resume(run.folder, epochs=4)
+    board = EventAccumulator(str(run.folder / "tb")).Reload()
+    seen = {(tag, event.step): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
+    logged = {place: value for place, value in numbers(run).items() if not place[0].startswith("eval/")}
+    assert {place: value for place, value in seen.items() if place in logged} == pytest.approx(logged)
+    losses = board.Scalars("epoch/loss")
+    assert [event.step for event in losses] == [1, 2, 3, 4]
+
+
+def test_the_page_of_a_run_shows_its_training(tmp_path):
+    epochs = [{"epoch": epoch, "lr": 0.1, "seconds": 1.0, "loss": 1 / epoch} for epoch in (1, 2, 3)]
+    (alone,) = history(epochs)
+    (part,) = history(epochs, [{"event": "val", "epoch": 2, "recall_at_1": 0.5}])
+    assert [plot.caption for plot in alone.plots] == ["Means over each epoch.", "At the end of each epoch."]
+    assert [plot.caption for plot in part.plots] == [
+        "Means over each epoch.",
+        "On the validation images.",
+        "At the end of each epoch.",
+    ]
+    assert "recall_at_1" in part.plots[1].svg
+    assert not history([])
