@@ -52,12 +52,7 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         bench = Workbench.build(config, device)
         run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
         _announce(describe(bench, run))
-<<<<<<< HEAD
-        _train(run, bench)
-        return run, _measure(run, bench) if test else None
-=======
-        return run, _finish(run, bench)
->>>>>>> refs/heads/recipes
+        return run, _finish(run, bench, test)
 
 
 def resume(
@@ -94,18 +89,14 @@ def resume(
         bench.load(run, newest(run.checkpoints / checkpoint))
         run.record(config)
         _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
-<<<<<<< HEAD
-        _train(run, bench)
-        return run, _measure(run, bench) if test else None
-=======
-        return run, _finish(run, bench)
+        return run, _finish(run, bench, test)
 
 
-def _finish(run: Run, bench: Workbench) -> Measurement | None:
+def _finish(run: Run, bench: Workbench, test: bool) -> Measurement | None:
+    """Train to the end, then measure, if that is wanted."""
     with run.with_board(bench.progress.epoch) as logged:
         _train(logged, bench)
-        return _measure(logged, bench)
->>>>>>> refs/heads/recipes
+        return _measure(logged, bench) if test else None
 
 
 def _train(run: Run, bench: Workbench) -> None:

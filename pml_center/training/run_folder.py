@@ -222,16 +222,8 @@ class Run:
         return [{name: value for name, value in event.items() if name != "event"} for event in self.events("epoch")]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-        """What was logged of one kind: ``"epoch"``, ``"val"``, ``"eval"``."""
-        path = self.folder / "metrics.jsonl"
-        whole, _, _ = (path.read_text(encoding="utf-8") if path.is_file() else "").rpartition("\n")
-        lines = whole.splitlines()  # what stands behind the last end of a line is being written
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
-=======
         """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
         return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
->>>>>>> refs/heads/recipes
 
     def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
         """Write reports, and log the metrics of the first.

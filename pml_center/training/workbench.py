@@ -119,12 +119,9 @@ class Workbench:
             ValueError: a configuration that cannot be run.
             ImportError: it asks for tensorboard, which is not installed.
         """
-<<<<<<< HEAD
         judge(config)  # an unknown metric must not wait for the first epoch to end
-=======
         if config.tensorboard:
             summary_writer()
->>>>>>> refs/heads/recipes
         seed_everything(config.seed)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
