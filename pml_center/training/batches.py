@@ -22,7 +22,7 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     )
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
     return DataLoader(
-        SeededImages(images.with_transform(transform)),
+        SeededImages(images.with_transform(transform), is_random=config.crop_scale < 1 or config.hflip > 0),
         batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, config.seed, rank, parts),
         collate_fn=collate,
         num_workers=config.workers,
@@ -39,14 +39,15 @@ def leave_signals_to_main(worker: int) -> None:
 
 
 class SeededImages(Dataset):
-    """Images by (index, seed): what their random transform draws follows from the seed alone, in whatever process."""
+    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process."""
 
-    def __init__(self, images: LabeledImages):
-        self.images = images
+    def __init__(self, images: LabeledImages, is_random: bool):
+        self.images, self.is_random = images, is_random
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int] | str:
         index, seed = place
-        seed_everything(seed)
+        if self.is_random:
+            seed_everything(seed)
         try:
             return self.images[index]
         except UnreadableImageError:
