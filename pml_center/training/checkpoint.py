@@ -101,7 +101,7 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint:
                 f"{expected['bytes']:,} bytes: the file is damaged. {_other_choice(folder)}"
             )
     weights = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
-    return Checkpoint(weights, torch.load(folder / STATE, weights_only=True))
+    return Checkpoint(weights, torch.load(folder / STATE, map_location="cpu", weights_only=True))
 
 
 def newest(folder: Path) -> Path:

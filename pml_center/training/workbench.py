@@ -220,6 +220,7 @@ class Workbench:
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        self.progress.sums = {name: value.to(self.device) for name, value in self.progress.sums.items()}
         if self.progress.updates != updates:
             raise CheckpointError(
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
