@@ -40,6 +40,7 @@ __all__ = [
     "prepare",
     "rank",
     "shard_rows",
+    "share_buffers",
     "world_size",
 ]
 
@@ -198,6 +199,24 @@ def gather_rows(rows: Rows) -> Rows:
     place = tensor.device if tensor.is_cuda else collectives.meeting_place(torch.device("cuda"))
     joined = torch.cat(collectives.gather_rows(tensor.detach().to(place))).to(tensor.device)
     return joined.numpy() if isinstance(rows, np.ndarray) else joined
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first, such as BatchNorm's running statistics.
+
+    Weights are the same everywhere at any time; what BatchNorm remembers is of the images that a process has seen. Call
+    it before several processes embed with one model: else each would with a model of its own. Every process must call
+    it.
+
+    Args:
+        model: given to :func:`prepare` before, or a moving average of such a model.
+
+    Example:
+        >>> share_buffers(nn.BatchNorm1d(2))  # one process: nothing to do
+    """
+    if world_size() > 1:
+        for buffer in model.buffers():
+            collectives.take_from_first(buffer)
 
 
 def from_main(work: Callable[[], T]) -> T:

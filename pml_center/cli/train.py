@@ -50,7 +50,7 @@ def train(
         measuring: what is looked at.
         run: where and how.
         config: a YAML file of these options, such as the config.yaml of a run; flags go before it.
-        dry_run: build everything, take one step, write and read one checkpoint, estimate time and memory, and stop.
+        dry_run: build everything, take a few steps, write and read one checkpoint, estimate time and memory, and stop.
         json_: print one JSON object.
     """
     from pml_center.training import fit
@@ -59,7 +59,9 @@ def train(
     sections = (data, model, loss, optimizer, measuring, run)
     asked = TrainConfig(**{name: value for section in sections for name, value in asdict(section).items()})
     if dry_run:
-        show_estimate(estimate(asked), json_)
+        found = estimate(asked)
+        if found:  # in the first of several processes
+            show_estimate(found, json_)
     else:
         run_folder, measurement = fit(asked)
         show_run(run_folder, measurement, json_)

@@ -31,7 +31,7 @@ from pml_center.training.dry_run import estimate
 from pml_center.training.jobs import Job, train_all
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
-from pml_center.training.run_folder import default_folder
+from pml_center.training.run_folder import default_folder, write_whole
 from pml_center.training.search_space import Setting, tried_settings
 from pml_center.training.workbench import Workbench
 
@@ -117,7 +117,7 @@ class Plan:
         config = asdict(replace(self.config, overwrite=False))
         config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
         values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
-        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def check(self) -> ImageSplits:
         """Find mistakes before anything is trained: build everything, and every loss.

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
 
     Returns:
         ``config``, as it would be recorded, and what to expect: ``steps_per_epoch``, ``seconds_per_step``,
-        ``minutes_in_all`` of training alone, ``memory_gib``, ``checkpoint_mib``, ``checkpoint_seconds``.
+        ``minutes_in_all`` of training alone, ``memory_gib``, ``checkpoint_mib``, ``checkpoint_seconds``. Nothing in all
+        processes but the first.
 
     Raises:
         ValueError: a configuration that cannot be run.
@@ -29,7 +31,8 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
         bench = Workbench.build(config, device)
-        run = Run.create(replace(config, out=f"{folder}/run"), bench.images)
+        create = partial(Run.create, replace(config, out=f"{folder}/run"), bench.images)
+        run = Run(distributed.from_main(create).folder, distributed.is_main())
         bench.model.train()
         bench.loss.train()
         batches, times = bench.batches(), []
@@ -39,6 +42,8 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
         bench.save(run)
+        if not run.writes:
+            return {}
         bench.load(run, newest(run.checkpoints / "last"))
         seconds, size = time.perf_counter() - started, _size(run.checkpoints)
         each = min(times)

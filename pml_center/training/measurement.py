@@ -110,7 +110,8 @@ def accuracy(embeddings: Embeddings, labels: NDArray[np.int64], classify: Classi
 
 
 def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> Embeddings:
-    """Of all images, in every process; each process embeds its share."""
+    """Of all images, in every process; each process embeds its share, with what BatchNorm saw in the first."""
+    distributed.share_buffers(model)
     rows = distributed.shard_rows(len(images))
     if not rows:
         return distributed.gather_rows(np.empty((0, model.embedding_size), np.float32))

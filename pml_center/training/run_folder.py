@@ -28,6 +28,10 @@ from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
 from pml_center.training.config import TrainConfig
 from pml_center.training.tensorboard import Board
 
+# What a run folder may hold: nothing else is ever deleted.
+OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", "metrics.jsonl"}
+OWN |= {"checkpoints", "eval", "export", "tb"}
+PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
 
@@ -50,25 +54,29 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds anything but a run that ended before it had weights; or any run that is
-                not to be overwritten.
+                not to be overwritten; or a run and something else.
         """
         run = cls(Path(config.out or default_folder(config)))
-        is_run = (run.folder / "config.yaml").is_file()
-        if is_run and (config.overwrite or not run.can_resume):
+        is_run, others = run._contents()
+        if is_run and not others and (config.overwrite or not run.can_resume):
             shutil.rmtree(run.folder)
-        elif run.folder.exists() and any(run.folder.iterdir()):
+        elif is_run or others:
+            choices = [f"go on with `pml-center resume {run.folder}`"] if run.can_resume else []
+            choices += [] if others else ["delete it with --overwrite"]
+            choices += ["choose another with --out"]
+            which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
+            remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
             raise FileExistsError(
-                f"out must be a new folder, got {run.folder}, which exists. "
-                + (f"Go on with `pml-center resume {run.folder}`, delete it with --overwrite, or c" if is_run else "C")
-                + "hoose another with --out."
+                f"out must be a new folder, got {run.folder}, {which}. {remedy[0].upper()}{remedy[1:]}."
             )
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))  # first: it marks a run
+        run.checkpoints.mkdir(exist_ok=True)
         held_out = images.test
         names = [] if held_out is None else [image_name(held_out, i, config.data) for i in range(len(held_out))]
-        run.record(config)
         run._write("labels.json", json.dumps(images.train.classes, ensure_ascii=False, indent=0))
         run._write("held_out.json", json.dumps(names, ensure_ascii=False, indent=0))
-        run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))
+        run.record(config)
         return run
 
     @classmethod
@@ -252,9 +260,23 @@ class Run:
         name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
         return self.folder / "eval" / name
 
+    def _contents(self) -> tuple[bool, list[str]]:
+        """Whether the folder is that of a run, and what else is in it."""
+        names = {path.name for path in self.folder.glob("*")} - {f"env.json{PARTIAL}"}
+        mark = self.folder / "env.json"
+        is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
+        return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
+
     def _write(self, name: str, text: str) -> None:
         if self.writes:
-            (self.folder / name).write_text(text + "\n", encoding="utf-8")
+            write_whole(self.folder / name, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or as it was before: a disk may be full, a process killed."""
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def default_folder(config: TrainConfig) -> Path:

@@ -1,7 +1,9 @@
 """Training runs, small ones, to the end."""
 
 import dataclasses
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from pml_center.data import image_folder
-from pml_center.training import Run, TrainConfig, fit, loop
+from pml_center.training import Run, TrainConfig, fit, loop, resume
 from pml_center.training.images import divide
 from pml_center.training.loop import choose_device
 
@@ -242,9 +244,37 @@ def test_a_run_is_overwritten_only_if_asked(tmp_path):
     run, _ = fit(small(tmp_path, epochs=1, loss="ArcFaceLoss", overwrite=True))
     assert run.config.loss == "ArcFaceLoss"
     assert not run.config.overwrite
-    (tmp_path / "run" / "config.yaml").unlink()
-    with pytest.raises(FileExistsError, match=r"which exists. Choose another with --out"):
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"which holds mine.txt beside a run. Go on with .*, or choose another"):
+        fit(small(tmp_path, overwrite=True))
+    assert run.can_resume
+    (tmp_path / "run" / "env.json").unlink()
+    with pytest.raises(FileExistsError, match=r"which exists. Go on with .*, or choose another with --out"):
         fit(small(tmp_path, overwrite=True))  # no run: it may be anything
+
+
+def test_a_folder_with_a_config_file_of_its_own_is_not_taken_for_a_run(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("loss: SoftmaxLoss")
+    monkeypatch.chdir(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r"out must be a new folder, got \., which exists\. Choose another"):
+            fit(dataclasses.replace(SMALL, out=".", overwrite=overwrite))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_full_disk_leaves_what_is_known_of_a_run_as_it_was(tmp_path, monkeypatch):
+    run, _ = fit(small(tmp_path, epochs=1))
+
+    def fill(path, text, **_):
+        path.write_bytes(text.encode()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fill)
+        with pytest.raises(OSError, match="No space"):
+            resume(run.folder, epochs=2)
+    assert run.config.epochs == 1
+    assert len(resume(run.folder, epochs=2)[0].epochs) == 2
 
 
 def test_a_dry_run_says_what_to_expect_and_leaves_nothing(tmp_path, monkeypatch):

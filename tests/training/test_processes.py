@@ -8,6 +8,8 @@ import torch
 
 from pml_center.data import digits
 from pml_center.training import TrainConfig, fit, resume, workbench
+from pml_center.training.dry_run import estimate
+from pml_center.training.measurement import measure
 from pml_center.training.run_folder import Run
 from tests.training.test_resume import PROCESSES, in_a_process
 
@@ -92,3 +94,27 @@ def test_what_one_process_refuses_all_refuse(tmp_path):
     assert in_two_processes(refuse, tmp_path) == [0, 0]
     for rank in range(2):
         assert "out must be a new folder, got" in (tmp_path / f"said by {rank}.txt").read_text()
+
+
+def test_what_two_processes_measure_is_the_model_that_they_save(tmp_path):
+    normed = replace(
+        CONFIG, model="convnet", image_size=8, loss="SoftmaxLoss", val=0.0, accumulate=1, lr=0.01, epochs=1
+    )
+    for ema in (0.0, 0.9):
+        folder = tmp_path / str(ema)
+        assert in_two_processes(train, folder, replace(normed, ema=ema)) == [0, 0]
+        run = Run.open(folder)
+        found = measure(run.load_model(), run.held_out(digits()), run.config).model.metrics
+        [logged] = run.events("eval")
+        assert {name: logged[name] for name in found} == found
+
+
+def say_what_to_expect(folder):
+    config = replace(CONFIG, data="digits", out=str(folder / "run"))
+    (folder / f"{os.environ['RANK']}.txt").write_text(str(sorted(estimate(config))))
+
+
+def test_two_processes_try_a_run_in_small(tmp_path):
+    assert in_two_processes(say_what_to_expect, tmp_path) == [0, 0]
+    assert "seconds_per_step" in (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "1.txt").read_text() == "[]"

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from pml_center.training import CheckpointError, TrainConfig, fit, loop, resume
 from pml_center.training import checkpoint as checkpoint_module
-from pml_center.training.checkpoint import read_checkpoint
+from pml_center.training.checkpoint import read_checkpoint, write_checkpoint
 from pml_center.training.run_folder import Run
 
 # Everything that draws at random or keeps a state: transforms, miners, triplets, sampled classes, centers, averages.
@@ -223,6 +223,15 @@ def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
         CheckpointError, match=r"checkpoint must be of this run, got .*last, which is of another. Go on"
     ):
         resume(finished.folder)
+
+
+def test_what_a_gpu_wrote_is_read_where_there_is_none(finished, monkeypatch):
+    checkpoint = read_checkpoint(finished.checkpoints / "last", finished.identity)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        write_checkpoint(finished.checkpoints / "last", checkpoint.weights, checkpoint.state, finished.identity)
+    again = read_checkpoint(finished.checkpoints / "last", finished.identity)
+    assert_equal(again.state["optimizer"], checkpoint.state["optimizer"])
 
 
 def test_a_run_can_be_made_longer(finished):
