@@ -2,8 +2,8 @@
 Train with PML's trainer
 ========================
 
-PML's ``MetricLossOnly`` takes any of our losses. There are three things to know: which optimizer the loss needs, which it
-does not, and where half precision goes.
+PML's ``MetricLossOnly`` takes any of our losses. There are three things to know: which optimizer the loss needs,
+which it does not, and where half precision goes.
 """
 
 import warnings
@@ -54,9 +54,9 @@ class InHalf(nn.Module):
 
 
 # %%
-# The trainer gets an optimizer for the network and one that PML calls ``metric_loss_optimizer``. The second has the class
-# weights of the softmax loss and nothing else. **Centers are in none**: they take the paper's step by themselves. The
-# sampler is used as it is given; PML's own draw from numpy's global generator, so seed that, too.
+# The trainer gets an optimizer for the network and one that PML calls ``metric_loss_optimizer``. The second has the
+# class weights of the softmax loss and nothing else. **Centers are in none**: they take the paper's step by
+# themselves. The sampler is used as it is given; PML's own draw from numpy's global generator, so seed that, too.
 
 
 def fit(forget=False):
@@ -90,8 +90,8 @@ assert center.centers.any(1).all()
 print(f"{len(list(loss.parameters()))} tensors for the optimizer; {int(center.step)} steps of the centers without one")
 
 # %%
-# If you forget ``metric_loss_optimizer``, nothing fails: the network learns to please class weights that stand where they
-# stood at the start. The loss sees it, and says so once.
+# If you forget ``metric_loss_optimizer``, nothing fails: the network learns to please class weights that stand where
+# they stood at the start. The loss sees it, and says so once.
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

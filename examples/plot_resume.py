@@ -44,8 +44,9 @@ config = TrainConfig(
 untouched, measurement = fit(replace(config, out=str(folder / "untouched")))
 
 # %%
-# The same run again, on the command line, in a process of its own: ``--config`` takes what the first run recorded. As soon
-# as there is a checkpoint from within the third epoch or a later one, the process gets the signal that nobody can catch.
+# The same run again, on the command line, in a process of its own: ``--config`` takes what the first run recorded. As
+# soon as there is a checkpoint from within the third epoch or a later one, the process gets the signal that nobody
+# can catch.
 
 command = ["train", "--config", untouched.folder / "config.yaml", "--out", folder / "killed", "--quiet"]
 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -94,7 +95,8 @@ ax.legend(frameon=False)
 plt.show()
 
 # %%
-# Every weight of the network, of its moving average and of the losses, the centers, every epoch's loss, and every metric:
+# Every weight of the network, of its moving average and of the losses, the centers, every epoch's loss, and every
+# metric:
 
 
 def weights(run):

@@ -142,9 +142,15 @@ def test_links_within_the_repository_lead_somewhere(page):
     assert all((page.parent / target).is_file() for target in targets), targets
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning", "ignore::DeprecationWarning:pytorch_lightning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_runs(example, somewhere, capsys):
-    runpy.run_path(str(example), run_name="__main__")
+    try:
+        runpy.run_path(str(example), run_name="__main__")
+    except SystemExit as end:
+        if not isinstance(end.__context__, ImportError):
+            raise
+        pytest.skip(str(end))
     assert re.search(r"\d\.\d", capsys.readouterr().out), "an example prints the numbers that it speaks of"
 
 
@@ -184,7 +190,7 @@ def test_every_public_name_is_in_the_reference(site):
 def test_every_page_is_in_the_site(site):
     for page in PAGES[1:]:
         assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").is_file()
-    assert len(list((site / "gallery").glob("plot_*.html"))) == len(EXAMPLES)
+    assert all((site / "gallery" / example.name).with_suffix(".html").is_file() for example in EXAMPLES)
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "MultiSimilarityMiner" in home  # included from the README
     assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?://', home), "the site needs no network"
