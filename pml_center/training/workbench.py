@@ -56,7 +56,7 @@ class Progress:
         """Add a batch. Nothing waits for the device here.
 
         Sums grow in place: new ones in every step would lie among the freed activations, which the C library then gives
-        back to the system, and gets again page by page (3,000 page faults and 4 % of the time of a small network).
+        back to the system, and gets again page by page (3,000 page faults a step, for a small network).
         """
         for name, value in values.items():
             if name not in self.sums:
