@@ -41,7 +41,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pml-center"
 html_show_sourcelink = False
 html_show_copyright = False
-html_sidebars = {name: [] for name in ("index", "install", "quickstart", "mixing", "evaluation", "verification", "cli")}
+ALONE = "index", "install", "quickstart", "training", "mixing", "evaluation", "verification", "cli", "run-folder"
+html_sidebars = {name: [] for name in ALONE}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],
