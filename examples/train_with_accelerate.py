@@ -41,7 +41,7 @@ assert sum(len(batch) for part in parts for batch in part) > 10
 # %%
 # ``EpochBatches`` takes each batch apart, and repeats nothing. So you do not give the loader to accelerate.
 
-accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+accelerator = Accelerator(cpu=True, mixed_precision="bf16")  # on GPUs without cpu=True
 data = digits()
 train, test = split_images(data.labels, held_out=0.25)
 pixels = torch.from_numpy(data.images).float().flatten(1) / 16
@@ -67,7 +67,11 @@ loader = DataLoader(Images(), batch_sampler=batches)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
 loss = losses.MultipleLosses(
-    {"softmax": SoftmaxLoss(10, 32), "center": CenterLoss(10, 32), "triplet": losses.TripletMarginLoss()},
+    {
+        "softmax": SoftmaxLoss(10, 32),
+        "center": CenterLoss(10, 32),
+        "triplet": losses.TripletMarginLoss(),
+    },
     miners={"triplet": miners.MultiSimilarityMiner()},
     weights={"softmax": 1, "center": 0.01, "triplet": 0.5},
 ).to(accelerator.device)
