@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from pml_center.cli.config_file import ConfigFile
+from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
+from pml_center.cli.train import section
 from pml_center.training.config import (
     DataConfig,
     LossConfig,
@@ -60,10 +62,6 @@ class ComparedRuns(RunConfig):
     overwrite: bool = False
 
 
-def _section(name: str, place: int) -> Parameter:
-    return Parameter(name="*", group=Group(name, sort_key=place))
-
-
 def compare(
     sources: Annotated[tuple[str, ...], Parameter(negative=())],
     /,
@@ -72,12 +70,12 @@ def compare(
     seeds: tuple[int, ...] = DEFAULT_SEEDS,
     search: int = 0,
     jobs: int | None = None,
-    data: Annotated[ComparedData, _section("Data", 1)] = ComparedData(),
-    model: Annotated[ModelConfig, _section("Model", 2)] = ModelConfig(),  # noqa: B008
-    batches: Annotated[ComparedBatches, _section("Batches", 3)] = ComparedBatches(),
-    optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
-    measuring: Annotated[MeasuringConfig, _section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
-    run: Annotated[ComparedRuns, _section("Run", 6)] = ComparedRuns(),
+    data: Annotated[ComparedData, section("Data", 1)] = ComparedData(),
+    model: Annotated[ModelConfig, section("Model", 2)] = ModelConfig(),  # noqa: B008
+    batches: Annotated[ComparedBatches, section("Batches", 3)] = ComparedBatches(),
+    optimizer: Annotated[OptimizerConfig, section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
+    measuring: Annotated[MeasuringConfig, section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
+    run: Annotated[ComparedRuns, section("Run", 6)] = ComparedRuns(),
     config: ConfigFile = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -165,7 +163,7 @@ def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:
 
     found = expected(plan, jobs)
     if as_json:
-        print(json.dumps({"schema": 1, "command": "compare --dry-run", **found}, ensure_ascii=False))
+        show_json("compare --dry-run", found)
         return
     rows = [
         [loss, str(one["steps_per_epoch"]), f"{one['seconds_per_step']:.4f}", f"{one['minutes_in_all']:.2f}"]

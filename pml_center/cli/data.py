@@ -1,6 +1,5 @@
 """data check: everything that is wrong with a data set, in one pass."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
 from pml_center.data_argument import DATA
 
@@ -53,9 +53,8 @@ def check(
         fix_list.parent.mkdir(parents=True, exist_ok=True)
         fix_list.write_text("".join(f"{name}\n" for name in found.to_remove), encoding="utf-8")
     if json_:
-        facts = {"schema": 1, "command": "data check", "data": source, **found.to_dict()}
-        facts |= {"files": {"fix_list": str(fix_list)}} if fix_list else {}
-        print(json.dumps(facts))
+        files = {"files": {"fix_list": str(fix_list)}} if fix_list else {}
+        show_json("data check", {"data": source, **found.to_dict(), **files})
     else:
         _show(found, f"{source}/")
         if fix_list is not None:

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from pml_center.training.measurement import Measurement
 
 
-def _section(name: str, place: int) -> Parameter:
+def section(name: str, place: int) -> Parameter:
+    """The options of a dataclass, below a heading of their own in the help."""
     return Parameter(name="*", group=Group(name, sort_key=place))
 
 
 def train(
-    data: Annotated[DataConfig, _section("Data", 1)] = DataConfig(),  # noqa: B008 (frozen, as all of these)
-    model: Annotated[ModelConfig, _section("Model", 2)] = ModelConfig(),  # noqa: B008
-    loss: Annotated[LossConfig, _section("Loss and batches", 3)] = LossConfig(),  # noqa: B008
-    optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
-    measuring: Annotated[MeasuringConfig, _section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
-    run: Annotated[RunConfig, _section("Run", 6)] = RunConfig(),  # noqa: B008
+    data: Annotated[DataConfig, section("Data", 1)] = DataConfig(),  # noqa: B008 (frozen, as all of these)
+    model: Annotated[ModelConfig, section("Model", 2)] = ModelConfig(),  # noqa: B008
+    loss: Annotated[LossConfig, section("Loss and batches", 3)] = LossConfig(),  # noqa: B008
+    optimizer: Annotated[OptimizerConfig, section("Optimizer", 4)] = OptimizerConfig(),  # noqa: B008
+    measuring: Annotated[MeasuringConfig, section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
+    run: Annotated[RunConfig, section("Run", 6)] = RunConfig(),  # noqa: B008
     *,
     config: ConfigFile = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,

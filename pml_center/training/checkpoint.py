@@ -112,10 +112,11 @@ def newest(folder: Path) -> Path:
     for candidate in (folder, previous_of(folder)):
         if is_checkpoint(candidate):
             return candidate
-    raise FileNotFoundError(
-        f"checkpoint must be a folder that training wrote, got none at {folder}. The run ended before its first one: "
-        "train again."
-    )
+    there = sorted(path.name for path in folder.parent.glob("*") if is_checkpoint(path))
+    remedy = "The run ended before its first one: train again."
+    if there:
+        remedy = f"Choose one that is there with --checkpoint: {', '.join(there)}."
+    raise FileNotFoundError(f"checkpoint must be a folder that training wrote, got none at {folder}. {remedy}")
 
 
 def is_checkpoint(folder: Path) -> bool:

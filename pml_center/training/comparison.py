@@ -52,11 +52,19 @@ class Behind(NamedTuple):
     test: PairedTest  # the best minus this one
     p_corrected: float  # for all pairs
     p_queries: float  # of the models that there are, as if no other seed could make others
+    seeds: int  # the fewest of both
 
     @property
     def is_real(self) -> bool:
-        """Whether it is more than chance."""
-        return self.p_corrected < SIGNIFICANT
+        """Whether it is more than chance. One seed cannot tell, however small p is: nobody knows what another does."""
+        return self.seeds > 1 and self.p_corrected < SIGNIFICANT
+
+    @property
+    def judgement(self) -> str:
+        """What it is, in words."""
+        if self.is_real:
+            return "is real"
+        return "may be chance" if self.seeds > 1 else "may be the luck of one seed"
 
     @property
     def shown_p(self) -> str:
@@ -126,7 +134,8 @@ class Comparison:
         corrected = holm([test.p_value for test in tests])
         behind: list[Behind | None] = [None]
         for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
-            behind.append(Behind(test, p_value, paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value))
+            of_queries = paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value
+            behind.append(Behind(test, p_value, of_queries, min(len(tables[0]), len(table))))
         rows = []
         for candidate, table, distance in zip(ranked, tables, behind, strict=True):
             of_seeds = np.nanmean(table, axis=1)
@@ -188,7 +197,7 @@ class Comparison:
         worse = [other for other, behind in self.others if behind.is_real]
         (nearest, behind), *rest = [pair for pair in self.others if not pair[1].is_real]
         sentence = f"{name} has the highest {self.metric}, {value}, but {nearest} is {behind} behind, "
-        sentence += "which may be chance"
+        sentence += f"which {behind.judgement}"
         if rest:
             sentence += f", as may be its lead over {_listed([other for other, _ in rest])}"
         return (

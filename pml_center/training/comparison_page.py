@@ -113,7 +113,8 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
 _HOW_TO_READ = (
     "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
     "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
-    "the distance is called real. s: seconds of training, a run. GiB: the most memory that a run used."
+    "the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the most memory that "
+    "a run used."
 )
 
 
@@ -124,7 +125,7 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
             f"{behind.test.difference:.4f}",
             f"{behind.test.low:.4f} … {behind.test.high:.4f}",
             *(f"{value:.2g}" for value in (behind.test.p_value, behind.p_corrected, behind.p_queries)),
-            "real" if behind.is_real else "may be chance",
+            behind.judgement,
         ]
         for name, behind in comparison.others
     ]

@@ -36,8 +36,8 @@ from pml_center.training.search_space import Setting, tried_settings
 from pml_center.training.workbench import Workbench
 
 LOG = logging.getLogger("pml_center")
-LONGEST = 100  # characters in the name of a folder
 FILE = "compare.yaml"  # what was asked for, in the folder of a comparison
+LONGEST = 100  # characters of a loss in the name of a folder; disks take 255 bytes
 SEARCH_VAL = 0.25  # share of the training classes that a search validates on, where there are enough
 
 
@@ -131,6 +131,8 @@ class Plan:
         images = bench.images
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
+        if self.search:
+            self._check_search(images)
         return images
 
     def processes(self, jobs: int | None) -> int:
@@ -144,6 +146,17 @@ class Plan:
         if choose_device(self.config.device).type == "cuda":
             return jobs or 1
         return jobs or min(torch.get_num_threads(), len(self.losses) * len(self.seeds))
+
+    def _check_search(self, images: ImageSplits) -> None:
+        """A search trains on fewer images."""
+        first = next(iter(self.trials(self.losses[0], images).values()))
+        try:
+            Workbench.build(first.config, torch.device("cpu"))
+        except ValueError as error:
+            raise ValueError(
+                f"search must leave enough to train on beside the validation images, got {self.search}: {error} "
+                "Or use --search 0."
+            ) from error
 
     def trials(self, loss: str, images: ImageSplits) -> dict[Setting, Job]:
         """The runs of a search, on validation images that are taken from the training images."""
@@ -231,7 +244,7 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
         plan.folder,
     )
     go_on = f"pml-center compare {shlex.quote(str(plan.folder))}"
-    chosen = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
+    chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
     if plan.search:
         trials = {loss: plan.trials(loss, images) for loss in plan.losses}
@@ -244,11 +257,14 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
             every, processes, go_on, lambda job: f"{plan.config.metric} {_score(job):.4f} in validation"
         )
         for loss, tried in trials.items():
-            chosen[loss] = max(tried, key=lambda setting: -1.0 if tried[setting] in errors else _score(tried[setting]))
-    runs = {loss: [plan.job(loss, chosen[loss], seed) for seed in plan.seeds] for loss in plan.losses}
-    every = [runs[loss][place] for place in range(len(plan.seeds)) for loss in plan.losses]
+            done = [setting for setting in tried if tried[setting] not in errors]
+            chosen[loss] = max(done, key=lambda setting: _score(tried[setting]), default=None)
+    runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
+    every = [jobs_of_loss[place] for place in range(len(plan.seeds)) for jobs_of_loss in runs.values()]
+    _drop_others(every)
     errors |= train_all(every, processes, go_on, lambda job: f"{plan.config.metric} {_tested(job):.4f}")
-    candidates = [_candidate(loss, jobs_of_loss, errors) for loss, jobs_of_loss in runs.items()]
+    runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
+    candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
     comparison = _comparison(candidates, plan.config)
     write_comparison(comparison, plan.folder, options_of(plan.config) | {"seeds": plan.seeds, "search": plan.search})
     return comparison
@@ -328,11 +344,21 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     )
 
 
+def _drop_others(jobs: Sequence[Job]) -> None:
+    """Delete runs of settings that a search chose before a trial that had failed went well."""
+    for job in jobs:
+        if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
+            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
+            shutil.rmtree(job.run.folder)
+
+
 def _candidate(loss: str, jobs: Sequence[Job], errors: dict[Job, str]) -> Candidate:
     failed = [job for job in jobs if job in errors]
-    options, seeds = options_of(jobs[0].config), [job.config.seed for job in jobs]
+    options, seeds = options_of(jobs[0].config), sorted({job.config.seed for job in jobs})
     if failed:
-        which = f"seed{'s' * (len(failed) > 1)} {', '.join(str(job.config.seed) for job in failed)}"
+        of_failed = sorted({job.config.seed for job in failed})
+        which = f"seed{'s' * (len(of_failed) > 1)} {', '.join(map(str, of_failed))}"
+        which = which if failed[0].test else "in every trial of the search"
         return Candidate(name=loss, seeds=seeds, values={}, options=options, error=f"{errors[failed[0]]} ({which})")
     return as_candidate(loss, [MeasuredRun(job.run) for job in jobs], options)
 

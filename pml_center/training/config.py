@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # The least value of a number.
 LEAST = {
@@ -22,6 +23,7 @@ LEAST = {
     "checkpoint_every": 0,
 }
 POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
 SHARES = ("held_out", "val", "hflip", "ema", "momentum")
 
 
@@ -180,7 +182,8 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """What one training run does: the fields of all sections, in one level.
 
     Raises:
-        ValueError: a number outside its range.
+        TypeError: a value of another type, such as a text for a number.
+        ValueError: a number outside its range, or an unknown choice.
 
     Example:
         >>> TrainConfig("digits", loss="ArcFaceLoss", epochs=5).lr
@@ -188,10 +191,15 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(TrainConfig).items():
+            if name != "_":
+                _check_type(name, getattr(self, name), kind)
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value}. See pml-center train --help.")
+            if value == float("inf"):
+                raise ValueError(f"{name} must be finite, got {value}. See pml-center train --help.")
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -205,12 +213,33 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         """A configuration from a mapping, such as a file; ``source`` names it in an error.
 
         Raises:
-            ValueError: a key that there is not.
+            TypeError, ValueError: no mapping, a key that there is not, or a value that its option does not take.
         """
         from pml_center.checks import unknown_name  # loads torch, for which --help must not wait
 
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{source} must map options to values, got {values!r}. Restore the file, or train again.")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
                 raise ValueError(unknown_name(f"key in {source}", name, known, "See pml-center train --help."))
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{source}: {error}") from None
+
+
+def _check_type(name: str, value: object, kind: Any) -> None:
+    """The command line has looked at its flags; Python and files may say anything."""
+    choices = get_args(kind) if get_origin(kind) is UnionType or get_origin(kind) is Union else (kind,)
+    if value is None and NoneType in choices:
+        return
+    first = choices[0]
+    if get_origin(first) is Literal:
+        if value not in get_args(first):
+            known = " or ".join(map(repr, get_args(first)))
+            raise ValueError(f"{name} must be {known}, got {value!r}. See pml-center train --help.")
+        return
+    allowed = (int, float) if first is float else first
+    if not isinstance(value, allowed) or (isinstance(value, bool) and first is not bool):
+        raise TypeError(f"{name} must be {NAMES[first]}, got {value!r}. See pml-center train --help.")

@@ -18,12 +18,20 @@ def divide(config: TrainConfig) -> ImageSplits:
         ValueError: shares that leave too little on a side.
     """
     splits = open_splits(config.data, config.data_root)
+    if splits.val is not None and config.val:
+        raise ValueError(
+            f"val must be 0 because {config.data} comes with validation images, got {config.val}. Leave --val out."
+        )
     if splits.test is None and config.held_out:
         train, test = _hold_out("held_out", splits.train, config.held_out, config)
         splits = replace(splits, train=train, test=test)
     if splits.val is None and config.val:
         train, val = _hold_out("val", splits.train, config.val, config)
         splits = replace(splits, train=train, val=val)
+    if splits.val is None and config.patience:
+        raise ValueError(
+            f"patience must be 0 without validation images, got {config.patience}. Take some with --val 0.2."
+        )
     return splits
 
 
@@ -31,7 +39,10 @@ def _hold_out(
     name: str, images: LabeledImages, share: float, config: TrainConfig
 ) -> tuple[LabeledImages, LabeledImages]:
     by_class = config.split == "classes"
-    kept, held_out = (split_classes if by_class else split_images)(images.labels, share, config.split_seed)
+    try:
+        kept, held_out = (split_classes if by_class else split_images)(images.labels, share, config.split_seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("held_out", name)) from error
     rest, part = (images.subset(rows, renumber=by_class) for rows in (kept, held_out))
     if part.counts.max() < 2:
         raise ValueError(

@@ -121,6 +121,10 @@ def test_intervals_stay_where_values_can_be():
             [trained("A", 0.6), trained("E", 0.601), trained("C", 0.601), trained("D", 0.3)],
             "has the highest ... may be chance, as may be its lead over ...; it is really better than D.",
         ),
+        (
+            [trained("A", 0.9), trained("B", 0.1, seeds=1), trained("C", 0.5)],
+            "A has ... but B is ... p < 0.001) behind, which may be the luck of one seed; it is really better than C.",
+        ),
         ([failed("F"), trained("A", 0.6)], "A reaches ... there is no other loss"),
     ],
 )

@@ -13,8 +13,9 @@ import torch
 
 from pml_center.cli import main
 from pml_center.data import digits
-from pml_center.training import Run, TrainConfig, compare, compare_runs
-from pml_center.training.comparison_plan import Plan, expected
+from pml_center.training import Run, TrainConfig, compare, compare_runs, comparison_plan
+from pml_center.training import jobs as jobs_module
+from pml_center.training.comparison_plan import Plan, expected, folder_name
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pml_center.training.comparison_plan"])
@@ -216,6 +217,42 @@ def test_a_search_tries_as_many_settings_for_every_loss_and_never_sees_the_test_
         assert len((trials[0].folder / "held_out.json").read_text()) == len(
             (final.folder / "held_out.json").read_text()
         )
+
+
+def test_a_search_that_leaves_too_little_to_train_on_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"search must leave enough to train on .*val must leave .* Or use --search 0"):
+        compare(at(tmp_path / "out", held_out=0.7), LOSSES[:1], seeds=(0,), search=2)
+    assert not (tmp_path / "out").exists()
+
+
+def trained_by(tmp_path, monkeypatch, scores):
+    """A comparison whose trials are not trained: their scores are these, None for one that failed."""
+
+    def trained(jobs, *arguments):
+        if not jobs or jobs[0].test:
+            return jobs_module.train_all(jobs, *arguments)
+        return {job: "no memory" for job, score in zip(jobs, scores, strict=True) if score is None}
+
+    monkeypatch.setattr(comparison_plan, "train_all", trained)
+    monkeypatch.setattr(comparison_plan, "_score", lambda job: scores[int(job.config.out[-1])])
+    return compare(at(tmp_path), LOSSES[:1], seeds=(0,), search=2)
+
+
+def test_what_a_search_chose_and_what_was_trained_are_one(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"SoftmaxLoss failed: no memory \(in every trial of the search\)"):
+        trained_by(tmp_path, monkeypatch, [None, None])
+    for scores in ([0.1, None], [0.1, 0.2]):  # the second trial fails at first
+        [row] = trained_by(tmp_path, monkeypatch, scores).rows
+        assert Run.open(row.candidate.runs[0]).config.lr == row.candidate.options["lr"]
+    assert row.candidate.options["lr"] != CONFIG.lr
+
+
+def test_formulas_of_any_length_have_folders_that_tell_them_apart():
+    long = " + ".join(f"{weight} * CenterLoss(alpha=0.5)" for weight in range(1, 20))
+    one, other = folder_name(long), folder_name(f"{long} + SoftmaxLoss")
+    assert one != other
+    assert max(len(one), len(other)) < 120
+    assert folder_name(LOSSES[1]) == FOLDERS[1]
 
 
 def copy_of(run, folder, changes=(), edits=()):

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +294,50 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(tmp_path, monkeypatch)
 def test_a_number_outside_its_range_is_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .*, got {value}"):
         small(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("split", "class", "split must be 'classes' or 'images', got 'class'"),
+        ("schedule", "cosin", "schedule must be 'cosine' or 'linear' or 'constant', got 'cosin'"),
+        ("channels", 2, "channels must be 1 or 3, got 2"),
+        ("lr", "2e-3", "lr must be a number, got '2e-3'"),
+        ("epochs", 2.5, "epochs must be a whole number, got 2.5"),
+        ("seed", True, "seed must be a whole number, got True"),
+        ("data", None, "data must be a text, got None"),
+        ("warmup_epochs", float("inf"), "warmup_epochs must be finite, got inf"),
+    ],
+)
+def test_a_value_that_no_option_takes_is_refused_in_python_and_in_files_too(name, value, message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        TrainConfig(**{name: value})
+    with pytest.raises((TypeError, ValueError), match=f"^run/config.yaml: {message}"):
+        TrainConfig.of({name: value}, "run/config.yaml")
+
+
+def test_an_empty_file_is_no_configuration():
+    with pytest.raises(TypeError, match=r"run/config.yaml must map options to values, got None"):
+        TrainConfig.of(None, "run/config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val": 0.1}, r"val must leave at least 2 classes on each side, got 0.1 × 8 classes.* Use val=0.5"),
+        ({"patience": 3}, "patience must be 0 without validation images, got 3. Take some with --val"),
+    ],
+)
+def test_options_of_validation_are_answered_by_their_names(changes, message):
+    with pytest.raises(ValueError, match=message):
+        divide(dataclasses.replace(SMALL, **changes))
+
+
+def test_a_validation_split_that_is_there_takes_no_share(tmp_path, folder):
+    for split in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "parts" / split)
+    with pytest.raises(ValueError, match=r"val must be 0 because .*parts comes with validation images, got 0.2"):
+        divide(dataclasses.replace(SMALL, data=str(tmp_path / "parts"), val=0.2))
 
 
 def test_images_held_out_are_left_alone_where_settings_are_only_tried(tmp_path):

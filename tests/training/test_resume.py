@@ -204,6 +204,11 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_offered(finished, 
     path.unlink()
     with pytest.raises(CheckpointError, match=rf"{name} with none in place of"):
         resume(finished.folder)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"nope. Choose .* with --checkpoint: best, last, last-previous",
+    ):
+        resume(finished.folder, checkpoint="nope")
     run, measurement = resume(finished.folder, checkpoint="last-previous")
     assert len(run.epochs) == 2
     assert measurement is not None
@@ -252,6 +257,9 @@ def test_a_finished_run_is_only_measured_again(finished):
 def test_a_run_without_a_checkpoint_is_named(tmp_path, finished):
     for name in ("last", "last-previous"):
         (finished.checkpoints / name).rename(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"got none at .*last. Choose .* --checkpoint: best"):
+        resume(finished.folder)
+    (finished.checkpoints / "best").rename(tmp_path / "best")
     with pytest.raises(FileNotFoundError, match=r"got none at .*last. The run ended before its first one: train again"):
         resume(finished.folder)
 
