@@ -114,7 +114,7 @@ def test_tensorboard_reads_a_resumed_run_as_one(tmp_path):
 def test_the_page_of_a_run_shows_its_training(tmp_path):
     epochs = [{"epoch": epoch, "lr": 0.1, "seconds": 1.0, "loss": 1 / epoch} for epoch in (1, 2, 3)]
     (alone,) = history(epochs)
-    (part,) = history(epochs, [{"event": "val", "epoch": 2, "recall_at_1": 0.5}])
+    (part,) = history(epochs, [{"event": "val", "epoch": 2, "recall_at_1": 0.5, "macro_recall_at_1": 0.4}])
     assert [plot.caption for plot in alone.plots] == ["Means over each epoch.", "At the end of each epoch."]
     assert [plot.caption for plot in part.plots] == [
         "Means over each epoch.",
@@ -122,4 +122,5 @@ def test_the_page_of_a_run_shows_its_training(tmp_path):
         "At the end of each epoch.",
     ]
     assert "recall_at_1" in part.plots[1].svg
+    assert "macro" not in part.plots[1].svg
     assert not history([])

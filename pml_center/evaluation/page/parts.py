@@ -172,12 +172,14 @@ def history(epochs: Sequence[Mapping[str, float]], validations: Sequence[Mapping
 
     Args:
         epochs: for each epoch its number ``epoch``, the learning rate ``lr``, and the means of the loss and its parts.
-        validations: for each epoch after which validation images were looked at its number and the metrics.
+        validations: for each epoch after which validation images were looked at: its number and the metrics, of which
+            those over classes are left out.
     """
     if not epochs:
         return []
     losses = [name for name in epochs[0] if name not in ("epoch", "lr", "seconds")]
-    metrics = [name for name in (validations[0] if validations else ()) if name not in ("epoch", "event")]
+    found = validations[0] if validations else ()
+    metrics = [name for name in found if name not in ("epoch", "event") and not name.startswith("macro_")]
     drawings = [_course(epochs, losses, "Means over each epoch."), _course(epochs, ["lr"], "At the end of each epoch.")]
     if metrics:
         drawings.insert(1, _course(validations, metrics, "On the validation images."))
