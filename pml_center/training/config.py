@@ -207,6 +207,9 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
+        if self.init_from and (self.weights or self.pretrained):
+            other = "weights" if self.weights else "pretrained"
+            raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> "TrainConfig":

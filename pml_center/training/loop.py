@@ -66,7 +66,8 @@ def resume(
 
     Args:
         folder: of the run.
-        epochs: train for more of them than was planned. The schedule is then the longer one from here on.
+        epochs: train for more of them than was planned. The schedule is then the longer one from here on, and a run
+            that had stopped early goes on with its patience renewed.
         checkpoint: the folder below ``checkpoints`` to start from.
         device: where to compute, by default as before.
         test: as of :func:`fit`.
@@ -87,6 +88,8 @@ def resume(
         run = Run.open(folder, writes=distributed.is_main())
         bench = Workbench.build(config, where, from_scratch=True)
         bench.load(run, newest(run.checkpoints / checkpoint))
+        if bench.progress.epoch <= config.epochs and epochs is not None:
+            bench.progress.take_heart()
         run.record(config)
         _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
         return run, _finish(run, bench, test)

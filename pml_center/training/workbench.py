@@ -1,5 +1,6 @@
 """Workbench: everything that a training step touches, built from a configuration, saved and loaded as one."""
 
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,10 @@ class Progress:
             self.is_over = bool(patience) and self.waited >= patience
         return is_best
 
+    def take_heart(self) -> None:
+        """Go on although nothing got better."""
+        self.is_over, self.waited = False, 0
+
     def next_epoch(self) -> None:
         """Start the next one."""
         self.epoch, self.step, self.seconds, self.batches, self.sums, self.skipped = self.epoch + 1, 0, 0.0, 0, {}, {}
@@ -124,6 +129,7 @@ class Workbench:
             summary_writer()
         seed_everything(config.seed)
         if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)
         images = divide(config)
         model = embedder(config, from_scratch)

@@ -167,6 +167,14 @@ def test_training_stops_when_nothing_gets_better(tmp_path):
     assert len(run.epochs) < 30
 
 
+def test_a_run_that_stopped_early_goes_on_if_asked(tmp_path):
+    run, _ = fit(small(tmp_path, val=0.3, epochs=9, patience=1, lr=1e-9))
+    stopped = len(run.epochs)
+    assert stopped < 9
+    assert len(resume(run.folder)[0].epochs) == stopped
+    assert len(resume(run.folder, epochs=9)[0].epochs) > stopped
+
+
 def test_images_of_the_classes_trained_on_are_classified_too(tmp_path):
     run, measurement = fit(small(tmp_path, split="images", epochs=3))
     assert measurement.accuracy["accuracy"] > 0.5
@@ -225,6 +233,11 @@ def test_learning_rates_rise_then_follow_their_schedule(schedule, rates):
 def test_an_unknown_optimizer_is_answered_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match=r"optimizer must be a known name, got 'adamww'. Did you mean 'adamw'"):
         fit(small(tmp_path, optimizer="adamww"))
+
+
+def test_two_sources_of_weights_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"weights must be left out with init_from, got both"):
+        small(tmp_path, init_from="runs/first", weights="model.safetensors")
 
 
 def test_an_unknown_metric_is_answered_before_training(tmp_path):
