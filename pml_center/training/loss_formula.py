@@ -98,16 +98,12 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         >>> formula.names, formula.weights
         (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
     """
-    try:
-        tree = ast.parse(formula.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
     supplied = {
         "num_classes": num_classes,
         "embedding_size": embedding_size,
         "accumulation_steps": accumulation_steps,
     }
-    return LossFormula([_term(node, supplied) for node in _summands(tree)])
+    return LossFormula([_term(node, supplied) for node in summands(formula)])
 
 
 def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
@@ -116,10 +112,23 @@ def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
     return {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
 
 
-def _summands(node: ast.expr) -> Iterator[ast.expr]:
+def summands(formula: str) -> Iterator[ast.expr]:
+    """The terms of a formula, as Python's grammar reads them.
+
+    Raises:
+        ValueError: a formula that cannot be read.
+    """
+    try:
+        tree = ast.parse(formula.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
+    yield from _added(tree)
+
+
+def _added(node: ast.expr) -> Iterator[ast.expr]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        yield from _summands(node.left)
-        yield from _summands(node.right)
+        yield from _added(node.left)
+        yield from _added(node.right)
     else:
         yield node
 

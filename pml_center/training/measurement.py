@@ -62,11 +62,11 @@ def measure(
 def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
     """The metric that chooses an epoch, and recall at 1, without intervals."""
     embeddings = _embeddings(model, images, config)
-    evaluator = judge(config)
+    evaluator = validator(config)
     return distributed.from_main(lambda: dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics))
 
 
-def judge(config: TrainConfig) -> RetrievalEvaluator:
+def validator(config: TrainConfig) -> RetrievalEvaluator:
     """What looks at the validation images.
 
     Raises:

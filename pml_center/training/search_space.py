@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from pml_center.losses import BaseCenterLoss
-from pml_center.training.loss_formula import _summands, parse_loss
+from pml_center.training.loss_formula import parse_loss, summands
 
 # The largest factor by which a search moves each setting, up or down, from where it was.
 SPANS = {"lr": 4.0, "weight": 10.0, "scale": 4.0, "margin": 2.0}
@@ -118,7 +118,7 @@ def _parameter(kind: type, name: str) -> inspect.Parameter | None:
 def _terms(formula: str) -> list[_Term]:
     """The terms of a formula that can be read."""
     found = []
-    for node in _summands(ast.parse(formula.strip(), mode="eval").body):
+    for node in summands(formula):
         miner = weight = None
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             miner, node = ast.unparse(node.right), node.left

@@ -22,7 +22,7 @@ from pml_center.training.checkpoint import CheckpointError, read_checkpoint, wri
 from pml_center.training.config import TrainConfig
 from pml_center.training.images import divide
 from pml_center.training.loss_formula import LossFormula, parse_loss
-from pml_center.training.measurement import judge
+from pml_center.training.measurement import validator
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
@@ -124,7 +124,7 @@ class Workbench:
             ValueError: a configuration that cannot be run.
             ImportError: it asks for tensorboard, which is not installed.
         """
-        judge(config)  # an unknown metric must not wait for the first epoch to end
+        validator(config)  # an unknown metric must not wait for the first epoch to end
         if config.tensorboard:
             summary_writer()
         seed_everything(config.seed)
