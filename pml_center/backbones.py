@@ -148,6 +148,7 @@ class Embedder(nn.Module):
                 f"got shape {tuple(images.shape)}. Convert them, or build the model with create_embedder(..., "
                 "in_chans=...)."
             )
+        images = images.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast, ViTs the same
         try:
             return self.neck(self.trunk(images))
         except ValueError as error:

@@ -4,13 +4,14 @@ import signal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pml_center.backbones import Embedder
 from pml_center.data import EpochBatches, LabeledImages, UnreadableImageError, train_transform
 from pml_center.training.config import TrainConfig
 from pml_center.training.seeding import seed_everything
 
+KEPT_BYTES = 2**29  # of the images of all batches, up to which they are kept in memory
 Batch = tuple[Tensor, Tensor, list[str]]
 """Images (B, C, H, W), labels (B,), and the names of those that could not be read."""
 
@@ -39,19 +40,32 @@ def leave_signals_to_main(worker: int) -> None:
 
 
 class SeededImages(Dataset):
-    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process."""
+    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process.
+
+    Images whose transform draws nothing are the same in every epoch: they are read once, if all fit into
+    ``KEPT_BYTES``. A process that reads for another one keeps none, because each of them would.
+    """
 
     def __init__(self, images: LabeledImages, is_random: bool):
         self.images, self.is_random = images, is_random
+        self.kept: dict[int, tuple[Tensor, int]] = {}
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int] | str:
         index, seed = place
+        if index in self.kept:
+            return self.kept[index]
         if self.is_random:
             seed_everything(seed)
         try:
-            return self.images[index]
+            image, label = self.images[index]
         except UnreadableImageError:
             return self.images.name(index)
+        if self._keeps(image):
+            self.kept[index] = image, label
+        return image, label
+
+    def _keeps(self, image: Tensor) -> bool:
+        return not self.is_random and get_worker_info() is None and image.nbytes * len(self.images) <= KEPT_BYTES
 
 
 def collate(items: list[tuple[Tensor, int] | str]) -> Batch:

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pml_center import create_embedder
+from pml_center.data import LabeledImages
+from pml_center.data.labeled_images import StoredImage
+from pml_center.training import TrainConfig, batches
+from pml_center.training.batches import training_loader
+
+
+class Counted:
+    """Images that count how often each is asked for."""
+
+    def __init__(self, count):
+        self.asked = [0] * count
+
+    def __getitem__(self, i):
+        self.asked[i] += 1
+        return Image.fromarray(np.full((8, 8), 40 * i, np.uint8)), 0
+
+
+def two_epochs(workers=0, **options):
+    images = Counted(6)
+    data = LabeledImages([StoredImage(images, i) for i in range(6)], [0, 0, 1, 1, 2, 2], ["ant", "bee", "cat"])
+    config = TrainConfig(batch_size=3, workers=workers, **options)
+    loader = training_loader(data, create_embedder("convnet", 4, image_size=8), config, rank=0, parts=1)
+    seen = []
+    for epoch in (1, 2):
+        loader.batch_sampler.epoch = epoch
+        seen.append(
+            sorted((image.mean().item(), int(label)) for x, y, _ in loader for image, label in zip(x, y, strict=True))
+        )
+    return images.asked, seen
+
+
+def test_images_that_no_epoch_changes_are_read_once():
+    asked, (first, second) = two_epochs()
+    assert set(asked) == {1}
+    assert first == second
+    assert len(set(first)) == 6
+
+
+@pytest.mark.parametrize("options", [{"hflip": 0.5}, {"crop_scale": 0.5}])
+def test_images_that_a_transform_changes_are_read_anew(options):
+    assert set(two_epochs(**options)[0]) == {2}
+
+
+def test_images_that_do_not_fit_are_read_anew(monkeypatch):
+    monkeypatch.setattr(batches, "KEPT_BYTES", 6 * 8 * 8 * 4 - 1)
+    assert set(two_epochs()[0]) == {2}
+
+
+def test_workers_keep_none_and_give_the_same():
+    assert two_epochs(workers=1)[1] == two_epochs()[1]
+
+
+def test_the_layout_of_images_in_memory_does_not_change_an_embedding():
+    embedder = create_embedder("convnet", 4, image_size=8).double().eval()
+    images = torch.rand(3, 1, 8, 8, dtype=torch.double)
+    torch.testing.assert_close(embedder(images), embedder.neck(embedder.trunk(images)), rtol=1e-12, atol=1e-12)
