@@ -134,14 +134,15 @@ class Run:
             raise ValueError(
                 f"data must be given because {self.folder} was trained with held_out=0, got none. Name a folder."
             )
-        index = {image_name(images, i, self.config.data): i for i in range(len(images))}
+        config = self.config  # read once, not for each image
+        index = {image_name(images, i, config.data): i for i in range(len(images))}
         missing = [name for name in names if name not in index]
         if missing:
             raise ValueError(
-                f"{self.config.data} must still hold the {len(names)} images that {self.folder} held out, "
+                f"{config.data} must still hold the {len(names)} images that {self.folder} held out, "
                 f"got {len(missing)} fewer, e.g. {missing[0]}. Restore them, or give data to measure on."
             )
-        return images.subset([index[name] for name in names], renumber=self.config.split == "classes")
+        return images.subset([index[name] for name in names], renumber=config.split == "classes")
 
     def log(self, **event: Any) -> None:
         """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""

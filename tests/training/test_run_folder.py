@@ -1,11 +1,14 @@
 """What a run writes down while it trains."""
 
+import json
 import sys
 from dataclasses import replace
 from types import ModuleType
 
 import pytest
+import yaml
 
+from pml_center.data import digits
 from pml_center.evaluation.page.parts import history
 from pml_center.training import Run, TrainConfig, fit, resume
 
@@ -30,6 +33,16 @@ def test_a_line_that_was_not_written_to_its_end_does_not_count(run):
     assert run.epochs == [{"epoch": 1, "loss": 2.5}]
     run.log(event="eval", name="held-out")
     assert [len(run.events(kind)) for kind in ("epoch", "eval")] == [1, 1]
+
+
+def test_finding_what_was_held_out_reads_the_settings_once(tmp_path, monkeypatch):
+    run, data = Run(tmp_path), digits()
+    run.record(replace(CONFIG, split="images"))
+    (tmp_path / "held_out.json").write_text(json.dumps([data.name(i) for i in (3, 1000)]))
+    read, seen = yaml.safe_load, []
+    monkeypatch.setattr(yaml, "safe_load", lambda text: seen.append(text) or read(text))
+    assert run.held_out(data).labels.tolist() == data.labels[[3, 1000]].tolist()
+    assert len(seen) == 1  # and not for each of 1,797 images
 
 
 @pytest.fixture
