@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # networks this small gain nothing by a second thread; a process on each core runs tests
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

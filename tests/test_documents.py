@@ -79,15 +79,6 @@ def run_commands(example):
                 assert command in list(map(shlex.split, STATED)), f"{line!r} is in no test"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small gain nothing by a second thread, and lose much where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def somewhere(tmp_path, monkeypatch):
     """A working directory with ``photos``, a folder of images, which the documents speak of."""
