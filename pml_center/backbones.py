@@ -327,7 +327,7 @@ def _check_timm_name(name: str) -> None:
         "." in name or not is_model(name)
     ):  # is_model also knows names that are not listed any more
         remedy = f"List the models with timm.list_models('*{name[:4]}*'), or `pml-center models '*{name[:4]}*'`."
-        raise ValueError(unknown_name("name", name, known, remedy))
+        raise ValueError(unknown_name("model", name, known, remedy))
 
 
 def _per_channel(values: Sequence[float], in_chans: int) -> tuple[float, ...]:

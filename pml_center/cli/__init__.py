@@ -3,7 +3,9 @@
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, TextIO
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("pml_center").setLevel(logging.WARNING if "--quiet" in arguments else logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself, and would say everything twice
     try:
-        with _progress(shown=not {"--quiet", "--json"} & set(arguments)):
+        with _terminable(), _progress(shown=not {"--quiet", "--json"} & set(arguments)):
             app([argument for argument in arguments if argument not in ("--debug", "--quiet")], exit_on_error=False)
             sys.stdout.flush()
     except CycloptsError:  # printed already
@@ -97,6 +99,19 @@ def _message(error: Exception) -> str:
     if isinstance(error, (*USER_ERRORS, ImportError, FloatingPointError)) or type(error).__module__.startswith("pml_"):
         return message
     return f"{type(error).__name__}: {message}. Add --debug to see where."
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, as queues send it, ends a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

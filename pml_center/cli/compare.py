@@ -1,9 +1,10 @@
 """compare: which loss is best, over seeds, and whether the difference is real."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pml_center.training.comparison_plan import Plan
 
 DEFAULT_SEEDS = (0, 1, 2)
+WHERE = ("device", "workers")  # options that may change when a comparison goes on
 _NO_OPTION = Parameter(parse=False)  # of train, which has another option for it here
 
 
@@ -34,10 +36,11 @@ class ComparedData(DataConfig):
     """The images.
 
     Attributes:
+        data: the images, where SOURCES names none.
         workers: processes of each run that read images; 0 reads in the run itself. The result does not depend on it.
     """
 
-    data: Annotated[str, _NO_OPTION] = "digits"
+    data: str = "digits"
     workers: int = 0
 
 
@@ -63,7 +66,7 @@ class ComparedRuns(RunConfig):
 
 
 def compare(
-    sources: Annotated[tuple[str, ...], Parameter(negative=())],
+    sources: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     /,
     *,
     losses: tuple[str, ...] = (),
@@ -99,7 +102,7 @@ def compare(
         optimizer: how weights move.
         measuring: what is looked at; the metric also ranks the losses.
         run: where and how.
-        config: a YAML file of these options; flags go before it.
+        config: a YAML file of these options, such as the compare.yaml of a comparison; flags go before it.
         dry_run: say what would be trained and how long it would take, and stop.
         json_: print one JSON object.
     """
@@ -110,35 +113,58 @@ def compare(
     sections = (data, model, batches, optimizer, measuring, run)
     values = {name: value for section in sections for name, value in asdict(section).items()}
     if losses:
-        if len(sources) != 1:
+        if len(sources) > 1:
             raise ValueError(f"data must be one source with --losses, got {' '.join(sources)}. Compare one by one.")
-        plan = Plan.new(TrainConfig(**values | {"data": sources[0]}), losses, seeds, search)
+        plan = Plan.new(TrainConfig(**values | {"data": (*sources, data.data)[0]}), losses, seeds, search)
     else:
-        _refuse_training(sections, seeds, search)
-        if len(sources) > 1 or run.out or not (Path(sources[0]) / FILE).is_file():
+        given = _given(sections, seeds=seeds != DEFAULT_SEEDS, search=search, jobs=jobs is not None, dry_run=dry_run)
+        goes_on = len(sources) == 1 and not run.out and (Path(sources[0]) / FILE).is_file()
+        _refuse_training(given, (*WHERE, "jobs", "dry_run") if goes_on else ())
+        if not goes_on:
+            _check_runs(sources)
             comparison = compare_runs(sources)
             folder = Path(run.out or default_folder(TrainConfig(model="runs", loss="compare")))
             write_comparison(comparison, folder, {"runs": " ".join(sources)})
             return _show(comparison, folder, json_)
         plan = Plan.of(Path(sources[0]))
+        where = {name: given[name] for name in WHERE if name in given}
+        plan = replace(plan, config=replace(plan.config, **where))
     if dry_run:
         return _show_expected(plan, jobs, json_)
     return _show(carry_out(plan, jobs), plan.folder, json_)
 
 
-def _refuse_training(sections: tuple, seeds: tuple[int, ...], search: int) -> None:
-    """Options that say how to train have no meaning for runs that exist."""
-    given = [
-        name
+def _given(sections: Sequence[Any], **others: Any) -> dict[str, Any]:
+    """The options that say more than their defaults, without the folder to write to."""
+    of_sections = {
+        name: value
         for section in sections
         for name, value in asdict(section).items()
         if value != getattr(type(section)(), name) and name != "out"
-    ]
-    given += ["seeds"] * (seeds != DEFAULT_SEEDS) + ["search"] * bool(search)
-    if given:
+    }
+    return of_sections | {name: value for name, value in others.items() if value}
+
+
+def _refuse_training(given: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Options that say how to train have no meaning for runs that exist."""
+    refused = [name for name in given if name not in allowed]
+    if refused:
         raise ValueError(
-            f"losses must be given where something is to be trained, got --{given[0].replace('_', '-')} without them. "
-            "Name them with --losses."
+            f"losses must be given where something is to be trained, got --{refused[0].replace('_', '-')} without "
+            "them. Name them with --losses."
+        )
+
+
+def _check_runs(sources: Sequence[str]) -> None:
+    """Without losses, anything but runs is likely to be data to train on."""
+    from pml_center.training.comparison_plan import FILE
+
+    files = (FILE, "config.yaml")
+    others = [source for source in sources if not any((Path(source) / file).is_file() for file in files)]
+    if others or not sources:
+        raise FileNotFoundError(
+            f"sources must be folders of runs or of comparisons, got {others[0] if others else 'none'}. "
+            "To train on data, name the losses with --losses."
         )
 
 

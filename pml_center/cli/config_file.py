@@ -36,9 +36,13 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
         raise ValueError(f"config must be a YAML file, got {path!r}: {reason}. Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(f"config must map options to values, got {path!r} with a {type(values).__name__}.")
+    if isinstance(values.get("config"), dict):  # compare.yaml: there, those of every run
+        values |= values.pop("config")
     options = [name.removeprefix("--").replace("-", "_") for argument in arguments for name in argument.names]
     for key in values:
         if str(key) not in options:
             remedy = f"See pml-center {' '.join(commands)} --help."
             raise ValueError(unknown_name(f"key in {path}", str(key), options, remedy))
-    Dict(values, source=path, use_commands_as_keys=False)(app, commands, arguments)
+    for command in reversed(commands):  # without them, cyclopts drops keys that are commands too: data, losses, search
+        values = {command: values}
+    Dict(values, source=path)(app, commands, arguments)

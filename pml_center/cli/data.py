@@ -72,12 +72,15 @@ def _show(found: "DataCheck", prefix: str) -> None:
         numbers = (sum(counts), len(sizes), counts[0], median(counts), counts[-1], singletons)
         rows.append([split, *(f"{number:,.1f}".removesuffix(".0") for number in numbers)])
     show(["split", "images", "classes", "min", "median", "max", "singletons"], rows)
-    print("images per class" + (", all splits together" if len(found.class_sizes) > 1 else ""))
     totals: Counter[str] = sum(map(Counter, found.class_sizes.values()), Counter())
+    if totals:
+        print("images per class" + (", all splits together" if len(found.class_sizes) > 1 else ""))
     for line in _histogram(list(totals.values())):
         print(f"  {line}")
-    print(f"sizes  {_most(f'{width} × {height} ({count:,})' for (width, height), count in found.image_sizes.items())}")
-    print(f"modes  {_most(f'{mode} ({count:,})' for mode, count in found.modes.items())}")
+    if found.image_sizes:
+        sizes = (f"{width} × {height} ({count:,})" for (width, height), count in found.image_sizes.items())
+        print(f"sizes  {_most(sizes)}")
+        print(f"modes  {_most(f'{mode} ({count:,})' for mode, count in found.modes.items())}")
     for title, lines in _problems(found).items():
         if lines:
             print(f"\n{title}: {len(lines):,}")
@@ -98,7 +101,7 @@ def _problems(found: "DataCheck") -> dict[str, list[str]]:
         "paths of the table that lead nowhere": found.missing,
         "wrong lines of the table": found.wrong_lines,
         "folders without an image": found.empty_classes,
-        "images in no class": found.loose,
+        "images in no class (move them to the folder of one, or check the folder above)": found.loose,
         "splits with fewer than 2 classes": found.too_few_classes,
         "images with several labels": [_copies(same, same.classes) for same in labels],
         "images in several splits": [_copies(same, same.splits) for same in across],

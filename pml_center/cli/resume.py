@@ -13,6 +13,7 @@ def resume(
     epochs: int | None = None,
     checkpoint: str = "last",
     device: str | None = None,
+    workers: int | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Go on with a run that stopped, as if it never had.
@@ -22,10 +23,11 @@ def resume(
         epochs: train for more epochs than were planned.
         checkpoint: the folder below RUN/checkpoints to start from.
         device: 'cpu', 'cuda', or 'auto'; by default as before.
+        workers: processes that read images; by default as before.
         json_: print one JSON object.
     """
     from pml_center.cli.train import show_run
     from pml_center.training import resume as go_on
 
-    resumed, measurement = go_on(run, epochs, checkpoint, device)
+    resumed, measurement = go_on(run, epochs, checkpoint, device, workers=workers)
     show_run(resumed, measurement, json_)

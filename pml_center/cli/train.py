@@ -71,12 +71,14 @@ def train(
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
     """Say what came of a run, from the first of several processes."""
     from pml_center.cli.eval import show_report
+    from pml_center.training.interrupt import saying
 
     if not run.writes:
         return
     reports = {} if measurement is None else measurement.reports
     chosen = run.best_epoch
-    page = None if measurement is None else _write_page(run, measurement)
+    with saying(run.how_to_go_on):
+        page = None if measurement is None else _write_page(run, measurement)
     if as_json:
         content = {"run": str(run.folder), "best_epoch": chosen, "page": page and str(page)}
         content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
@@ -86,11 +88,22 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
         print(f"best epoch {chosen} of {len(run.epochs)} by {run.config.metric} on the validation images")
     if measurement is not None:
         show_report(measurement.model, measurement.pixels)
+        warn_of_pixels(measurement, run.config.metric)
     if measurement is not None and measurement.accuracy is not None:
         print(measurement.accuracy)
     print(f"run     {run.folder}")
     if page is not None:
         print(f"page    {page}")
+
+
+def warn_of_pixels(measurement: "Measurement", metric: str) -> None:
+    """Say it where training has not even reached what needs none."""
+    reached, pixels = measurement.model[metric], measurement.pixels[metric]
+    if pixels >= reached:
+        print(
+            f"warning: {metric} is {reached:.4f}, and raw pixels reach {pixels:.4f}: train longer, start from "
+            "--pretrained weights, or look at the data"
+        )
 
 
 def _write_page(run: "Run", measurement: "Measurement") -> Path:

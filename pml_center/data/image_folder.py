@@ -155,7 +155,8 @@ def _check_layout(root: Path, folders: list[Folder]) -> None:
     if top.images:
         raise ValueError(
             f"root must hold {layout}, got {len(top.images)} images directly in {str(root)!r}, "
-            f"e.g. {os.path.basename(min(top.images, key=natural_key))!r}. Move each into the folder of its class."
+            f"e.g. {os.path.basename(min(top.images, key=natural_key))!r}. "
+            "Move each into the folder of its class, or give the folder above if this is one class of several."
         )
     empty = empty_classes(folders)
     if empty:

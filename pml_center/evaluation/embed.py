@@ -83,7 +83,7 @@ def load_samples(folder: str | Path) -> Samples:
     if missing:
         raise FileNotFoundError(
             f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
-            "Write them with save_samples, or with `pml-center embed`."
+            f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
     embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
     with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:

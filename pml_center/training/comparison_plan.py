@@ -28,6 +28,7 @@ from pml_center.training.comparison_inputs import (
 from pml_center.training.comparison_page import write_comparison
 from pml_center.training.config import TrainConfig
 from pml_center.training.dry_run import estimate
+from pml_center.training.interrupt import saying
 from pml_center.training.jobs import Job, train_all
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
@@ -236,6 +237,12 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
         )
     images = plan.check()
     plan.begin()
+    with saying(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"):
+        return _carry_out(plan, images, processes)
+
+
+def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
+    """Search, train, compare, and write what was found."""
     LOG.info(
         "%s losses × %s seeds, %s at a time; log and run folders in %s",
         len(plan.losses),
@@ -243,7 +250,6 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
         processes,
         plan.folder,
     )
-    go_on = f"pml-center compare {shlex.quote(str(plan.folder))}"
     chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
     if plan.search:
@@ -253,16 +259,14 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
             for jobs_of_loss in zip(*(each.values() for each in trials.values()), strict=True)
             for job in jobs_of_loss
         ]
-        errors |= train_all(
-            every, processes, go_on, lambda job: f"{plan.config.metric} {_score(job):.4f} in validation"
-        )
+        errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_score(job):.4f} in validation")
         for loss, tried in trials.items():
             done = [setting for setting in tried if tried[setting] not in errors]
             chosen[loss] = max(done, key=lambda setting: _score(tried[setting]), default=None)
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
     every = [jobs_of_loss[place] for place in range(len(plan.seeds)) for jobs_of_loss in runs.values()]
     _drop_others(every)
-    errors |= train_all(every, processes, go_on, lambda job: f"{plan.config.metric} {_tested(job):.4f}")
+    errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_tested(job):.4f}")
     runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
     candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
     comparison = _comparison(candidates, plan.config)

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,3 +41,19 @@ class Interrupt:
         if self._received:
             raise KeyboardInterrupt
         self._received = True
+
+
+@contextmanager
+def saying(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """Let an interrupt end in a sentence on how to go on, wherever it came.
+
+    Example:
+        >>> with saying(lambda: "start again"):
+        ...     raise KeyboardInterrupt
+        Traceback (most recent call last):
+        KeyboardInterrupt: interrupted; start again
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"interrupted; {how_to_go_on()}") from interrupt

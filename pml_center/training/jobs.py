@@ -63,7 +63,7 @@ class Job:
         return self.config.epochs if self.is_over else len(self.run.epochs)
 
 
-def train_all(jobs: Sequence[Job], processes: int, go_on: str, report: Callable[[Job], str]) -> dict[Job, str]:
+def train_all(jobs: Sequence[Job], processes: int, report: Callable[[Job], str]) -> dict[Job, str]:
     """Train runs that are not over, and go on with those that had begun.
 
     On a CPU each computes with one thread, so that what comes out does not depend on ``processes``. What it prints goes
@@ -72,7 +72,6 @@ def train_all(jobs: Sequence[Job], processes: int, go_on: str, report: Callable[
     Args:
         jobs: the runs, in the order in which they start.
         processes: how many at a time.
-        go_on: the command to go on with after an interrupt.
         report: what to say of a run that is over.
 
     Returns:
@@ -106,7 +105,7 @@ def train_all(jobs: Sequence[Job], processes: int, go_on: str, report: Callable[
             for process in running:
                 process.join()
         if interrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: {go_on}")
+            raise KeyboardInterrupt
     return errors
 
 
@@ -136,7 +135,7 @@ def _work(job: Job) -> None:
     begun = job.run.can_resume
     try:
         if begun:
-            resume(job.run.folder, device=job.config.device, test=job.test)
+            resume(job.run.folder, device=job.config.device, test=job.test, workers=job.config.workers)
         else:
             fit(job.config, test=job.test)
     except KeyboardInterrupt:

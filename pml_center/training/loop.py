@@ -18,7 +18,7 @@ from pml_center.data.open_images import full_source
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
-from pml_center.training.interrupt import Interrupt
+from pml_center.training.interrupt import Interrupt, saying
 from pml_center.training.measurement import Measurement, measure, validate
 from pml_center.training.run_folder import Run
 from pml_center.training.seeding import seed_everything
@@ -51,8 +51,9 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
     with distributed.initialize(choose_device(config.device)) as device:
         bench = Workbench.build(config, device)
         run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
-        _announce(describe(bench, run))
-        return run, _finish(run, bench, test)
+        with saying(run.how_to_go_on):
+            _announce(describe(bench, run))
+            return run, _finish(run, bench, test)
 
 
 def resume(
@@ -61,6 +62,7 @@ def resume(
     checkpoint: str = "last",
     device: str | None = None,
     test: bool = True,
+    workers: int | None = None,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -71,6 +73,7 @@ def resume(
         checkpoint: the folder below ``checkpoints`` to start from.
         device: where to compute, by default as before.
         test: as of :func:`fit`.
+        workers: processes that read images, by default as before.
 
     Returns:
         As :func:`fit`.
@@ -83,15 +86,20 @@ def resume(
     config = Run.open(folder).config
     if epochs is not None and epochs < config.epochs:
         raise ValueError(f"epochs must be at least the {config.epochs} of the run, got {epochs}. Leave them out.")
-    config = replace(config, epochs=epochs or config.epochs, device=device or config.device)
-    with distributed.initialize(choose_device(config.device)) as where:
+    config = replace(
+        config,
+        epochs=epochs or config.epochs,
+        device=device or config.device,
+        workers=config.workers if workers is None else workers,
+    )
+    with distributed.initialize(choose_device(config.device)) as where, saying(Run.open(folder).how_to_go_on):
         run = Run.open(folder, writes=distributed.is_main())
         bench = Workbench.build(config, where, from_scratch=True)
         bench.load(run, newest(run.checkpoints / checkpoint))
         if bench.progress.epoch <= config.epochs and epochs is not None:
             bench.progress.take_heart()
         run.record(config)
-        _announce(f"{describe(bench, run)}\nresumed in epoch {bench.progress.epoch}, after step {bench.progress.step}")
+        _announce(f"{describe(bench, run)}\n{_where(bench)}")
         return run, _finish(run, bench, test)
 
 
@@ -114,9 +122,12 @@ def _train(run: Run, bench: Workbench) -> None:
         while progress.epoch <= config.epochs and not progress.is_over:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
             _epoch(run, bench, bar, interrupt)
-            _end_of_epoch(run, bench)
+            epoch, seen = progress.epoch, _end_of_epoch(run, bench)
+            if bar.disable:  # no terminal: a line an epoch stands for the bar
+                numbers = "  ".join(f"{name} {value:.4g}" for name, value in seen.items())
+                _announce(f"epoch {epoch}/{config.epochs}  {numbers}")
             if _is_asked(interrupt):
-                raise KeyboardInterrupt(how_to_go_on(run))
+                raise KeyboardInterrupt
 
 
 def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
@@ -142,12 +153,7 @@ def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
             _check_finite(progress.means(), bench)
             bench.save(run)
         if stop:
-            raise KeyboardInterrupt(how_to_go_on(run))
-
-
-def how_to_go_on(run: Run) -> str:
-    """What to say to someone who stopped a run."""
-    return f"interrupted; go on with: pml-center resume {run.folder}"
+            raise KeyboardInterrupt
 
 
 def _is_asked(interrupt: Interrupt) -> bool:
@@ -181,7 +187,8 @@ def step(bench: Workbench, batches: Iterator[Batch]) -> int:
     return count
 
 
-def _end_of_epoch(run: Run, bench: Workbench) -> None:
+def _end_of_epoch(run: Run, bench: Workbench) -> dict[str, float]:
+    """What an epoch came to: means of the losses, and metrics of the validation images if they were looked at."""
     config, progress = bench.config, bench.progress
     means = progress.means()
     _check_finite(means, bench)
@@ -191,7 +198,7 @@ def _end_of_epoch(run: Run, bench: Workbench) -> None:
     if skipped:
         _announce("\n".join(f"skipped {name}, which cannot be read" for name in skipped), logging.WARNING)
         run.log(event="skipped", epoch=progress.epoch, images=skipped)
-    is_best = False
+    is_best, metrics = False, {}
     if bench.images.val is not None and (progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs):
         metrics = validate(bench.measured, bench.images.val, config)
         run.log(event="val", epoch=progress.epoch, **metrics)
@@ -200,6 +207,7 @@ def _end_of_epoch(run: Run, bench: Workbench) -> None:
     if is_best:
         bench.save(run, "best")
     bench.save(run)
+    return means | metrics
 
 
 def _measure(run: Run, bench: Workbench) -> Measurement | None:
@@ -243,6 +251,16 @@ def _announce(text: str, level: int = logging.INFO) -> None:
     """Log, from the first process."""
     if distributed.is_main():
         LOG.log(level, "%s", text)
+
+
+def _where(bench: Workbench) -> str:
+    """Where a run goes on."""
+    progress, config = bench.progress, bench.config
+    if progress.is_over:
+        return f"stopped early after epoch {progress.epoch - 1}; to train on, ask for more epochs with --epochs"
+    if progress.epoch > config.epochs:
+        return f"all {config.epochs} epochs are done; to train on, ask for more with --epochs"
+    return f"resumed in epoch {progress.epoch}, after step {progress.step}"
 
 
 def with_full_paths(config: TrainConfig) -> TrainConfig:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -195,6 +196,12 @@ class Run:
         """Whether there is a checkpoint to go on from."""
         last = self.checkpoints / "last"
         return is_checkpoint(last) or is_checkpoint(previous_of(last))
+
+    def how_to_go_on(self) -> str:
+        """What to do with a run that was stopped."""
+        if self.can_resume:
+            return f"go on with: pml-center resume {shlex.quote(str(self.folder))}"
+        return f"there was no checkpoint yet, start again; {self.folder} will be replaced"
 
     @property
     def checkpoints(self) -> Path:

@@ -93,6 +93,7 @@ def test_help_says_what_a_command_does(capsys, command):
             "key in typo.yaml must be a known name, got 'epocs'. Did you mean 'epochs",
         ),
         (["train", "--config", "text.yaml"], 'Invalid value for [epochs] from text.yaml: unable to convert "two"'),
+        (["train", "--config", "data.yaml"], "/nowhere' (from"),
         (["train", "--config", "loss.yaml"], "loss must be a known name, got 'CentreLoss'. Did you mean 'CenterLoss'"),
         (
             ["train", "--config", "broken/class_a/0.png"],
@@ -109,7 +110,7 @@ def test_help_says_what_a_command_does(capsys, command):
         (["eval", "test_vit", "digits", "--protocol", "retrieval", "--pairs", "p"], "--protocol verification"),
         (["embed", "convnet", "digits", "--out", "broken"], "out must be a new folder, got broken"),
         (["search", "empty", "nothing.png"], "images must be existing files, got nothing.png"),
-        (["search", "empty", "broken/class_a/0.png"], "embeddings.npy and samples.csv, got 'empty'"),
+        (["search", "empty", "broken/class_a/0.png"], "`pml-center embed RUN DATA --out empty`"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, capsys, arguments, message):
@@ -120,7 +121,13 @@ def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, c
         path.write_bytes(b"no image")
     (tmp_path / "hollow" / "class_b").mkdir()
     (tmp_path / "empty").mkdir()
-    files = {"list": "[1]", "typo": "epocs: 3", "text": "epochs: two", "loss": "loss: CentreLoss"}
+    files = {
+        "list": "[1]",
+        "typo": "epocs: 3",
+        "text": "epochs: two",
+        "loss": "loss: CentreLoss",
+        "data": "data: nowhere",
+    }
     for name, content in files.items():
         (tmp_path / f"{name}.yaml").write_text(content)
     out, err, code = run(capsys, *arguments)

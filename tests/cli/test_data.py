@@ -109,6 +109,12 @@ def test_only_some_flaws_of_a_kind_are_shown(run, flawed):
     assert "and 4 more, see --json" in out
 
 
+def test_a_folder_of_one_class_is_told_from_a_folder_of_classes(run, flawed):
+    out, _ = run("data", "check", "flawed/train/1", "--workers", "0", code=2)
+    assert "images in no class (move them to the folder of one, or check the folder above): " in out
+    assert "sizes" not in out
+
+
 def test_no_data_set_at_all_is_a_mistake(run):
     assert "nowhere' (from " in run("data", "check", "nowhere", code=2)[1]
     assert "workers must be at least 0, got -1" in run("data", "check", "digits", "--workers", "-1", code=2)[1]

@@ -369,13 +369,59 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(tmp_path, capsy
     assert found["minutes_in_all"] == pytest.approx(found["losses"][LOSSES[0]]["minutes_in_all"] * 7 / 2, abs=0.02)
 
 
+def test_a_comparison_goes_on_elsewhere(done, monkeypatch, capsys):
+    plans = []
+
+    def stopped(*arguments):
+        plans.append(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(comparison_plan, "carry_out", stopped)
+    command(capsys, "compare", done[0], "--device", "cuda", "--workers", 3, "--jobs", 2)
+    [(plan, jobs)] = plans
+    assert (plan.config.device, plan.config.workers, jobs) == ("cuda", 3, 2)
+    before = Plan.of(done[0])
+    assert replace(plan.config, device="cpu", workers=0) == before.config
+    plan._check_same(before)
+    assert "got --epochs without them" in command(capsys, "compare", done[0], "--epochs", 9)[1]
+
+
+def test_a_comparison_is_repeated_from_its_file(done, tmp_path, monkeypatch, capsys):
+    plans = []
+    monkeypatch.setattr(comparison_plan, "expected", lambda plan, jobs: plans.append(plan) or {})
+    options = ["--config", done[0] / "compare.yaml", "--dry-run", "--json"]
+    for sources in ([], ["digits"]):
+        assert command(capsys, "compare", *sources, *options, "--out", tmp_path / "again")[2] == 0
+    same, other = plans
+    begun = Plan.of(done[0])
+    assert replace(same, config=replace(same.config, out=begun.config.out)) == begun
+    assert replace(other, config=replace(other.config, data=same.config.data)) == same
+    assert other.config.data == "digits"
+
+
+def test_an_interrupt_while_runs_are_compared_says_how_to_go_on(done, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison_plan, "write_comparison", interrupted)
+    _, err, code = command(capsys, "compare", done[0])
+    assert code == 130
+    assert f"pml-center: interrupted; go on with: pml-center compare {done[0]}\n" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["digits", "photos", "--losses", "SoftmaxLoss"], "data must be one source with --losses, got digits photos"),
         (["runs/a", "runs/b", "--epochs", "3"], "losses must be given where something is to be trained, got --epochs"),
         (["runs/a", "--seeds", "1"], "got --seeds without them"),
-        (["digits"], "run must be a folder written by `pml-center train`, got digits"),
+        (["runs/a", "--jobs", "2"], "got --jobs without them"),
+        (["runs/a", "--dry-run"], "got --dry-run without them"),
+        (
+            ["digits"],
+            "sources must be folders of runs or of comparisons, got digits. To train on data, name the losses",
+        ),
+        ([], "sources must be folders of runs or of comparisons, got none. To train on data, name the losses"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_sentence(capsys, arguments, message):

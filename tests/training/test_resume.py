@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
+from pml_center.cli import main
 from pml_center.training import CheckpointError, TrainConfig, fit, loop, resume
 from pml_center.training import checkpoint as checkpoint_module
 from pml_center.training.checkpoint import read_checkpoint, write_checkpoint
@@ -283,3 +284,38 @@ def test_an_interrupt_of_the_whole_group_leaves_workers_to_the_end(tmp_path):
     assert "pml-center: interrupted; go on with: pml-center resume run" in said
     assert "Traceback" not in said
     assert Run(tmp_path / "run").can_resume
+
+
+def typed(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, arguments)])
+    return capsys.readouterr().err, stop.value.code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_images_are_measured_says_how_to_go_on(tmp_path, monkeypatch, capsys, number):
+    before = signal.getsignal(signal.SIGTERM)
+    arguments = ["--image-size", 8, "--epochs", 1, "--workers", 0, "--out", tmp_path / "a run"]
+    monkeypatch.setattr(loop, "measure", lambda *_: signal.raise_signal(number))
+    said, code = typed(capsys, "train", "digits", *arguments)
+    assert code == 130
+    assert f"pml-center: interrupted; go on with: pml-center resume '{tmp_path / 'a run'}'\n" in said
+    assert typed(capsys, "resume", tmp_path / "a run")[1] == 130
+    monkeypatch.setattr(loop, "_train", lambda *_: signal.raise_signal(number))
+    said, code = typed(capsys, "train", "digits", *arguments[:-1], tmp_path / "new")
+    assert code == 130
+    assert "interrupted; there was no checkpoint yet, start again" in said
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_log_has_a_line_an_epoch_and_says_when_nothing_is_left(tmp_path, caplog, capsys):
+    out = str(tmp_path / "run")
+    with caplog.at_level("INFO", "pml_center"):
+        fit(replace(CONFIG, epochs=2, out=out), test=False)
+        lines = [line for line in caplog.text.splitlines() if "epoch " in line]
+        assert "epoch 1/2  loss " in lines[0]
+        assert "  CenterLoss " in lines[0]
+        assert "  mean_average_precision_at_r 0." in lines[1]
+        resume(out, test=False, workers=1)
+    assert caplog.text.rstrip().endswith("all 2 epochs are done; to train on, ask for more with --epochs")
+    assert Run.open(out).config.workers == 1
