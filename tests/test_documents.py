@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 import matplotlib.pyplot as plt
 import pytest
-import torch
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
