@@ -136,6 +136,7 @@ def test_links_within_the_repository_lead_somewhere(page):
 @pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning", "ignore::DeprecationWarning:pytorch_lightning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_runs(example, somewhere, capsys):
+    assert "__file__" not in example.read_text(encoding="utf-8"), "the gallery has none; sys.argv[0] is there everywhere"
     try:
         runpy.run_path(str(example), run_name="__main__")
     except SystemExit as end:
@@ -184,7 +185,16 @@ def test_every_page_is_in_the_site(site):
     assert all((site / "gallery" / example.name).with_suffix(".html").is_file() for example in EXAMPLES)
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "MultiSimilarityMiner" in home  # included from the README
-    assert not re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?://', home), "the site needs no network"
+
+
+def test_the_site_needs_no_network(site):
+    loaded = r'<(?:script|img|iframe|source|video)\b[^>]*\b(?:src|srcset)="(?:https?:)?//[^"]*'
+    loaded += r'|<link\b[^>]*\bhref="(?:https?:)?//[^"]*|(?:url\(|@import)\s*["\']?(?:https?:)?//[^);]*'
+    pages, styles = list(site.rglob("*.html")), list(site.rglob("*.css"))
+    found = [(path.name, text) for path in pages + styles for text in re.findall(loaded, path.read_text("utf-8"))]
+    assert not found
+    assert len(pages) >= 80
+    assert len(styles) >= 5
 
 
 def test_links_of_the_site_lead_somewhere(site):
