@@ -179,6 +179,11 @@ def test_every_public_name_is_in_the_reference(site):
     assert len(names) >= 40
 
 
+def test_sections_of_docstrings_are_read_whole(site):
+    page = (site / "losses" / "ArcFaceLoss.html").read_text(encoding="utf-8")
+    assert "Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698" in page  # and not a type before the colon
+
+
 def test_every_page_is_in_the_site(site):
     for page in PAGES[1:]:
         assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").is_file()
