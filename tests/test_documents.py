@@ -26,7 +26,8 @@ from pml_center.training.loss_formula import parse_loss
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs" / "extensions"))
 
-import loss_pages  # noqa: E402, of the documents
+import gallery_order  # noqa: E402, of the documents
+import loss_pages  # noqa: E402
 import loss_pictures  # noqa: E402
 import mathml  # noqa: E402
 
@@ -122,6 +123,15 @@ def test_the_two_commands_of_the_readme():
     assert len(text.splitlines()) < 200
 
 
+def test_the_entry_to_cite_has_the_version():
+    entries = (ROOT / "docs" / "software.bib").read_text(encoding="utf-8")
+    assert re.findall(r"version = {(.*)}", entries) == [pml_center.__version__]
+
+
+def test_every_example_has_its_place_in_the_gallery():
+    assert sorted(gallery_order.ORDER) == [example.stem for example in EXAMPLES]
+
+
 def test_the_check_reads_its_command_from_the_readme():
     shown = subprocess.run([ROOT / ".ci" / "run", "--show"], capture_output=True, text=True, check=True)
     assert shown.stdout == f"{INSTALL_AND_TEST}\n"
@@ -136,7 +146,7 @@ def test_links_within_the_repository_lead_somewhere(page):
 @pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning", "ignore::DeprecationWarning:pytorch_lightning")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_every_example_runs(example, somewhere, capsys):
-    assert "__file__" not in example.read_text(encoding="utf-8"), "the gallery has none; sys.argv[0] is there everywhere"
+    assert "__file__" not in example.read_text(encoding="utf-8"), "the gallery has none; take sys.argv[0]"
     try:
         runpy.run_path(str(example), run_name="__main__")
     except SystemExit as end:
