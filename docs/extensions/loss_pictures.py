@@ -49,7 +49,7 @@ def draw_curve(name: str):
     for ax, title in ((left, "logit / scale"), (right, "pull")):
         ax.set(xlabel="angle θ to the class, degrees", title=title, xticks=[0, 45, 90, 135, 180])
         ax.grid(color="0.92")
-    left.legend(frameon=False, fontsize="small")
+    left.legend(frameon=False, fontsize="small", handlelength=1.5)
     right.set_ylim(bottom=min(0, right.get_ylim()[0]))
     return figure
 
@@ -64,7 +64,7 @@ def draw_other_class(loss, ax) -> None:
         logit = loss.get_logits(embeddings, torch.zeros(len(angles), dtype=torch.long))[:, 1] / size
     if not torch.allclose(logit, other, atol=1e-3):
         style = {"color": plots.BRIGHT[1], "linestyle": "--", "linewidth": 2}
-        ax.plot(angles.rad2deg(), logit, label="another class, own at 60°", **style)
+        ax.plot(angles.rad2deg(), logit, label="another class,\nown at 60°", **style)
 
 
 @cache
