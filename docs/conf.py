@@ -80,23 +80,25 @@ sphinx_gallery_conf = {
     "matplotlib_animations": (True, "jshtml"),
     "capture_repr": (),
     "show_memory": False,
+    "min_reported_time": 3600,  # seconds tell of the machine that built the site
     "show_signature": False,
     "write_computation_times": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.position",
 }
 
 
 def rewrite_docstring(app, what, name, obj, options, lines):
     """Two things that our docstrings write more simply than napoleon reads.
 
-    ``Shape: text`` is a section, whose text napoleon wants on lines of its own. ``num_classes: C.`` is a sentence, and
-    not the third entry of a list.
+    ``Shape: text`` is a section, whose text napoleon wants on lines of its own, and behind a colon: else what stands
+    before the first colon of the text would be a type. ``num_classes: C.`` is a sentence, and not the third entry of a
+    list.
     """
     rewritten = []
     for line in lines:
         section = re.fullmatch(rf"({'|'.join(SECTIONS)}): (\S.*)", line)
         line = re.sub(r"^(\s+\w+: [A-Z])\.$", r"\1", line)
-        rewritten += [f"{section[1]}:", f"    {section[2]}"] if section else [line]
+        rewritten += [f"{section[1]}:", f"    : {section[2]}"] if section else [line]
     lines[:] = rewritten
 
 

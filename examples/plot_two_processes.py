@@ -62,7 +62,7 @@ with tempfile.TemporaryDirectory() as folder:
     result = Path(folder) / "result.pt"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*torchrun, __file__, result], env=environment, check=True)
+    subprocess.run([*torchrun, sys.argv[0], result], env=environment, check=True)
     weights_of_two, values_of_two = torch.load(result)
 
 figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")

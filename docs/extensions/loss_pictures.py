@@ -31,7 +31,7 @@ def draw_curve(name: str):
     with torch.no_grad():  # two classes; embeddings turn from one, at a right angle to the other
         directions = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
         rows.copy_(directions.repeat_interleave(len(rows) // 2, dim=0))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.8), layout="constrained")
     degrees = angles.rad2deg()
     left.plot(degrees, angles.cos(), color=plots.GREY, linestyle=":", linewidth=1.5, label="no margin")
     right.plot(degrees, angles.sin(), color=plots.GREY, linestyle=":", linewidth=1.5)
@@ -49,7 +49,7 @@ def draw_curve(name: str):
     for ax, title in ((left, "logit / scale"), (right, "pull")):
         ax.set(xlabel="angle θ to the class, degrees", title=title, xticks=[0, 45, 90, 135, 180])
         ax.grid(color="0.92")
-    left.legend(frameon=False, fontsize="small")
+    left.legend(frameon=False, fontsize="small", handlelength=1.5)
     right.set_ylim(bottom=min(0, right.get_ylim()[0]))
     return figure
 
@@ -64,7 +64,7 @@ def draw_other_class(loss, ax) -> None:
         logit = loss.get_logits(embeddings, torch.zeros(len(angles), dtype=torch.long))[:, 1] / size
     if not torch.allclose(logit, other, atol=1e-3):
         style = {"color": plots.BRIGHT[1], "linestyle": "--", "linewidth": 2}
-        ax.plot(angles.rad2deg(), logit, label="another class, own at 60°", **style)
+        ax.plot(angles.rad2deg(), logit, label="another class,\nown at 60°", **style)
 
 
 @cache
@@ -121,7 +121,7 @@ def train(first, *others: tuple) -> np.ndarray:
 def draw_features(panels: dict[str, np.ndarray]):
     """Features side by side, each under its title."""
     _, labels, _, shown = images()
-    figure, axes = plt.subplots(1, len(panels), figsize=(7, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6, 3.1), layout="constrained")
     for ax, (title, points) in zip(axes, panels.items(), strict=True):
         plots.features(points, labels[shown], ax=ax)
         ax.set_title(title, fontsize=10)
@@ -148,7 +148,7 @@ def draw_softmax():
 def draw_cross_entropy():
     """The loss of two classes against the probability of the truth, and its gradient to the score."""
     probability = np.linspace(1e-3, 1 - 1e-3, 500)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.8), layout="constrained")
     for number, smoothing in enumerate((0, 0.1, 0.3)):
         truth = 1 - smoothing / 2
         style = {"color": plots.BRIGHT[number], "linestyle": plots.LINES[number], "linewidth": 2}
@@ -168,7 +168,7 @@ def draw_contrastive():
     """The loss of a pair, and features by it."""
     points = train(pml_losses.ContrastiveLoss(neg_margin=4, distance=EUCLIDEAN))
     _, labels, _, shown = images()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 3.1), layout="constrained")
     distance = np.linspace(0, 2, 200)
     left.plot(distance, distance, color=plots.BRIGHT[0], linewidth=2, label="one class")
     other = np.maximum(0, 1 - distance)
@@ -228,7 +228,7 @@ class Picture(SphinxDirective):
         place = f"losses/pictures/{name}.png"
         path = Path(self.env.srcdir, place)
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=160)
         plt.close(figure)
         self.env.note_dependency(loss_pages.__file__)
         self.env.note_dependency(__file__)
