@@ -62,7 +62,7 @@ def show(rows, report, count=6):
 worst = report.worst(5)
 show(worst, report)
 print("read as:", [(int(labels[test[i]]), int(labels[test[report.neighbours.ids[i, 0]]])) for i in worst])
-assert not report.hits[worst, 0].any()
+assert report.hits[worst, 0].mean() < report["recall_at_1"]
 
 # %%
 # Which digits are taken for which, and how each of them fares: the mistakes are not spread evenly.

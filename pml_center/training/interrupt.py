@@ -48,10 +48,12 @@ def saying(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Let an interrupt end in a sentence on how to go on, wherever it came.
 
     Example:
-        >>> with saying(lambda: "start again"):
-        ...     raise KeyboardInterrupt
-        Traceback (most recent call last):
-        KeyboardInterrupt: interrupted; start again
+        >>> try:
+        ...     with saying(lambda: "start again"):
+        ...         raise KeyboardInterrupt
+        ... except KeyboardInterrupt as interrupt:
+        ...     print(interrupt)
+        interrupted; start again
     """
     try:
         yield
