@@ -78,8 +78,8 @@ def _show(found: "DataCheck", prefix: str) -> None:
     for line in _histogram(list(totals.values())):
         print(f"  {line}")
     if found.image_sizes:
-        sizes = (f"{width} × {height} ({count:,})" for (width, height), count in found.image_sizes.items())
-        print(f"sizes  {_most(sizes)}")
+        shown = (f"{width} × {height} ({count:,})" for (width, height), count in found.image_sizes.items())
+        print(f"sizes  {_most(shown)}")
         print(f"modes  {_most(f'{mode} ({count:,})' for mode, count in found.modes.items())}")
     for title, lines in _problems(found).items():
         if lines:
