@@ -596,9 +596,9 @@ def _how(results: Results) -> str:
   ({{py:func}}`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all widths and
   weights of a metric in a task; below 0.05 a difference is called real. Five unseen digits are five. The table of
   leading losses is that of `compare`, whose units are images.
-- **Limits.** Faces and the last task have width 64 alone, and leading losses are compared on Omniglot alone. All but
-  CIFAR-10 is grey. Faces of CelebA whose label a face network doubts are left out. The spread of a class of few
-  images is too small, so that columns of known and unseen classes do not compare.
+- **Limits.** Faces and CIFAR-10 by five and five have width 64 alone, and leading losses are compared on Omniglot
+  alone. All but CIFAR-10 is grey. Faces of CelebA whose label a face network doubts are left out. The spread of a
+  class of few images is too small, so that columns of known and unseen classes do not compare.
 - **Cost.** {hours:.1f} hours of one core for the cells below, on {results["machine"]}, with other work beside it;
   {versions}.
 
