@@ -3,6 +3,7 @@
 import inspect
 import math
 import operator
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -181,6 +182,25 @@ def is_size(value: Any) -> bool:
         return operator.index(value) >= 1 and not isinstance(value, bool)
     except TypeError:
         return False
+
+
+def check_workers(workers: int) -> None:
+    """Processes that read images must be at most eight for each processor core: each takes memory of its own.
+
+    Raises:
+        ValueError: more, or less than 0.
+
+    Example:
+        >>> check_workers(10**6)
+        Traceback (most recent call last):
+        ...
+        ValueError: workers must be in [0, ...], eight for each processor core, got 1000000. Use --workers ...
+    """
+    cores = os.cpu_count() or 1
+    if not 0 <= workers <= 8 * cores:
+        raise ValueError(
+            f"workers must be in [0, {8 * cores}], eight for each processor core, got {workers}. Use --workers {cores}."
+        )
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

@@ -7,6 +7,7 @@ from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from pml_center.checks import check_workers
 from pml_center.data.labeled_images import LabeledImages
 from pml_center.data.transforms import convert
 
@@ -45,6 +46,7 @@ def inspect_images(images: LabeledImages, workers: int = 0) -> list[ImageFacts]:
         >>> first.size, first.mode, first.digest == second.digest, gone.error
         ((8, 8), 'L', True, "FileNotFoundError: [Errno 2] No such file or directory: 'gone.png'")
     """
+    check_workers(workers)
     loader = DataLoader(_Inspected(images), batch_size=64, num_workers=workers, collate_fn=list)
     facts: list[ImageFacts] = []
     with tqdm(total=len(images), desc="read", unit="image", disable=None) as bar:

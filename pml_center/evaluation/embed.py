@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
 from pml_center.evaluation.inputs import as_array
 
@@ -174,6 +175,7 @@ def embed_samples(
         groups = None if data.groups is None else data.groups.tolist()
         data = data if data.transform else data.with_transform(_transform_of(model))
     if isinstance(data, Dataset):
+        check_workers(workers)
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
     return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)

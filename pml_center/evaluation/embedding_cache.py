@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pml_center.checks import check_workers
 from pml_center.data import LabeledImages
 from pml_center.data.archives import split_archive
 from pml_center.evaluation.embed import embed
@@ -61,6 +62,7 @@ def cached_embeddings(
         ...     len(list(Path(folder).iterdir())), np.array_equal(first, second)
         (1, True)
     """
+    check_workers(workers)
     path = None if folder is None else folder / f"{_fingerprint(model, images, recipe, device)}.npy"
     if path is not None and path.is_file():
         LOG.info("embeddings of %s images are in the cache: %s", f"{len(images):,}", path)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pml_center.backbones import Embedder
+from pml_center.checks import check_workers
 from pml_center.data import EpochBatches, LabeledImages, UnreadableImageError, train_transform
 from pml_center.training.config import TrainConfig
 from pml_center.training.seeding import seed_everything
@@ -18,6 +19,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 
 def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig, rank: int, parts: int) -> DataLoader:
     """Batches for one epoch after the other: set ``loader.batch_sampler.epoch``, and ``start`` within it."""
+    check_workers(config.workers)
     transform = train_transform(
         model.image_size, model.in_chans, model.mean, model.std, crop_scale=config.crop_scale, hflip=config.hflip
     )
