@@ -35,6 +35,7 @@ extensions = [
 exclude_patterns = ["_build"]
 
 html_math_renderer = "mathml"
+smartquotes = False  # `--help` is no dash
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_theme = "pydata_sphinx_theme"
@@ -88,12 +89,14 @@ sphinx_gallery_conf = {
 
 
 def rewrite_docstring(app, what, name, obj, options, lines):
-    """Two things that our docstrings write more simply than napoleon reads.
+    """Three things that our docstrings write more simply than napoleon reads.
 
     ``Shape: text`` is a section, whose text napoleon wants on lines of its own, and behind a colon: else what stands
-    before the first colon of the text would be a type. ``num_classes: C.`` is a sentence, and not the third entry of a
-    list.
+    before the first colon of the text would be a type. What is said of an attribute wants that colon, too.
+    ``num_classes: C.`` is a sentence, and not the third entry of a list.
     """
+    if what in ("attribute", "property") and lines:
+        lines[0] = f": {lines[0]}"
     rewritten = []
     for line in lines:
         section = re.fullmatch(rf"({'|'.join(SECTIONS)}): (\S.*)", line)
@@ -102,6 +105,12 @@ def rewrite_docstring(app, what, name, obj, options, lines):
     lines[:] = rewritten
 
 
+def skip_member(app, what, name, obj, skip, options):
+    """Fields of a named tuple that have no docstring of their own: the class says what they are."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app):
     """Sphinx's hook: ours comes before napoleon's."""
     app.connect("autodoc-process-docstring", rewrite_docstring, priority=100)
+    app.connect("autodoc-skip-member", skip_member)

@@ -6,6 +6,8 @@ You train the same network twice on handwritten digits, with softmax loss and wi
 the features of new digits after every epoch. Both begin with one heap. Press play, or step through the epochs.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -70,7 +72,7 @@ def draw(epoch):
 
 
 animation = FuncAnimation(figure, draw, frames=EPOCHS + 1, interval=250)
-page = animation.to_jshtml(default_mode="once")  # for a web page; ``animation.save("epochs.gif")`` for a file
+page = animation.to_jshtml(default_mode="once")  # for a web page; for a file: animation.save("epochs.gif")
 print(f"{len(page) / 2**20:.1f} MiB")
 
 # %%

@@ -6,6 +6,8 @@ PML's ``MetricLossOnly`` takes any of our losses. There are three things to know
 which it does not, and where half precision goes.
 """
 
+import contextlib
+import io
 import warnings
 
 import matplotlib.pyplot as plt
@@ -79,7 +81,8 @@ def fit(forget=False):
         dataloader_num_workers=0,
         data_device=torch.device("cpu"),
     )
-    trainer.train(num_epochs=EPOCHS)
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar for each epoch
+        trainer.train(num_epochs=EPOCHS)
     return model, loss, values
 
 

@@ -54,7 +54,6 @@ bits = np.sign(PCA(8, random_state=0).fit_transform(pixels))
 random = np.random.default_rng(0)
 orders = [random.permutation(len(data)) for _ in range(16)]
 found = [by_row(bits[order], labels[order])[metric] for order in orders]
-truth = expected(bits, labels)
 grouped = by_row(bits[by_class], labels[by_class])[metric]
 truth = expected(bits, labels)
 print(f"by row: {min(found):.4f} to {max(found):.4f} in sixteen orders, {grouped:.4f} class by class")

@@ -101,6 +101,15 @@ def test_images_of_another_task_are_refused(carried_out, study):
         study.write_task(changed, asked.sources, asked.images("known"))
 
 
+def test_images_serve_other_options(carried_out, study):
+    asked, _ = carried_out
+    changed = asked.task("known") | {"title": "Longer", "widths": [8], "weights": [0, 2], "options": {"epochs": 2}}
+    written = asked.images("known") / "task.json"
+    before = written.stat().st_mtime_ns
+    study.write_task(changed, asked.sources, asked.images("known"))
+    assert written.stat().st_mtime_ns == before
+
+
 def test_differences_are_those_of_the_values(carried_out):
     for task in carried_out[1]["tasks"].values():
         alone, center = task["cells"]

@@ -146,8 +146,9 @@ class Loss:
         if not self.margins:
             return ""
         entry = re.search(rf"^    {self.margins[0]}: (.*(?:\n        .*)*)", self.doc, re.MULTILINE)
-        found = re.search("degree|radian(?!s where)|squared|cosine", entry[1] if entry else "")
-        units = {"degree": "degrees", "radian": "radians", "squared": "squared length", "cosine": "cosine"}
+        found = re.search("degree|radian(?!s where)|half squared|squared|cosine", entry[1] if entry else "")
+        units = {"degree": "degrees", "radian": "radians", "cosine": "cosine"}
+        units |= {"half squared": "half a squared length", "squared": "squared length"}
         return units[found[0]] if found else ""
 
     @property
@@ -170,7 +171,8 @@ class Loss:
     @property
     def citations(self) -> list[str]:
         """Its entries of ``references.bib``."""
-        return [entry for entry in bibliography() if re.search(rf"keywords = {{.*\b{self.name}\b.*}}", entry)]
+        found = [entry for entry in bibliography() if re.search(rf"keywords = {{.*\b{self.name}\b.*}}", entry)]
+        return [re.sub(r",\n  keywords = {.*}", "", entry) for entry in found]  # our own, and no one else's
 
     @property
     def source(self) -> str:

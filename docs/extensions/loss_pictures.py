@@ -33,8 +33,9 @@ def draw_curve(name: str):
         rows.copy_(directions.repeat_interleave(len(rows) // 2, dim=0))
     figure, (left, right) = plt.subplots(1, 2, figsize=(5.6, 2.8), layout="constrained")
     degrees = angles.rad2deg()
-    left.plot(degrees, angles.cos(), color=plots.GREY, linestyle=":", linewidth=1.5, label="no margin")
-    right.plot(degrees, angles.sin(), color=plots.GREY, linestyle=":", linewidth=1.5)
+    plain = {"color": plots.GREY, "linestyle": ":", "linewidth": 1.5, "zorder": 3}  # seen where curves are the same
+    left.plot(degrees, angles.cos(), label="no margin", **plain)
+    right.plot(degrees, angles.sin(), **plain)
     for number, length in enumerate(LENGTHS.get(name, (20,))):
         turned = angles.clone().requires_grad_()
         embeddings = length * torch.stack([turned.cos(), turned.sin(), torch.zeros_like(turned)], dim=1)
@@ -173,7 +174,8 @@ def draw_contrastive():
     left.plot(distance, distance, color=plots.BRIGHT[0], linewidth=2, label="one class")
     other = np.maximum(0, 1 - distance)
     left.plot(distance, other, color=plots.BRIGHT[1], linewidth=2, linestyle="--", label="two classes")
-    left.set(xlabel="distance of the pair", title="loss of a pair")
+    left.set_xlabel("distance of the pair")
+    left.set_title("loss of a pair", fontsize=10)
     left.grid(color="0.92")
     left.legend(frameon=False)
     plots.features(points, labels[shown], ax=right)
@@ -228,7 +230,7 @@ class Picture(SphinxDirective):
         place = f"losses/pictures/{name}.png"
         path = Path(self.env.srcdir, place)
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=160)
+        figure.savefig(path, dpi=160, bbox_inches="tight", pad_inches=0.08)
         plt.close(figure)
         self.env.note_dependency(loss_pages.__file__)
         self.env.note_dependency(__file__)

@@ -14,7 +14,7 @@ def digits() -> LabeledImages:
         >>> len(data), data.num_classes, data[0][0].size
         (1797, 10, (8, 8))
 
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
+    Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
     """
     from sklearn.datasets import load_digits
 

@@ -85,5 +85,5 @@ class CurricularFaceLoss(MarginSoftmaxLoss):
         return additive_angular(batch.cosine, self.margin, "rotate")
 
     def negative_margin(self, target: Tensor) -> Elementwise:
-        """N."""
+        """``N`` of the formula."""
         return partial(hard_curricular, threshold=target, difficulty=self.difficulty.to(target))

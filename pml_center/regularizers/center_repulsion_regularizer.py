@@ -15,7 +15,7 @@ class CenterRepulsionRegularizer(BaseRowRegularizer):
     that step by themselves repel in :class:`~pml_center.losses.IslandLoss`.
 
     Args:
-        kwargs: PML's ``reducer``, which one number for all passes as it is, and ``collect_stats``.
+        kwargs: PML's ``reducer``, to which the value is one number for the whole, and ``collect_stats``.
 
     Shape: class rows (C, D) -> 0-d. A row at 0 has no direction, and a cosine of 0 to all; a single class has 0.
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 Images = dict[str, list[Any]]  # by class: what `open_image` of the source opens
+OF_TRAINING = ("title", "options", "widths", "weights")  # entries of a task that its images do not depend on
 LEAST_SIMILARITY = 0.2  # of a face to its person, below which the label is mostly wrong
 
 
@@ -37,7 +38,8 @@ def write_task(task: dict[str, Any], sources: Path, folder: Path, seed: int = 0)
         folder: to write to.
         seed: chooses classes and images.
     """
-    mark, asked = folder / "task.json", json.dumps(task)
+    asked = json.dumps({key: value for key, value in task.items() if key not in OF_TRAINING})
+    mark = folder / "task.json"
     if mark.exists():
         if mark.read_text(encoding="utf-8") != asked:
             raise ValueError(f"task must be as it was when {folder} was written. Choose another --work.")
