@@ -1,5 +1,6 @@
 """The page of the study: tables, plots and sentences from results.json."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,10 @@ def _spreads(results: Results) -> Figure:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
+    """Lines of a table, in whose cells what belongs together stays on one line."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    whole = [re.sub(r" ([→…]) ", "\u00a0\\1\u00a0", line) for line in lines]
+    return [whole[0], "|---" * len(head) + "|", *whole[1:]]
 
 
 def _number(value: float) -> str:
