@@ -103,7 +103,7 @@ def _signs(results: Results) -> str:
             for width in widths:
                 cells = {cell["weight"]: cell for cell in task["cells"] if cell["width"] == width}
                 signs = [judgement(cells[weight], metric) if weight in cells else " " for weight in weights]
-                row.append("`" + "\N{NO-BREAK SPACE}".join(signs) + "`" if cells else "")
+                row.append("\N{NO-BREAK SPACE}".join(signs) if cells else "")
             rows.append(row)
         if rows:
             text += ["", f"**{METRICS[metric][0].upper()}{METRICS[metric][1:]}**", ""]
