@@ -103,7 +103,7 @@ def _signs(results: Results) -> str:
             for width in widths:
                 cells = {cell["weight"]: cell for cell in task["cells"] if cell["width"] == width}
                 signs = [judgement(cells[weight], metric) if weight in cells else " " for weight in weights]
-                row.append("\N{NO-BREAK SPACE}".join(signs) if cells else "")
+                row.append("\N{NARROW NO-BREAK SPACE}".join(signs) if cells else "")
             rows.append(row)
         if rows:
             text += ["", f"**{METRICS[metric][0].upper()}{METRICS[metric][1:]}**", ""]
@@ -609,10 +609,10 @@ def _how(results: Results) -> str:
   nothing. Images are shrunk to the sides in `config.yaml`, and few are taken: nothing here compares with published
   figures of these data sets.
 - **Equal.** All cells of a task have the same images, epochs, schedule, batches of {config["options"]["batch_size"]}
-  and learning rate. It is the default of `train`, 0.001, but for faces 0.003: of 0.0005, 0.002, 0.004 and 0.008, tried
-  with softmax alone on people taken from those trained on, the two in the middle were best. Nothing else was tuned. The
-  last epoch counts. One learning rate for all weights may be unfair to some, and so may a training this short: centers
-  begin at the origin, and a large weight pulls all embeddings there before the centers have moved.
+  and learning rate. It is the default of `train`, {TrainConfig.lr:g}, but for faces 0.003: of 0.0005, 0.002, 0.004
+  and 0.008, tried with softmax alone on people taken from those trained on, the two in the middle were best. Nothing
+  else was tuned. The last epoch counts. One learning rate for all weights may be unfair to some, and so may a training
+  this short: centers begin at the origin, and a large weight pulls all embeddings there before the centers have moved.
 - **Known and unseen.** Each run is measured twice: its softmax classifies other images of the classes trained on, and
   images of unseen classes search their like. Where a task has all 10 classes, the known images are searched.
 - **Sure.** Intervals are of 95 % over seeds and images, or seeds and classes where these are unseen
