@@ -66,6 +66,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signature has them
 autodoc_preserve_defaults = True
 add_module_names = False
+napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes of a dataclass are documented once
 napoleon_use_rtype = False
 SECTIONS = ["Shape", "State", "Defaults", "Gradient", "Source", "Differs"]

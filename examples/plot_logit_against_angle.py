@@ -61,7 +61,8 @@ for ax, name in zip(axes.flat, names, strict=False):
     ax.grid(color="0.92")
 for number, ax in enumerate(axes.flat):
     ax.tick_params(labelbottom=number >= len(names) - columns)  # the lowest of each column
-    ax.set_axis_on() if number < len(names) else ax.set_axis_off()
+    if number >= len(names):
+        ax.set_axis_off()
 figure.supxlabel("angle θ between the embedding and its own class, degrees")
 figure.supylabel("logit of one's own class / scale")
 plt.show()

@@ -35,7 +35,7 @@ class IdentificationEvaluator:
 
     * ``rank_k``, closed set: the share of mated queries with a reference of their identity among the first k. The curve
       over k is the CMC.
-    * ``tpir_at_fpir_…``, open set (also DIR@FAR): the share of mated queries whose nearest reference is of their
+    * ``tpir_at_fpir_…``, open set (also ``DIR@FAR``): the share of mated queries whose nearest reference is of their
       identity and scores at least a threshold. The threshold is the lowest at which the share of non-mated queries
       that are taken for somebody, because their nearest reference scores as much, does not exceed the target.
 

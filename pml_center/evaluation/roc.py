@@ -56,7 +56,7 @@ class Roc:
         return self.genuine / self.genuine_pairs
 
     def tar_at(self, far: float) -> float:
-        """TAR@FAR by the conservative rule: the largest TAR among the thresholds whose FAR is at most ``far``.
+        """``TAR@FAR`` by the conservative rule: the largest TAR among the thresholds whose FAR is at most ``far``.
 
         Args:
             far: the target, in [0, 1). No interpolation: what is reported is what a threshold does.

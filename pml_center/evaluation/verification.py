@@ -92,7 +92,7 @@ class VerificationReport(ThresholdReport):
 
 @dataclass(frozen=True)
 class VerificationEvaluator:
-    """Accuracy, equal error rate and TAR@FAR: of the pairs of a protocol, or of all pairs of labelled rows.
+    """Accuracy, equal error rate and ``TAR@FAR``: of the pairs of a protocol, or of all pairs of labelled rows.
 
     Args:
         far: targets of the false accept rate, in (0, 1), each reported as ``tar_at_far_…``: the largest true accept

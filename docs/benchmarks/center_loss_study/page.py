@@ -294,8 +294,8 @@ def _findings(results: Results) -> list[str]:
     survey = [(name, width) for name in ("mnist-10", "cifar-10") for width in (64, 512)]
     if all(_has(results, *cell, 1) and _sign(results, *cell, 1) == HURTS for cell in survey):
         found.append(
-            "**The survey's weight of 1** hurts on CIFAR-10 at widths 64 and 512 as it did there, and on MNIST as "
-            "well: it is the weight that hurts, not the data set. At 0.03 MNIST gains and CIFAR-10 loses nothing."
+            "**The survey's weight of 1** hurts at widths 64 and 512 on CIFAR-10, as it did there, and on MNIST as "
+            "well. At 0.03 MNIST gains, and of CIFAR-10 nothing can be said."
             if _sign(results, "mnist-10", 64, 0.03) == HELPS
             and {_sign(results, "cifar-10", width, 0.03) for width in (64, 512)} <= {NOTHING, HELPS}
             else "**The survey's weight of 1** hurts at widths 64 and 512, on CIFAR-10 and on MNIST."
@@ -312,14 +312,15 @@ def _findings(results: Results) -> list[str]:
     if cells:
         found.append(
             f"**Five unseen classes after five known ones**: of {cells} cells with small weights {better or 'none'} "
-            f"{'are' if better > 1 else 'is'} really better and {worse or 'none'} really worse."
+            f"{'are' if better > 1 else 'is'} really better and {worse or 'none'} really worse. Five classes are few: "
+            "small differences could not be seen."
         )
     if _has(results, "faces", 64, 0.03):
         without, less, more = (_cell(results, "faces", 64, weight) for weight in (0, *small))
         value = "verification"
         found.append(
-            f"**Of faces, for which it was made**, accuracy on LFW's pairs is {without['metrics'][value]['value']:.3f} "
-            f"without it, {less['metrics'][value]['value']:.3f} at 0.003 ({_judged_as(less, value)}) and "
+            f"**Of faces, for which it was made**, accuracy on LFW's pairs at width 64 is "
+            f"{without['metrics'][value]['value']:.3f} without it, {less['metrics'][value]['value']:.3f} at 0.003 ({_judged_as(less, value)}) and "
             f"{more['metrics'][value]['value']:.3f} at 0.03 ({_judged_as(more, value)}). Three epochs on "
             f"{results['tasks']['faces']['counts']['train']:,} small images are far from the paper's 0.7 million."
         )
@@ -390,8 +391,10 @@ def _tuned(results: Results, name: str) -> str:
         untuned, tuned = one - other, rows[center]["value"] - rows["SoftmaxLoss"]["value"]
         if untuned > 2 * abs(tuned):
             text += (
-                f" There center loss is {tuned:.3f} before softmax alone, where it was {untuned:.3f} with one setting "
-                "for all and batches at random: much of its lead was want of tuning."
+                f" There center loss is {tuned:.3f} above softmax alone, which was not tested, and was {untuned:.3f} "
+                f"above with one setting for all and batches at random. Softmax went from {other:.3f} to "
+                f"{rows['SoftmaxLoss']['value']:.3f}, center loss from {one:.3f} to {rows[center]['value']:.3f}: "
+                "settings and batches both changed, and which of them did it is not known."
             )
     return text
 
@@ -490,12 +493,14 @@ def _reasons(results: Results) -> list[str]:
     unseen = [row for row in rows if of_unseen(results, row[0])]
     few = [row for row in unseen if row[0].endswith("-5")]
     ratios = [shape(_cell(results, *row, 0), "length") / shape(_cell(results, *row, 1), "length") for row in rows]
+    tight = [row for row in rows if falls("spread", 1, [row])]
+    worse = [row for row in tight if _sign(results, *row, 1) == HURTS]
     found = [
         f"**Known classes get tighter**, at a weight of 0.03 in {falls('spread', 0.03, rows)} of {len(rows)} rows "
-        f"wider than 2. At a weight of 1 they still are in {falls('spread', 1, rows)}, where retrieval is mostly "
+        f"wider than 2. At a weight of 1 they still are in {len(tight)}, in {len(worse)} of which retrieval is really "
         "worse: to be tight is not enough.",
-        f"**All gets short.** At a weight of 1 embeddings are {min(ratios):.0f} to {max(ratios):.0f} times shorter. A "
-        "softmax takes products with them, and short ones may leave it too little to tell classes apart.",
+        f"**All gets short.** At a weight of 1 embeddings wider than 2 are {min(ratios):.0f} to {max(ratios):.0f} times "
+        "shorter. A softmax takes products with them, and short ones may leave it too little to tell classes apart.",
     ]
     if few:
         found.append(
@@ -551,8 +556,9 @@ best.
     tried = tried_settings("SoftmaxLoss", leading["options"].get("lr", TrainConfig.lr), leading["search"])
     rates = [setting.lr for setting in tried]
     lines = [
-        f"{text.strip()} Learning rates from {min(rates):g} to {max(rates):g} were tried: where the last was chosen, a "
-        "larger one may do better."
+        f"{text.strip()} Learning rates from {min(rates):g} to {max(rates):g} were tried: where the largest was "
+        "chosen, a larger one may do better. Each setting was tried with one seed, and all its numbers move at once, so "
+        "that few were seen: a chosen one need not be better than the one given."
     ]
     for name, found in results["leading"].items():
         rows = []
@@ -610,16 +616,18 @@ def _how(results: Results) -> str:
   figures of these data sets.
 - **Equal.** All cells of a task have the same images, epochs, schedule, batches of {config["options"]["batch_size"]}
   and learning rate. It is the default of `train`, {TrainConfig.lr:g}, but for faces 0.003: of 0.0005, 0.002, 0.004
-  and 0.008, tried with softmax alone on people taken from those trained on, the two in the middle were best. Nothing
-  else was tuned. The last epoch counts. One learning rate for all weights may be unfair to some, and so may a training
-  this short: centers begin at the origin, and a large weight pulls all embeddings there before the centers have moved.
+  and 0.008, tried with softmax alone on people taken from those trained on, the two in the middle were best, which
+  favours softmax. Nothing else was tuned in the cells of weights and widths. The last epoch counts. One learning rate
+  for all weights may be unfair to some, and so may a training this short: centers begin at the origin, and a large
+  weight pulls all embeddings there before the centers have moved.
 - **Known and unseen.** Each run is measured twice: its softmax classifies other images of the classes trained on, and
   images of unseen classes search their like. Where a task has all 10 classes, the known images are searched.
 - **Sure.** Intervals are of 95 % over seeds and images, or seeds and classes where these are unseen
   ({{py:func}}`~pml_center.evaluation.runs_interval`), tests against softmax alone at the same width
   ({{py:func}}`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all widths and
-  weights of a metric in a task; below 0.05 a difference is called real. Five unseen digits are five. The table of
-  leading losses is that of `compare`, whose units are images.
+  weights of a metric in a task; below 0.05 a difference is called real. Five unseen digits are five. Those of
+  *What acts?* are corrected for its weights alone. The table of leading losses is that of `compare`, whose units are
+  images, not classes: its intervals are narrower than they would be for other classes.
 - **Limits.** All images but those of CIFAR-10 are grey. Faces of CelebA whose label a face network doubts are left
   out. The spread of a class of few images is too small, so that columns of known and unseen classes do not compare.
 - **Cost.** {hours:.1f} hours of one core for the cells below, on {results["machine"]}, with other work beside it;
