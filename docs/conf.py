@@ -106,12 +106,6 @@ def rewrite_docstring(app, what, name, obj, options, lines):
     lines[:] = rewritten
 
 
-def skip_member(app, what, name, obj, skip, options):
-    """Fields of a named tuple that have no docstring of their own: the class says what they are."""
-    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
-
-
 def setup(app):
     """Sphinx's hook: ours comes before napoleon's."""
     app.connect("autodoc-process-docstring", rewrite_docstring, priority=100)
-    app.connect("autodoc-skip-member", skip_member)

@@ -11,8 +11,10 @@ from pml_center.evaluation.roc import Counts, Flags, Scores, checked_pairs, last
 class FoldAccuracy(NamedTuple):
     """What cross-validation gave on each fold."""
 
-    accuracy: Scores  # (F,) the share of pairs judged rightly
-    threshold: Scores  # (F,) best on the other folds; infinity where it was best to accept nothing
+    accuracy: Scores
+    """(F,) the share of pairs judged rightly."""
+    threshold: Scores
+    """(F,) best on the other folds; infinity where it was best to accept nothing."""
 
     @property
     def standard_error(self) -> float:

@@ -32,10 +32,14 @@ Matrix = NDArray[np.float64]
 class Episode(NamedTuple):
     """One small task: a support set with its classes, and queries to tell apart by it."""
 
-    support: Rows  # (S,) rows of the embeddings
-    support_classes: Rows  # (S,) integers in [0, ways)
-    queries: Rows  # (M,) rows of the embeddings
-    query_classes: Rows  # (M,) integers in [0, ways)
+    support: Rows
+    """(S,) rows of the embeddings."""
+    support_classes: Rows
+    """(S,) integers in [0, ways)."""
+    queries: Rows
+    """(M,) rows of the embeddings."""
+    query_classes: Rows
+    """(M,) integers in [0, ways)."""
 
 
 def sample_episodes(

@@ -18,8 +18,10 @@ NEAR_DUPLICATE = {"cosine": 0.99, "euclidean": 0.0}  # the score from which two 
 class Neighbours(NamedTuple):
     """The first neighbours of every query, nearest first; id -1 and score -inf where a query has no more."""
 
-    ids: NDArray[np.int64]  # (Q, K) rows of the references
-    scores: NDArray[np.float32]  # (Q, K), larger is nearer
+    ids: NDArray[np.int64]
+    """(Q, K) rows of the references."""
+    scores: NDArray[np.float32]
+    """(Q, K), larger is nearer."""
 
     @classmethod
     def none(cls, queries: int, k: int = 0) -> "Neighbours":

@@ -112,11 +112,16 @@ def settled(interval: Interval, units: int, level: float) -> Interval:
 class PairedTest(NamedTuple):
     """How two models differ on the same units."""
 
-    difference: float  # of the means, first minus second
+    difference: float
+    """Of the means, first minus second."""
     low: float
+    """The lower end of its interval."""
     high: float
+    """The upper end."""
     p_value: float
+    """Of no difference, in (0, 1]."""
     units: int
+    """How many were compared."""
 
     def __str__(self) -> str:
         return f"{self.difference:+.4f}  [{self.low:+.4f}, {self.high:+.4f}]  p = {self.p_value:.4f}"

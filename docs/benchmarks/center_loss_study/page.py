@@ -320,7 +320,8 @@ def _findings(results: Results) -> list[str]:
         value = "verification"
         found.append(
             f"**Of faces, for which it was made**, accuracy on LFW's pairs at width 64 is "
-            f"{without['metrics'][value]['value']:.3f} without it, {less['metrics'][value]['value']:.3f} at 0.003 ({_judged_as(less, value)}) and "
+            f"{without['metrics'][value]['value']:.3f} without it, {less['metrics'][value]['value']:.3f} at 0.003 "
+            f"({_judged_as(less, value)}) and "
             f"{more['metrics'][value]['value']:.3f} at 0.03 ({_judged_as(more, value)}). Three epochs on "
             f"{results['tasks']['faces']['counts']['train']:,} small images are far from the paper's 0.7 million."
         )
@@ -499,8 +500,8 @@ def _reasons(results: Results) -> list[str]:
         f"**Known classes get tighter**, at a weight of 0.03 in {falls('spread', 0.03, rows)} of {len(rows)} rows "
         f"wider than 2. At a weight of 1 they still are in {len(tight)}, in {len(worse)} of which retrieval is really "
         "worse: to be tight is not enough.",
-        f"**All gets short.** At a weight of 1 embeddings wider than 2 are {min(ratios):.0f} to {max(ratios):.0f} times "
-        "shorter. A softmax takes products with them, and short ones may leave it too little to tell classes apart.",
+        f"**All gets short.** At a weight of 1 embeddings wider than 2 are {min(ratios):.0f} to {max(ratios):.0f} "
+        "times shorter. A softmax takes products with them, and short ones may leave it too little to tell classes apart.",
     ]
     if few:
         found.append(
@@ -557,8 +558,8 @@ best.
     rates = [setting.lr for setting in tried]
     lines = [
         f"{text.strip()} Learning rates from {min(rates):g} to {max(rates):g} were tried: where the largest was "
-        "chosen, a larger one may do better. Each setting was tried with one seed, and all its numbers move at once, so "
-        "that few were seen: a chosen one need not be better than the one given."
+        "chosen, a larger one may do better. Each setting was tried with one seed, and all its numbers move at once, "
+        "so that few were seen: a chosen one need not be better than the one given."
     ]
     for name, found in results["leading"].items():
         rows = []
