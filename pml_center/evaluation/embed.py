@@ -20,19 +20,16 @@ from pml_center.evaluation.inputs import as_array
 
 
 class Samples(NamedTuple):
-    """Embeddings, and the label, group and name of each.
-
-    Args:
-        embeddings: (N, D), an array, a memory-mapped file or a tensor.
-        labels: (N,) the class of each row: integers, strings or anything hashable.
-        groups: (N,) the camera, sequence or session of each row; None where there are none.
-        names: (N,) what to call each row, e.g. its path; None where nobody said.
-    """
+    """Embeddings, and the label, group and name of each."""
 
     embeddings: Any
+    """(N, D), an array, a memory-mapped file or a tensor."""
     labels: Any
+    """(N,) the class of each row: integers, strings or anything hashable."""
     groups: Sequence[Hashable] | None = None
+    """(N,) the camera, sequence or session of each row; None where there are none."""
     names: Sequence[str] | None = None
+    """(N,) what to call each row, e.g. its path; None where nobody said."""
 
 
 def save_samples(folder: str | Path, samples: Samples) -> None:

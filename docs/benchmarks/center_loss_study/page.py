@@ -501,7 +501,8 @@ def _reasons(results: Results) -> list[str]:
         f"wider than 2. At a weight of 1 they still are in {len(tight)}, in {len(worse)} of which retrieval is really "
         "worse: to be tight is not enough.",
         f"**All gets short.** At a weight of 1 embeddings wider than 2 are {min(ratios):.0f} to {max(ratios):.0f} "
-        "times shorter. A softmax takes products with them, and short ones may leave it too little to tell classes apart.",
+        "times shorter. A softmax takes products with them, and short ones may leave it too little to tell classes "
+        "apart.",
     ]
     if few:
         found.append(
