@@ -53,4 +53,5 @@ plots.retrieval_gallery(
 plt.show()
 
 # %%
-# ``report.to_html("report.html", images=data, embeddings=components)`` writes all of this and more to one page.
+# ``write_html("report.html", {"Digits": report}, images=data, embeddings=components)`` writes all of this and more to
+# one page.

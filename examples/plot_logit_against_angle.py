@@ -41,7 +41,7 @@ def build(name):
 names = [
     name
     for name in losses.__all__
-    if issubclass(getattr(losses, name), losses.MarginSoftmaxLoss) and name != "MarginSoftmaxLoss"
+    if issubclass(getattr(losses, name), losses.BaseSoftmaxLoss) and name != "BaseSoftmaxLoss"
 ]
 columns = 3
 rows = math.ceil(len(names) / columns)

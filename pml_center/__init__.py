@@ -1,7 +1,6 @@
 """Center loss and the softmax family for pytorch-metric-learning, timm backbones, faiss retrieval."""
 
-from importlib import import_module
-from typing import Any
+from pml_center.names import forwarded
 
 __version__ = "0.1.0"
 
@@ -27,12 +26,7 @@ __all__ = [
     "regularizers",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = import_module(_HOMES[name])
-    return home if _HOMES[name] == f"{__name__}.{name}" else getattr(home, name)
+__getattr__ = forwarded(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

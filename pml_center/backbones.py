@@ -8,7 +8,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from pml_center.checks import unknown_name
+from pml_center.names import unknown_name
 
 __all__ = ["ConvNet", "Embedder", "create_embedder"]
 

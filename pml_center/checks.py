@@ -1,15 +1,14 @@
 """The checks that every public boundary shares. Each says the rule, the value received, the place and the remedy."""
 
-import inspect
 import math
 import operator
 import os
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
+
+from pml_center.names import unknown_name
 
 
 def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name: str = "embeddings") -> None:
@@ -258,52 +257,6 @@ def _is_finite(value: Any) -> bool:
         return math.isfinite(value)
     except TypeError:
         return False
-
-
-def constructor_arguments(kind: type, stop: type = object) -> list[str]:
-    """What a class can be built with, along its bases as long as they pass arguments on.
-
-    Args:
-        kind: the class.
-        stop: a base whose own arguments are not meant.
-
-    Example:
-        >>> class Base:
-        ...     def __init__(self, reducer=None): ...
-        >>> class Loss(Base):
-        ...     def __init__(self, margin=0.5, **kwargs): ...
-        >>> constructor_arguments(Loss)
-        ['margin', 'reducer']
-    """
-    return list(constructor_parameters(kind, stop))
-
-
-def constructor_parameters(kind: type, stop: type = object) -> dict[str, tuple[type, inspect.Parameter]]:
-    """The same, with the class that declares each argument, and how it declares it."""
-    found: dict[str, tuple[type, inspect.Parameter]] = {}
-    for base in kind.__mro__:
-        if "__init__" not in vars(base) or base is stop:
-            continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        for parameter in named:
-            found.setdefault(parameter.name, (base, parameter))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
-
-
-def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
-    """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
-
-    Example:
-        >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
-        "loss must be a known name, got 'ArcFaseLoss'. Did you mean 'ArcFaceLoss'? See the list of losses."
-    """
-    lowered = {candidate.lower(): candidate for candidate in known}
-    close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
-    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
 
 
 def check_choices(**choices: tuple[object, Any]) -> None:

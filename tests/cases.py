@@ -10,8 +10,8 @@ from pytorch_metric_learning import reducers
 from torch import Tensor, nn
 
 from pml_center import losses
-from pml_center.checks import constructor_arguments
 from pml_center.losses.base_class_loss import BaseClassLoss
+from pml_center.names import constructor_arguments
 
 NUM_CLASSES, EMBEDDING_SIZE = 7, 5
 
@@ -31,7 +31,7 @@ class Case:
     @property
     def is_softmax(self) -> bool:
         """Whether it is of the softmax family, which has logits and chunks."""
-        return issubclass(self.loss, losses.MarginSoftmaxLoss)
+        return issubclass(self.loss, losses.BaseSoftmaxLoss)
 
     @property
     def has_classes(self) -> bool:
@@ -46,7 +46,7 @@ class Case:
     @property
     def is_cross_entropy(self) -> bool:
         """Whether it is one of logits, not a sum over classes, and nothing beside."""
-        engine = losses.MarginSoftmaxLoss
+        engine = losses.BaseSoftmaxLoss
         return self.is_softmax and self.loss.combine is engine.combine and self.loss.penalty is engine.penalty
 
     def make(self, num_classes: int = NUM_CLASSES, embedding_size: int = EMBEDDING_SIZE, **arguments):

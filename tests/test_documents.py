@@ -49,7 +49,15 @@ DIRECTIVES = {
     "{survey-picture}",
     "{toctree}",
 }
-INTERNAL = {"__main__", "checks", "cli", "data_argument"}  # the command line has a page of its own
+INTERNAL = {
+    "__main__",
+    "arrays",
+    "checks",
+    "cli",
+    "comparison",
+    "names",
+    "pages",
+}  # the command line has a page of its own
 PUBLIC = [module.name for module in pkgutil.iter_modules(pml_center.__path__) if module.name not in INTERNAL]
 PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in PUBLIC)]
 PUBLIC += [f"pml_center.ops.{module.name}" for module in pkgutil.iter_modules(pml_center.ops.__path__)]

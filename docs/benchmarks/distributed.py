@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.distributed import prepare
-from pml_center.losses import ArcFaceLoss, margin_softmax_loss
+from pml_center.losses import ArcFaceLoss, base_softmax_loss
 
 SIZES = [(128, 1_000), (128, 10_000), (128, 100_000)]
 EMBEDDING_SIZE = 128
@@ -37,12 +37,12 @@ PROCESSES = 2
 @contextmanager
 def not_shared():
     """Inside, each process computes the products of all rows."""
-    before = margin_softmax_loss.own_part, margin_softmax_loss.join_parts
-    margin_softmax_loss.own_part, margin_softmax_loss.join_parts = lambda size: ..., lambda part, size: part
+    before = base_softmax_loss.own_part, base_softmax_loss.join_parts
+    base_softmax_loss.own_part, base_softmax_loss.join_parts = lambda size: ..., lambda part, size: part
     try:
         yield
     finally:
-        margin_softmax_loss.own_part, margin_softmax_loss.join_parts = before
+        base_softmax_loss.own_part, base_softmax_loss.join_parts = before
 
 
 def prepared(loss):

@@ -44,7 +44,7 @@ def family(batch, classes, device):
     steps = {}
     for name in losses.__all__:
         kind = getattr(losses, name)
-        if issubclass(kind, losses.MarginSoftmaxLoss) and kind is not losses.MarginSoftmaxLoss:
+        if issubclass(kind, losses.BaseSoftmaxLoss) and kind is not losses.BaseSoftmaxLoss:
             known = {"class_counts": 20} if name in ("DynamicArcFaceLoss", "KappaFaceLoss") else {}
             loss = kind(num_classes=classes, embedding_size=EMBEDDING_SIZE, **known)
             steps[name] = step_of(loss.to(device), embeddings, labels)

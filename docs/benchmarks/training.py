@@ -32,7 +32,7 @@ from pml_center.training import TrainConfig, loop
 from pml_center.training.checkpoint import previous_of, write_checkpoint
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.run_folder import Run
-from pml_center.training.workbench import Progress, Workbench
+from pml_center.training.train_state import Progress, Workbench
 
 PACKAGES = ("torch", "pytorch-metric-learning", "timm", "safetensors", "numpy")
 SHARED = TrainConfig("digits", held_out=0.5, workers=0, device="cpu")

@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pytorch_metric_learning import losses as pml_losses
 
 from pml_center import losses
-from pml_center.checks import constructor_arguments
+from pml_center.names import constructor_arguments
 
 DOCS = Path(__file__).resolve().parents[1]
-ABSTRACT = ("MarginSoftmaxLoss", "BaseCenterLoss")
+ABSTRACT = ("BaseSoftmaxLoss", "BaseCenterLoss")
 FAMILIES = ("softmax", "center", "batch")
 NAMES = [name for name in losses.__all__ if name not in ABSTRACT]
 TEMPLATE = Environment(
@@ -65,7 +65,7 @@ class Loss:
     @property
     def family(self) -> str:
         """Which of the three it belongs to."""
-        if issubclass(self.kind, losses.MarginSoftmaxLoss):
+        if issubclass(self.kind, losses.BaseSoftmaxLoss):
             return "softmax"
         return "center" if "num_classes" in self.arguments else "batch"
 

@@ -24,7 +24,7 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
         return
     import yaml
 
-    from pml_center.checks import unknown_name
+    from pml_center.names import unknown_name
 
     path = given[-1].value
     if not Path(path).is_file():

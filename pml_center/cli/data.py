@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from pml_center.cli.data_argument import DATA
 from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
-from pml_center.data_argument import DATA
 
 if TYPE_CHECKING:
     from pml_center.data import DataCheck, SameImages
@@ -35,7 +35,7 @@ def check(
     Nothing is changed. The exit code is 0 for a data set without such problems and 2 for others.
 
     Args:
-        data: in one of the forms of ``pml_center.data_argument.DATA``.
+        data: in one of the forms of ``pml_center.cli.data_argument.DATA``.
         data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
         fix_list: write the paths to remove there, one a line: what cannot be read, folders without an image, all but
             one of the same images (that of test stays, or of val), and all of them where labels differ.

@@ -129,7 +129,7 @@ def search_after_training() -> list[str]:
     import torch
     from threadpoolctl import threadpool_info
 
-    from pml_center.evaluation.search import import_faiss
+    from pml_center.evaluation.search.exact_search import import_faiss
 
     rows = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (rows @ rows[:256].T).square().sum().backward()

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from pml_center.cli.data_argument import DATA
 from pml_center.cli.model_options import ModelOptions
 from pml_center.cli.output import show_json
-from pml_center.data_argument import DATA
 
 
 def embed(
@@ -27,7 +27,7 @@ def embed(
 
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...
-        data: images, in one of the forms of ``pml_center.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
         out: the folder to write, which must not hold anything else.
         json_: print one JSON object.
         making: how images become embeddings.

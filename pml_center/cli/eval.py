@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from pml_center.cli.data_argument import DATA
 from pml_center.cli.eval_options import EvalOptions
 from pml_center.cli.model_options import ModelOptions
 from pml_center.cli.output import show_json
 from pml_center.cli.tables import show
-from pml_center.data_argument import DATA
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
@@ -36,7 +36,7 @@ def evaluate(
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
             `pml-center embed` wrote, or an .npy file.
-        data: images, in one of the forms of ``pml_center.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
         options: what to measure.
         making: how images become embeddings.
     """
@@ -107,7 +107,7 @@ def write_reports(
 def write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
     """Write the page of what was measured."""
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.page.parts import history
+    from pml_center.pages.parts import history
     from pml_center.training.run_folder import environment
 
     rows, gallery = task.rows, task.gallery

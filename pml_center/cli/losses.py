@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from pml_center.cli.output import show_entries, show_json, show_text
 
 if TYPE_CHECKING:
-    from pml_center.training.loss_description import Argument, LossDescription
+    from pml_center.training.loss_catalog import Argument, LossDescription
 
 
 def losses(
@@ -20,7 +20,7 @@ def losses(
         name: of one loss, such as ArcFaceLoss, or pml.ArcFaceLoss where PML has the name too.
         json_: print one JSON object.
     """
-    from pml_center.training.loss_description import describe_loss, list_losses
+    from pml_center.training.loss_catalog import describe_loss, list_losses
 
     if name is not None:
         loss = describe_loss(name)

@@ -26,7 +26,7 @@ def models(
     from timm import list_models, list_pretrained
     from timm.models import get_pretrained_cfg
 
-    from pml_center.checks import unknown_name
+    from pml_center.names import unknown_name
 
     wanted = pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
     names = list_pretrained() if pretrained else ["convnet", *list_models()]

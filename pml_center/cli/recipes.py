@@ -35,7 +35,7 @@ def cp(name: str, to: Path | None = None, /, *, json_: Json = False) -> None:
     """
     known = texts()
     if name not in known:
-        from pml_center.checks import unknown_name
+        from pml_center.names import unknown_name
 
         raise ValueError(unknown_name("recipe", name, list(known), "List them with `pml-center recipes ls`."))
     path = to or Path()

@@ -84,7 +84,7 @@ def _write_page(
 ) -> None:
     from pml_center.cli.sources import pictures
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.page.parts import neighbours
+    from pml_center.pages.parts import neighbours
 
     name = "minus squared distance" if similarity == "euclidean" else f"{similarity} similarity"
     part = neighbours(queries, samples, pictures(samples.names), ids, scores, name)

@@ -109,7 +109,7 @@ def warn_of_pixels(measurement: "Measurement", metric: str) -> None:
 def _write_page(run: "Run", measurement: "Measurement") -> Path:
     from pml_center.data import open_images
     from pml_center.evaluation import write_html
-    from pml_center.evaluation.page.parts import history
+    from pml_center.pages.parts import history
     from pml_center.training.run_folder import environment
 
     config = run.config

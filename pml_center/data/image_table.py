@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pml_center.checks import unknown_name
 from pml_center.data.archives import files_in, split_archive
 from pml_center.data.labeled_images import LabeledImages, encode_labels
 from pml_center.data.split_folders import SPLITS, split_named
+from pml_center.names import unknown_name
 
 COLUMNS = ("path", "label", "group", "split")
 

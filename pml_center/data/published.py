@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pml_center.checks import unknown_name
 from pml_center.data.data_folder import data_folder
 from pml_center.data.labeled_images import LabeledImages, StoredImage, decode, encode_labels, natural_key
+from pml_center.names import unknown_name
 
 Parts = dict[str, LabeledImages]  # by split, in the order train, val, test
 

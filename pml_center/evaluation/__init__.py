@@ -20,12 +20,13 @@ from pml_center.evaluation.clustering import (
     pairwise_f1,
 )
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
-from pml_center.evaluation.faiss_searcher import FaissSearcher
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
-from pml_center.evaluation.page.write import write_html
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
-from pml_center.evaluation.ranking import (
+from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
+from pml_center.evaluation.report import Report
+from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
+from pml_center.evaluation.retrieval_metrics import (
     Ranking,
     ir_recall_at_k,
     map_at_k,
@@ -38,12 +39,10 @@ from pml_center.evaluation.ranking import (
     r_precision,
     recall_at_k,
 )
-from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
-from pml_center.evaluation.report import Report
-from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.roc import Roc, roc
-from pml_center.evaluation.search import nearest_neighbours
+from pml_center.evaluation.search.exact_search import nearest_neighbours
+from pml_center.evaluation.search.faiss_searcher import FaissSearcher
 from pml_center.evaluation.spread import intra_inter_distance
 from pml_center.evaluation.statistics import (
     PairedTest,
@@ -56,6 +55,10 @@ from pml_center.evaluation.statistics import (
 from pml_center.evaluation.templates import templates
 from pml_center.evaluation.threshold_report import ThresholdReport
 from pml_center.evaluation.verification import VerificationEvaluator, VerificationReport, shared_identities
+from pml_center.names import forwarded
+
+# Lives above this package, because a page shows reports.
+_HOMES = {"write_html": "pml_center.pages.write"}
 
 __all__ = [
     "ClusteringEvaluator",
@@ -115,3 +118,5 @@ __all__ = [
     "wilson_interval",
     "write_html",
 ]
+
+__getattr__ = forwarded(__name__, _HOMES)

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from pml_center.evaluation.pair_intervals import KEPT, PairSample
 from pml_center.evaluation.pairs import Rows
-from pml_center.evaluation.references import Matrix
 from pml_center.evaluation.roc import Counts, Roc
-from pml_center.evaluation.search import ExactSearch
+from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search.references import Matrix
 
 BLOCK = (512, 2048)  # rows and columns of scores at a time
 BINS = 2**15  # at most; a bin is never narrower than rounding

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import embed_samples, labelled_samples
-from pml_center.evaluation.inputs import check_count, class_codes
-from pml_center.evaluation.references import Matrix, Similarity
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.search import ExactSearch, import_faiss
+from pml_center.evaluation.search.exact_search import ExactSearch, import_faiss
+from pml_center.evaluation.search.references import Matrix, Similarity
 
 Counts = NDArray[np.int64]
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from pml_center.arrays import as_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
-from pml_center.evaluation.inputs import as_array
 
 
 class Samples(NamedTuple):

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.evaluation.embed import embed_samples, labelled_samples
-from pml_center.evaluation.inputs import check_count, class_codes
 from pml_center.evaluation.pairs import as_list
-from pml_center.evaluation.references import Similarity
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
-from pml_center.evaluation.search import ExactSearch
+from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search.references import Similarity
 from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
 
 Classifier = Literal["mean", "knn"]

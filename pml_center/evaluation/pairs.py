@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import as_array, class_codes
-from pml_center.evaluation.references import Matrix, Similarity
+from pml_center.arrays import as_array, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
-from pml_center.evaluation.search import ExactSearch
+from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search.references import Matrix, Similarity
 
 Rows = NDArray[np.int64]
 

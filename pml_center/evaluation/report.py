@@ -5,13 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.checks import unknown_name
 from pml_center.evaluation.statistics import Interval, PairedTest, paired_test
+from pml_center.names import unknown_name
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
@@ -141,20 +140,6 @@ class Report:
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
-
-    def to_html(self, path: str | Path, **material: Any) -> Path:
-        """Write a page that shows what the report knows, and what you give it: images, embeddings.
-
-        Args:
-            path: of the page.
-            material: keyword arguments of :func:`~pml_center.evaluation.write_html`: ``images``, ``embeddings``, ...
-
-        Returns:
-            The path.
-        """
-        from pml_center.evaluation.page.write import write_html
-
-        return write_html(path, {"": self}, **material)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the values of the units, a line each, behind what is known of each."""

@@ -13,20 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pml_center.arrays import check_count, check_several
 from pml_center.backbones import create_embedder
-from pml_center.checks import check_choices, unknown_name
+from pml_center.checks import check_choices
 from pml_center.data import open_images
-from pml_center.evaluation.distance_search import native_similarity
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
-from pml_center.evaluation.gallery import Ties
-from pml_center.evaluation.index_search import DEPTH, IndexSearch
-from pml_center.evaluation.inputs import check_count, check_several
-from pml_center.evaluation.ranking import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
-from pml_center.evaluation.references import Ids, Similarity
+from pml_center.evaluation.retrieval_metrics import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
 from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
-from pml_center.evaluation.search import import_faiss
+from pml_center.evaluation.search.distance_search import native_similarity
+from pml_center.evaluation.search.exact_search import import_faiss
+from pml_center.evaluation.search.gallery_ranking import Ties
+from pml_center.evaluation.search.index_search import DEPTH, IndexSearch
+from pml_center.evaluation.search.references import Ids, Similarity
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
+from pml_center.names import unknown_name
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import check_count
+from pml_center.arrays import check_count
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.statistics import PairedTest
 

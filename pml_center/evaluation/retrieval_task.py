@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pml_center.evaluation.distance_search import DistanceSearch, native_similarity
+from pml_center.arrays import class_codes, joined, parts_of
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.gallery import Ties, rank_gallery
-from pml_center.evaluation.index_search import IndexSearch
-from pml_center.evaluation.inputs import class_codes, joined, parts_of
-from pml_center.evaluation.ranking import Counts, Ranking
-from pml_center.evaluation.references import Ids
+from pml_center.evaluation.retrieval_metrics import Counts, Ranking
 from pml_center.evaluation.retrieval_report import Neighbours
-from pml_center.evaluation.search import ExactSearch
+from pml_center.evaluation.search.distance_search import DistanceSearch, native_similarity
+from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search.gallery_ranking import Ties, rank_gallery
+from pml_center.evaluation.search.index_search import IndexSearch
+from pml_center.evaluation.search.references import Ids
 
 Flags = NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import as_array, check_several
+from pml_center.arrays import as_array, check_several
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]

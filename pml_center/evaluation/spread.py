@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pml_center.evaluation.inputs import as_matrix, class_codes
+from pml_center.arrays import as_matrix, class_codes
 
 
 def intra_inter_distance(embeddings: Any, labels: Iterable[Hashable]) -> tuple[float, float]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pml_center.arrays import check_count
 from pml_center.checks import check_choices
-from pml_center.evaluation.inputs import check_count
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]

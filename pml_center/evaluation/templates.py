@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.inputs import as_matrix, class_codes
-from pml_center.evaluation.references import Matrix
+from pml_center.arrays import as_matrix, class_codes
+from pml_center.evaluation.search.references import Matrix
 
 
 def templates(

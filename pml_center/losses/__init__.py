@@ -8,6 +8,7 @@ from pml_center.losses.angular_triplet_center_loss import AngularTripletCenterLo
 from pml_center.losses.arcface_loss import ArcFaceLoss
 from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss
 from pml_center.losses.broadface_loss import BroadFaceLoss
 from pml_center.losses.center_contrastive_loss import CenterContrastiveLoss
 from pml_center.losses.center_loss import CenterLoss
@@ -28,7 +29,6 @@ from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
 from pml_center.losses.lgm_loss import LGMLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
 from pml_center.losses.magface_loss import MagFaceLoss
-from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
 from pml_center.losses.marginal_loss import MarginalLoss
 from pml_center.losses.mv_softmax_loss import MVSoftmaxLoss
 from pml_center.losses.normalized_softmax_loss import NormalizedSoftmaxLoss
@@ -54,6 +54,7 @@ __all__ = [
     "ArcFaceLoss",
     "ArcNegFaceLoss",
     "BaseCenterLoss",
+    "BaseSoftmaxLoss",
     "BroadFaceLoss",
     "COCOLoss",
     "CenterContrastiveLoss",
@@ -75,7 +76,6 @@ __all__ = [
     "LiArcFaceLoss",
     "MVSoftmaxLoss",
     "MagFaceLoss",
-    "MarginSoftmaxLoss",
     "MarginalLoss",
     "NPCFaceLoss",
     "NormalizedSoftmaxLoss",

@@ -6,14 +6,14 @@ import math
 import torch
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import negative_logsumexp
 from pml_center.ops.margins import angle
 
 SCALES = 1.0, 256.0  # with few classes the update can run to −∞ or ∞
 
 
-class AdaCosLoss(MarginSoftmaxLoss):
+class AdaCosLoss(BaseSoftmaxLoss):
     """AdaCos: normalised softmax that finds its scale by itself.
 
     ``ℓ = −log( e^{s·cos θ_y} / Σ_j e^{s·cos θ_j} )``. s starts from ``√2·log(C − 1)`` and becomes
@@ -24,7 +24,7 @@ class AdaCosLoss(MarginSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         dynamic: whether s follows the batches; else it stays at its start, the paper's fixed AdaCos.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

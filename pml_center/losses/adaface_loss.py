@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, additive_cosine, detached
 
 SMALLEST_NORM, LARGEST_NORM = 1e-3, 100.0  # of an embedding, for the statistics
 LEAST_STD = 1e-3  # added to the standard deviation
 
 
-class AdaFaceLoss(MarginSoftmaxLoss):
+class AdaFaceLoss(BaseSoftmaxLoss):
     """AdaFace: a margin that asks much of hard samples of good quality and little of those of poor quality.
 
     The length of an embedding stands for the quality of its image: ``z = clip(h·(‖x‖ − μ) / σ, −1, 1)`` with running
@@ -30,7 +30,7 @@ class AdaFaceLoss(MarginSoftmaxLoss):
         momentum: in [0, 1], the weight of the newest batch in μ and σ.
         gradient: ``"full"`` differentiates the target; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y − m·z > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), not normalised; labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

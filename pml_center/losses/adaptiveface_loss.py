@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import additive_cosine
 
 
-class AdaptiveFaceLoss(MarginSoftmaxLoss):
+class AdaptiveFaceLoss(BaseSoftmaxLoss):
     """AdaptiveFace (AdaM-Softmax): CosFace with a margin per class, which is learned.
 
     ``ℓ = −log( e^{s(cos θ_y − m_y)} / (e^{s(cos θ_y − m_y)} + Σ_{j≠y} e^{s·cos θ_j}) ) + λ·(1 − mean_j m_j)`` with m_j
@@ -20,7 +20,7 @@ class AdaptiveFaceLoss(MarginSoftmaxLoss):
         initial_margin: of all classes, a cosine in [0, 1].
         scale: s > 0, the factor of all cosines.
         margin_weight: λ ≥ 0. Larger margins with a larger one.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -74,7 +74,7 @@ class AdaptiveFaceLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; new classes start from the initial margin."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes start from the initial margin."""
         added = num_classes - self.num_classes
         super().resize_classes(num_classes)
         self.margins = nn.Parameter(nn.functional.pad(self.margins, (0, added), value=self.initial_margin))

@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class ArcFaceLoss(MarginSoftmaxLoss):
+class ArcFaceLoss(BaseSoftmaxLoss):
     """ArcFace: an angle added between an embedding and its class.
 
     ``ℓ = −log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + Σ_{j≠y} e^{s·cos θ_j}) )``; where ``θ_y + m > π``
@@ -29,7 +29,7 @@ class ArcFaceLoss(MarginSoftmaxLoss):
             insightface does since 2022: steadier at small angles.
         beyond_pi: ``"linear"`` as above; ``"rotate"`` lets the cosine turn, as insightface does since 2022;
             ``"easy"`` applies the margin only where ``cos θ_y > 0``.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class ArcNegFaceLoss(MarginSoftmaxLoss):
+class ArcNegFaceLoss(BaseSoftmaxLoss):
     """ArcNegFace: ArcFace in which other classes count more the nearer they are to one's own.
 
     The target is ArcFace's ``a = cos(θ_y + m)``; the cosine c to another class becomes ``t·c + t − 1`` with
@@ -27,7 +27,7 @@ class ArcNegFaceLoss(MarginSoftmaxLoss):
         width: σ > 0, of the differences of cosines that count.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

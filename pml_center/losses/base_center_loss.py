@@ -11,10 +11,10 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices, check_positive, is_size
+from pml_center.distributed.collectives import gather_rows, processes
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
-from pml_center.ops.collectives import gather_rows, processes
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]

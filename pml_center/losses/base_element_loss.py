@@ -12,8 +12,9 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pml_center.checks import check_choices, check_embeddings, check_labels, constructor_arguments, unknown_name
-from pml_center.ops.collectives import processes
+from pml_center.checks import check_choices, check_embeddings, check_labels
+from pml_center.distributed.collectives import processes
+from pml_center.names import constructor_arguments, unknown_name
 
 MinerWeighting = Literal["max", "normalize", "count"]
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
 from pml_center.ops.cross_entropy import SHORTEST
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class BroadFaceLoss(MarginSoftmaxLoss):
+class BroadFaceLoss(BaseSoftmaxLoss):
     """BroadFace: ArcFace whose class weights also learn from the embeddings of many batches before.
 
     The embeddings get the gradient of ArcFace on the batch. The class weights get that of its mean over the batch and
@@ -28,7 +28,7 @@ class BroadFaceLoss(MarginSoftmaxLoss):
         queue_size: past embeddings, at least 1. Time and logits grow with it as with the size of a batch.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; one sub-center.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; one sub-center.
             With ``sample_rate`` below 1 the queue still meets all classes.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``, where the queue
@@ -120,7 +120,7 @@ class BroadFaceLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; the queue forgets the classes that are dropped."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; the queue forgets the classes that are dropped."""
         super().resize_classes(num_classes)
         self.queue_labels = self.queue_labels.where(self.queue_labels < num_classes, -1)
 

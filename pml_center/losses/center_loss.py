@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
-from pml_center.losses.margin_softmax_loss import MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss
 from pml_center.ops.centers import half_squared_distance
 
 
@@ -95,7 +95,7 @@ class CenterLoss(BaseCenterLoss):
         update: Update = "paper",
         radius: float = 0.0,
         per_dim: bool = False,
-        shared_with: MarginSoftmaxLoss | None = None,
+        shared_with: BaseSoftmaxLoss | None = None,
         **kwargs,
     ):
         if shared_with is not None:
@@ -153,7 +153,7 @@ class CenterLoss(BaseCenterLoss):
 
 
 def _check_shared(softmax: Any, num_classes: int, embedding_size: int, update: str, others: dict[str, Any]) -> None:
-    if not isinstance(softmax, MarginSoftmaxLoss):
+    if not isinstance(softmax, BaseSoftmaxLoss):
         raise TypeError(
             f"shared_with must be a softmax loss of pml_center, got {type(softmax).__name__}. "
             "Pass the loss itself, such as SoftmaxLoss(num_classes, embedding_size)."

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 
 
-class CircleSoftmaxLoss(MarginSoftmaxLoss):
+class CircleSoftmaxLoss(BaseSoftmaxLoss):
     """Circle loss in its classification form: each cosine weighs as much as it is short of its optimum.
 
     ``ℓ = −log( e^{γ·α_y(s_y − 1 + m)} / (e^{γ·α_y(s_y − 1 + m)} + Σ_{j≠y} e^{γ·α_j(s_j − m)}) )`` with
@@ -19,7 +19,7 @@ class CircleSoftmaxLoss(MarginSoftmaxLoss):
         embedding_size: D.
         margin: m, a cosine in [0, 1): one's own class is to be above 1 − m, others below m. Smaller is stricter.
         scale: γ > 0.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

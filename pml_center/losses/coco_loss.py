@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 
 
-class COCOLoss(MarginSoftmaxLoss):
+class COCOLoss(BaseSoftmaxLoss):
     """COCO (congenerous cosine): cross entropy over cosines, with the scale that the number of classes asks for.
 
     ``ℓ = −log( e^{α·cos θ_y} / Σ_j e^{α·cos θ_j} )``, where ``α = ½·log(C − 1) + 3`` lets the loss of good
@@ -17,7 +17,7 @@ class COCOLoss(MarginSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         scale: α > 0, the length that embeddings are given; None takes the formula.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -50,7 +50,7 @@ class COCOLoss(MarginSoftmaxLoss):
         return batch.cosine
 
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; a scale that follows the number of classes follows it."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; a scale that follows the number of classes follows it."""
         super().resize_classes(num_classes)
         if self.is_automatic:
             self.scale = automatic_scale(num_classes)

@@ -5,12 +5,12 @@ import math
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import BeyondPi, Gradient, additive_cosine, combined_angular, detached
 
 
-class CombinedMarginLoss(MarginSoftmaxLoss):
+class CombinedMarginLoss(BaseSoftmaxLoss):
     """Combined margin: the margins of SphereFace, ArcFace and CosFace in one.
 
     ``ℓ = −log( e^{s·ψ} / (e^{s·ψ} + Σ_{j≠y} e^{s·cos θ_j}) )`` with ``ψ = cos(m₁θ_y + m₂) − m₃``. The paper's
@@ -29,7 +29,7 @@ class CombinedMarginLoss(MarginSoftmaxLoss):
             ``cos θ_y > 0``.
         filter_threshold: cosines to other classes above it count as 0 and get no gradient: likely the same person
             under two labels. None filters nothing.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import additive_cosine
 
 
-class CosFaceLoss(MarginSoftmaxLoss):
+class CosFaceLoss(BaseSoftmaxLoss):
     """CosFace, also known as AM-Softmax: a margin subtracted from the cosine to one's own class.
 
     ``ℓ = −log( e^{s(cos θ_y − m)} / (e^{s(cos θ_y − m)} + Σ_{j≠y} e^{s·cos θ_j}) )``. The plainest margin:
@@ -17,7 +17,7 @@ class CosFaceLoss(MarginSoftmaxLoss):
         embedding_size: D.
         margin: a cosine in [0, 2]. Larger is stricter; 0 is :class:`NormalizedSoftmaxLoss`.
         scale: s > 0, the factor of all cosines.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

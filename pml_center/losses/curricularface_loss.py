@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached, hard_curricular
 
 
-class CurricularFaceLoss(MarginSoftmaxLoss):
+class CurricularFaceLoss(BaseSoftmaxLoss):
     """CurricularFace: ArcFace whose hard negatives count little at first and more as training settles.
 
     ``ℓ = −log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + Σ_{j≠y} e^{s·N(t, cos θ_j)}) )``, where
@@ -28,7 +28,7 @@ class CurricularFaceLoss(MarginSoftmaxLoss):
         momentum: in [0, 1], the weight of the newest batch in t.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: the target where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

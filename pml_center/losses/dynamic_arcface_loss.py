@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices, check_class_counts
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class DynamicArcFaceLoss(MarginSoftmaxLoss):
+class DynamicArcFaceLoss(BaseSoftmaxLoss):
     """ArcFace with dynamic margins: the fewer samples a class has, the larger its margin.
 
     The target is ``cos(θ_y + m_y)`` with ``m_j = a·n_j^{−λ} + b``, n_j the number of samples of class j. For data of a
@@ -28,7 +28,7 @@ class DynamicArcFaceLoss(MarginSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -85,7 +85,7 @@ class DynamicArcFaceLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
         added = num_classes - self.num_classes
         super().resize_classes(num_classes)
         self.class_counts = torch.nn.functional.pad(self.class_counts, (0, added), value=1)

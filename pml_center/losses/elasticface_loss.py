@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, additive_cosine, detached
 
 Variant = Literal["angular", "cosine"]
 
 
-class ElasticFaceLoss(MarginSoftmaxLoss):
+class ElasticFaceLoss(BaseSoftmaxLoss):
     """ElasticFace: ArcFace or CosFace whose margin is drawn anew for each sample.
 
     The target is ``cos(θ_y + E)`` or ``cos θ_y − E`` with ``E ~ N(m, σ²)``: no single margin has to fit all classes.
@@ -33,7 +33,7 @@ class ElasticFaceLoss(MarginSoftmaxLoss):
             constant.
         beyond_pi: of ``"angular"``: where ``θ_y + E > π``, see :class:`ArcFaceLoss`.
         seed: of the margins.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

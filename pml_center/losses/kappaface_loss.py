@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.checks import check_choices, check_class_counts
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class KappaFaceLoss(MarginSoftmaxLoss):
+class KappaFaceLoss(BaseSoftmaxLoss):
     """KappaFace: ArcFace with larger margins for classes that are scattered or have few samples.
 
     The target is ``cos(θ_y + m_0·w_y)`` with ``w = γ·w_κ + (1 − γ)·w_n``. With r the length of the mean direction of a
@@ -32,7 +32,7 @@ class KappaFaceLoss(MarginSoftmaxLoss):
         balance: γ in [0, 1], the share of the concentrations; the rest is that of the numbers of samples.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -111,7 +111,7 @@ class KappaFaceLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
         added = num_classes - self.num_classes
         super().resize_classes(num_classes)
         self.class_counts = F.pad(self.class_counts, (0, added), value=1)

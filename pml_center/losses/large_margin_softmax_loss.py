@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import multiplied_angular
 
 
-class LargeMarginSoftmaxLoss(MarginSoftmaxLoss):
+class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
     """Large-margin softmax (L-Softmax): softmax whose angle to one's own class is multiplied.
 
     ``ℓ = −log( e^{f_y} / (e^{f_y} + Σ_{j≠y} e^{w_jᵀx}) )`` with ``f_y = ‖w_y‖‖x‖ψ(θ_y)`` and
@@ -23,7 +23,7 @@ class LargeMarginSoftmaxLoss(MarginSoftmaxLoss):
         embedding_size: D.
         margin: m, an integer of at least 1; 2 to 4 in the paper. 1 is :class:`SoftmaxLoss` without bias.
         scale: a factor of all logits.
-        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

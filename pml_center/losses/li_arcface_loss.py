@@ -5,12 +5,12 @@ from functools import partial
 
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import linear_angular
 
 
-class LiArcFaceLoss(MarginSoftmaxLoss):
+class LiArcFaceLoss(BaseSoftmaxLoss):
     """Li-ArcFace (AirFace): ArcFace whose similarity is linear in the angle.
 
     ``ℓ = −log( e^{s(π − 2(θ_y + m))/π} / (e^{s(π − 2(θ_y + m))/π} + Σ_{j≠y} e^{s(π − 2θ_j)/π}) )``. The similarity
@@ -21,7 +21,7 @@ class LiArcFaceLoss(MarginSoftmaxLoss):
         embedding_size: D.
         margin: m, radians in [0, π].
         scale: s > 0, the factor of all similarities.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -5,12 +5,12 @@ import math
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.lengths import magnitude_penalty
 from pml_center.ops.margins import BeyondPi, additive_angular
 
 
-class MagFaceLoss(MarginSoftmaxLoss):
+class MagFaceLoss(BaseSoftmaxLoss):
     """MagFace: ArcFace whose margin grows with the length of the embedding, so that the length becomes a quality.
 
     ``ℓ = −log( e^{s·cos(θ_y + m(a))} / (e^{s·cos(θ_y + m(a))} + Σ_{j≠y} e^{s·cos θ_j}) ) + λ_g·g(a)`` with
@@ -28,7 +28,7 @@ class MagFaceLoss(MarginSoftmaxLoss):
         upper_margin: u_m, radians in [l_m, π].
         regularizer_weight: λ_g ≥ 0.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), not normalised; labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import Gradient, additive_angular, additive_cosine, detached, hard_shifted
 
 Variant = Literal["cosine", "angular"]
 
 
-class MVSoftmaxLoss(MarginSoftmaxLoss):
+class MVSoftmaxLoss(BaseSoftmaxLoss):
     """MV-Softmax, also known as SV-X-Softmax: CosFace or ArcFace in which misclassified directions count more.
 
     ``ℓ = −log( e^{s·f} / (e^{s·f} + Σ_{j≠y} e^{s·h_j}) )`` with ``f = cos θ_y − m`` or ``f = cos(θ_y + m)``, and
@@ -33,7 +33,7 @@ class MVSoftmaxLoss(MarginSoftmaxLoss):
         easy_margin: whether the target has its margin only where ``cos θ_y > 0``.
         gradient: of ``"angular"``: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a
             constant.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 
 
-class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
+class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
     """Normalised softmax (NormFace): cross entropy over cosines, divided by a temperature.
 
     ``ℓ = −log softmax(cos θ / T)_y``: what remains of a margin loss when its margin is 0, and the base line
@@ -26,7 +26,7 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
         normalize_weights: False is L2-softmax (Ranjan et al.): only the embeddings are normalised, their length is s,
             and the class weights keep theirs; add ``bias=True`` for the paper's linear layer.
         kwargs: ``distance=DotProductSimilarity(normalize_embeddings=False)`` leaves the embeddings their length;
-            ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+            ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -85,7 +85,7 @@ class NormalizedSoftmaxLoss(MarginSoftmaxLoss):
         return self.scale if self.log_scale is None else self.log_scale.exp().to(batch.cosine)
 
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; an automatic scale follows, a learned one stays."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; an automatic scale follows, a learned one stays."""
         super().resize_classes(num_classes)
         if self.is_automatic:
             self.scale = automatic_scale(num_classes)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, negative_sum
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class NPCFaceLoss(MarginSoftmaxLoss):
+class NPCFaceLoss(BaseSoftmaxLoss):
     """NPCFace: the nearer the wrong classes of a sample, the larger the margin to its own.
 
     Another class is hard if its cosine c is above ``cos(θ_y + m)``; its cosine becomes ``t·c + a``. The target is
@@ -30,7 +30,7 @@ class NPCFaceLoss(MarginSoftmaxLoss):
         shift: a, a cosine.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: see :class:`ArcFaceLoss`; ``"easy"``, margin only where ``cos θ_y > 0``, is the authors'.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

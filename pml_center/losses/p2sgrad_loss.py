@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import NegativeLogits, negative_sum
 
 
-class P2SGradLoss(MarginSoftmaxLoss):
+class P2SGradLoss(BaseSoftmaxLoss):
     """P2SGrad: the error of each cosine is its own gradient, nothing to tune.
 
     ``ℓ = ½·Σ_j (cos θ_j − [j = y])²``, whose gradient to each cosine is the paper's ``cos θ_j − [j = y]``: in place of
@@ -16,7 +16,7 @@ class P2SGradLoss(MarginSoftmaxLoss):
     Args:
         num_classes: C.
         embedding_size: D.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no ``label_smoothing``.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
 from pml_center.ops.margins import angle
 
 
-class SFaceLoss(MarginSoftmaxLoss):
+class SFaceLoss(BaseSoftmaxLoss):
     """SFace: cosines moved with a strength that fades where they are good enough.
 
     ``ℓ = −[r_y]·cos θ_y + Σ_{j≠y} [r_j]·cos θ_j`` with ``r_y = s / (1 + e^{−k(θ_y − a)})`` and
@@ -24,7 +24,7 @@ class SFaceLoss(MarginSoftmaxLoss):
         slope: k > 0, how fast the strength changes with the angle.
         pull_until: a, radians in [0, π].
         push_until: b, radians in [0, π]; the paper has 1.2 with ``pull_until=0.87`` on CASIA-WebFace.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no ``label_smoothing``.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

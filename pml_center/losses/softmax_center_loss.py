@@ -8,8 +8,8 @@ from pml_center.checks import check_at_least_0
 from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
-from pml_center.losses.center_share import CenterShare
 from pml_center.losses.softmax_loss import SoftmaxLoss
+from pml_center.losses.watch import CenterShare
 
 
 class SoftmaxCenterLoss(BaseClassLoss):

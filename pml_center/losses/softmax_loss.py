@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 
 
-class SoftmaxLoss(MarginSoftmaxLoss):
+class SoftmaxLoss(BaseSoftmaxLoss):
     """Softmax loss: a linear layer followed by cross entropy, in one.
 
     ``ℓ = −log softmax(W x + b)_y``, with label smoothing ε ``(1 − ε)·ℓ + ε·mean_j(−log softmax(W x + b)_j)``.
@@ -17,7 +17,7 @@ class SoftmaxLoss(MarginSoftmaxLoss):
         embedding_size: D.
         bias: whether each class has an additive bias b, which starts from 0.
         label_smoothing: in [0, 1). The share of the target that is spread evenly over all classes.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
 from pml_center.ops.margins import Gradient, additive_angular, detached
 
 Variant = Literal["cosine", "angular"]
 
 
-class SphereFace2Loss(MarginSoftmaxLoss):
+class SphereFace2Loss(BaseSoftmaxLoss):
     """SphereFace2: a binary classifier per class in place of the softmax.
 
     ``ℓ = w·( λ/r·log(1 + e^{−r(g(cos θ_y) − m) − b}) + (1 − λ)/r·Σ_{j≠y} log(1 + e^{r(g(cos θ_j) + m) + b}) )`` with
@@ -35,7 +35,7 @@ class SphereFace2Loss(MarginSoftmaxLoss):
             leaves the other classes alone.
         gradient: ``"detached"`` takes g and margin for a constant that is added to the cosine, as the authors do;
             ``"full"`` differentiates them.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no ``label_smoothing``.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -5,13 +5,13 @@ from typing import Literal
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import Gradient, detached, multiplied_angular
 
 Version = Literal["sphereface", "r"]
 
 
-class SphereFaceLoss(MarginSoftmaxLoss):
+class SphereFaceLoss(BaseSoftmaxLoss):
     """SphereFace (A-Softmax): the angle to one's own class multiplied, class weights normalised.
 
     ``ℓ = −log( e^{s·r·ψ(θ_y)} / (e^{s·r·ψ(θ_y)} + Σ_{j≠y} e^{s·r·cos θ_j}) )`` with r = ‖x‖ and
@@ -30,7 +30,7 @@ class SphereFaceLoss(MarginSoftmaxLoss):
         scale_by_norm: whether r is the length of the embedding, or 1.
         version: ``"r"`` is SphereFace-R: ``gradient="detached"``, ``scale_by_norm=False``, and a margin of 1.7 and a
             scale of 30 where both are left at 4 and 1.
-        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

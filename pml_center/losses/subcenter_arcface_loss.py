@@ -7,11 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class SubCenterArcFaceLoss(MarginSoftmaxLoss):
+class SubCenterArcFaceLoss(BaseSoftmaxLoss):
     """Sub-center ArcFace: several centers to a class, of which an embedding meets the nearest.
 
     :class:`ArcFaceLoss` with ``cos θ_j = max_k cos θ_{jk}``. For noisy labels: clean samples gather at one sub-center,
@@ -26,7 +26,7 @@ class SubCenterArcFaceLoss(MarginSoftmaxLoss):
         sub_centers: K, centers per class.
         gradient: as in :class:`ArcFaceLoss`.
         beyond_pi: as in :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import NegativeLogits, negative_sum
 from pml_center.ops.margins import additive_cosine
 
 Thresholds = Literal["unified", "separate"]
 
 
-class UniFaceLoss(MarginSoftmaxLoss):
+class UniFaceLoss(BaseSoftmaxLoss):
     """UniFace: every cosine to one's own class above, every other below, one threshold for all samples.
 
     ``ℓ = log(1 + e^{−(s(cos θ_y − m) − b)}) + l·Σ_{j≠y} log(1 + e^{s·cos θ_j − b})`` with b learned. Softmax only asks
@@ -30,7 +30,7 @@ class UniFaceLoss(MarginSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         negative_weight: l > 0, how much the other classes count.
         thresholds: ``"unified"`` learns one b, the paper's UCE; ``"separate"`` one for each class, which is its BCE.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`; no ``label_smoothing``.
+        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no ``label_smoothing``.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -92,7 +92,7 @@ class UniFaceLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; a new class has the mean of the thresholds."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; a new class has the mean of the thresholds."""
         before, bias = self.num_classes, self.class_weights.bias
         super().resize_classes(num_classes)
         if bias is not None and self.class_weights.bias is not None:

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.checks import check_choices
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
-from pml_center.losses.margin_softmax_loss import Batch, MarginSoftmaxLoss
 from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
 
 
-class VPLLoss(MarginSoftmaxLoss):
+class VPLLoss(BaseSoftmaxLoss):
     """Variational prototype learning: ArcFace to weights that are mixed with the latest sample of each class.
 
     In training ``(1 − λ)·ŵ_j + λ·q_j`` stands in place of the weights of each class j that was seen in the last
@@ -29,7 +29,7 @@ class VPLLoss(MarginSoftmaxLoss):
         start_step: batches before the first mixture; embeddings move too fast at the beginning.
         gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`MarginSoftmaxLoss`.
+        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -105,7 +105,7 @@ class VPLLoss(MarginSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`MarginSoftmaxLoss.resize_classes`; new classes have not been seen."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes have not been seen."""
         kept = min(num_classes, self.num_classes)
         super().resize_classes(num_classes)
         latest, seen = self.latest, self.seen

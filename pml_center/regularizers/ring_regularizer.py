@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_choices
-from pml_center.ops.collectives import gather_rows, processes
+from pml_center.distributed.collectives import gather_rows, processes
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
 Kind = Literal["l2", "l1", "auto"]

@@ -1,19 +1,17 @@
 """Training: configuration, parameter groups, loss formulas, the loop, and comparisons."""
 
-from importlib import import_module
-from typing import Any
-
+from pml_center.names import forwarded
 from pml_center.training.config import TrainConfig
 
 # Loaded on first use: the command line reads TrainConfig for its help and must not wait for torch.
 _HOMES = {
-    "Candidate": "pml_center.training.comparison",
+    "Candidate": "pml_center.comparison.comparison",
     "CheckpointError": "pml_center.training.checkpoint",
-    "Comparison": "pml_center.training.comparison",
+    "Comparison": "pml_center.comparison.comparison",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
-    "compare": "pml_center.training.comparison_plan",
-    "compare_runs": "pml_center.training.comparison_plan",
+    "compare": "pml_center.comparison.plan",
+    "compare_runs": "pml_center.comparison.plan",
     "export_onnx": "pml_center.training.export",
     "export_timm": "pml_center.training.export",
     "fit": "pml_center.training.loop",
@@ -39,11 +37,7 @@ __all__ = [
     "resume",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = forwarded(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -218,7 +218,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         Raises:
             TypeError, ValueError: no mapping, a key that there is not, or a value that its option does not take.
         """
-        from pml_center.checks import unknown_name  # loads torch, for which --help must not wait
+        from pml_center.names import unknown_name  # loads torch, for which --help must not wait
 
         if not isinstance(values, Mapping):
             raise TypeError(f"{source} must map options to values, got {values!r}. Restore the file, or train again.")

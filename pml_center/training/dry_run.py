@@ -12,7 +12,7 @@ from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.loop import choose_device, step, with_full_paths
 from pml_center.training.run_folder import Run
-from pml_center.training.workbench import Workbench
+from pml_center.training.train_state import Workbench
 
 STEPS = 3  # the fastest counts: the first warms up
 

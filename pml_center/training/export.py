@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
-from pml_center.training.loss_description import describe_loss, known_losses
+from pml_center.training.loss_catalog import describe_loss, known_losses
 from pml_center.training.run_folder import Run
 
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}

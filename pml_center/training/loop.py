@@ -22,7 +22,7 @@ from pml_center.training.interrupt import Interrupt, saying
 from pml_center.training.measurement import Measurement, measure, validate
 from pml_center.training.run_folder import Run
 from pml_center.training.seeding import seed_everything
-from pml_center.training.workbench import Workbench
+from pml_center.training.train_state import Workbench
 
 LOG = logging.getLogger("pml_center")
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU

@@ -18,10 +18,10 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
 
 from pml_center import losses, regularizers
-from pml_center.checks import constructor_arguments, unknown_name
 from pml_center.losses import BaseCenterLoss
 from pml_center.losses.base_element_loss import BaseElementLoss
-from pml_center.losses.center_share import CenterShare
+from pml_center.losses.watch import CenterShare
+from pml_center.names import constructor_arguments, unknown_name
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -31,7 +31,7 @@ WRAPPERS = {
     "CrossBatchMemory": "which goes around a loss of pairs, with a queue of its own size",
     "SelfSupervisedLoss": "which compares two views of each image, and training has one",
 }
-NOT_FINAL = {"MarginSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
+NOT_FINAL = {"BaseSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
 
 
 class LossFormula(nn.Module):

@@ -5,7 +5,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from pml_center.checks import unknown_name
+from pml_center.names import unknown_name
 from pml_center.training.config import TrainConfig
 
 FUSED = {"adam", "adamw"}  # have a kernel that moves all weights at once

@@ -242,7 +242,7 @@ def test_exit_codes_and_messages(command, monkeypatch, error, code):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("pml_center.training.loss_description.list_losses", fail)
+    monkeypatch.setattr("pml_center.training.loss_catalog.list_losses", fail)
     _, err, found = command("losses")
     assert found == code
     assert "Traceback" not in err

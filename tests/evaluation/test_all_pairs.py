@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pml_center.evaluation import VerificationEvaluator, pair_scores, roc
 from pml_center.evaluation import all_pairs as module
-from pml_center.evaluation.search import ExactSearch
+from pml_center.evaluation.search.exact_search import ExactSearch
 from tests.evaluation.clusters import clusters
 
 FAR = (0.3, 0.1, 0.01, 0.001)

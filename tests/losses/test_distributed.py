@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pml_center import losses
+from pml_center.distributed.collectives import processes
 from pml_center.losses import CenterLoss, SoftmaxCenterLoss, SoftmaxLoss
-from pml_center.ops.collectives import processes
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
 INPUTS = 6

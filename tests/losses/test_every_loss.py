@@ -11,7 +11,7 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import miners, reducers, regularizers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pml_center.losses import MarginSoftmaxLoss
+from pml_center.losses import BaseSoftmaxLoss
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES, Case, each_reducer
 
 each_loss = pytest.mark.parametrize("case", CASES, ids=str)
@@ -374,7 +374,7 @@ def test_logits_are_those_of_training_if_labels_are_given(case, batch):
         )
         torch.testing.assert_close(losses, per_sample(loss, *batch))
     others = ~torch.nn.functional.one_hot(batch[1], NUM_CLASSES).bool()
-    if type(loss).negative_margin is MarginSoftmaxLoss.negative_margin:
+    if type(loss).negative_margin is BaseSoftmaxLoss.negative_margin:
         torch.testing.assert_close(loss.get_logits(*batch)[others], loss.get_logits(batch[0])[others])
     assert torch.equal(loss.predict(batch[0]), loss.get_logits(batch[0]).argmax(1))
 

@@ -12,7 +12,7 @@ from pml_center import param_groups
 from pml_center.losses import CenterLoss, IslandLoss, SoftmaxCenterLoss, SoftmaxLoss
 from pml_center.losses.base_center_loss import LOOK_EVERY
 from pml_center.losses.base_class_loss import BATCHES_AT_REST
-from pml_center.losses.center_share import BATCHES, CenterShare
+from pml_center.losses.watch import BATCHES, CenterShare
 from pml_center.training import parse_loss
 
 SIZE = 8

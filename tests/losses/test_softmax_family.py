@@ -8,7 +8,7 @@ from pytorch_metric_learning import distances
 from pytorch_metric_learning import losses as pml_losses
 
 from pml_center import losses
-from pml_center.losses.margin_softmax_loss import Batch
+from pml_center.losses.base_softmax_loss import Batch
 
 SAME_NAME = [
     "ArcFaceLoss",

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pml_center.data import image_folder
 from pml_center.training import Run, TrainConfig, fit, loop, resume
-from pml_center.training.images import divide
 from pml_center.training.loop import choose_device
+from pml_center.training.splitting import divide
 
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
 
@@ -196,13 +196,13 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
     formula = "SoftmaxLoss + 0.1 * CenterLoss"  # a vision transformer has no BatchNorm, which would see the batches
     shared = {"model": "test_vit", "image_size": 160, "channels": 1, "epochs": 1, "held_out": 0, "loss": formula}
     shared |= {"optimizer": "sgd", "lr": 1e-2, "data": "digits"}
-    from pml_center.training import workbench
+    from pml_center.training import train_state
 
-    images = workbench.divide(small(tmp_path)).train.subset(range(0, 1400, 70))
+    images = train_state.divide(small(tmp_path)).train.subset(range(0, 1400, 70))
     states = []
     for name, changes in {"one": {"batch_size": 16}, "two": {"batch_size": 8, "accumulate": 2}}.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(workbench, "divide", lambda config: workbench.ImageSplits(images))
+            patch.setattr(train_state, "divide", lambda config: train_state.ImageSplits(images))
             run, _ = fit(small(tmp_path / name, **shared, **changes))
         states.append(run.weights("model") | run.weights("loss"))
     for name, value in states[0].items():

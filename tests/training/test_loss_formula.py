@@ -71,7 +71,7 @@ def test_the_same_loss_twice_keeps_both_names():
     ("formula", "message"),
     [
         ("ArcFaseLoss", r"loss must be a known name, got 'ArcFaseLoss'. Did you mean '(pml\.)?ArcFaceLoss'"),
-        ("MarginSoftmaxLoss", r"loss must be a known name, got 'MarginSoftmaxLoss'"),
+        ("BaseSoftmaxLoss", r"loss must be a known name, got 'BaseSoftmaxLoss'"),
         (
             "TripletMarginLoss @ MultiSimilarityMinor",
             r"miner must be a known .*Did you mean 'MultiSimilarityMiner'",

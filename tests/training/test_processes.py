@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from pml_center.data import digits
-from pml_center.training import TrainConfig, fit, resume, workbench
+from pml_center.training import TrainConfig, fit, resume, train_state
 from pml_center.training.dry_run import estimate
 from pml_center.training.measurement import measure
 from pml_center.training.run_folder import Run
@@ -36,7 +36,7 @@ CONFIG = TrainConfig(
 
 def train(folder, config):
     images = digits().subset(range(0, 1797, 7))
-    workbench.divide.__globals__["open_splits"] = lambda *_: workbench.ImageSplits(images)
+    train_state.divide.__globals__["open_splits"] = lambda *_: train_state.ImageSplits(images)
     if Run(folder).can_resume:
         resume(folder, config.epochs)
     else:

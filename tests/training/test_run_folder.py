@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pml_center.data import digits
-from pml_center.evaluation.page.parts import history
+from pml_center.pages.parts import history
 from pml_center.training import Run, TrainConfig, fit, resume
 
 CONFIG = TrainConfig(

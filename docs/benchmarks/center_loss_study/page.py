@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pml_center.comparison.search_space import tried_settings
 from pml_center.plots import COLOURS, GREY, LINES, MARKERS
 from pml_center.training import TrainConfig
-from pml_center.training.search_space import tried_settings
 
 MAP = "mean_average_precision_at_r"
 SIGNIFICANT = 0.05

@@ -25,6 +25,8 @@ from data_sets import write_task
 from page import write_page
 
 from pml_center.cli import main as pml_center
+from pml_center.comparison.comparison import Candidate, interval
+from pml_center.comparison.measured_run import MeasuredRun
 from pml_center.data import eval_transform, open_images
 from pml_center.evaluation import (
     RetrievalEvaluator,
@@ -35,8 +37,6 @@ from pml_center.evaluation import (
     paired_runs_test,
 )
 from pml_center.training import compare_runs
-from pml_center.training.comparison import Candidate, interval
-from pml_center.training.comparison_inputs import MeasuredRun
 from pml_center.training.loss_formula import parse_loss
 from pml_center.training.run_folder import Run
 

@@ -1,0 +1,171 @@
+"""What run folders hold for a comparison."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.comparison.comparison import Candidate
+from pml_center.training.config import TrainConfig
+from pml_center.training.run_folder import Run
+
+# Options that make no other candidate: which seed, and where and how it was computed.
+FREE = (
+    "seed",
+    "out",
+    "overwrite",
+    "data_root",
+    "workers",
+    "device",
+    "deterministic",
+    "checkpoint_every",
+    "tensorboard",
+)
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A run that was measured on what it held out."""
+
+    run: Run
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """What was asked for."""
+        return self.run.config
+
+    @cached_property
+    def queries(self) -> list[tuple[str, str]]:
+        """The name and the label of each image that was held out; the name does not say where the data lie."""
+        names = json.loads((self.run.folder / "held_out.json").read_text(encoding="utf-8"))
+        return list(zip(names, self._table("report")["label"], strict=True))
+
+    @cached_property
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """Each metric's values, (Q,)."""
+        return self._values("report")
+
+    @cached_property
+    def pixels(self) -> dict[str, NDArray[np.float64]]:
+        """Those of raw pixels."""
+        return self._values("pixels")
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What ``compare`` logged of it."""
+        return next(iter(self.run.events("cost")), {})
+
+    def _values(self, kind: str) -> dict[str, NDArray[np.float64]]:
+        table = self._table(kind)
+        return {
+            name: np.array(column, dtype=np.float64)
+            for name, column in table.items()
+            if name not in ("query", "name", "label")
+        }
+
+    def _table(self, kind: str) -> dict[str, list[str]]:
+        path = self.run.folder / "eval" / "held-out" / f"{kind}.csv"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"run must have been measured on images that it held out, got {self.run.folder} without {path.name}. "
+                f"Finish it with `pml-center resume {self.run.folder}`, or leave it out."
+            )
+        with path.open(encoding="utf-8", newline="") as file:
+            names, *rows = csv.reader(file)
+        return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, Any]) -> Candidate:
+    """Runs of one configuration, with several seeds."""
+    costs = [run.cost for run in runs]
+    memory = [cost["memory_gib"] for cost in costs if cost]
+    shared = [metric for metric in runs[0].values if all(metric in run.values for run in runs)]
+    return Candidate(
+        name=name,
+        seeds=[run.config.seed for run in runs],
+        runs=[str(run.run.folder) for run in runs],
+        values={metric: np.stack([run.values[metric] for run in runs]) for metric in shared},
+        seconds=[round(sum(epoch["seconds"] for epoch in run.run.epochs), 3) for run in runs],
+        cpu_seconds=[cost.get("cpu_seconds") for cost in costs],
+        memory_gib=max(memory, default=None),
+        options=options,
+    )
+
+
+def group(runs: Sequence[MeasuredRun]) -> list[Candidate]:
+    """Runs as candidates: those of the same options but for the seed are one, in the order of their first runs.
+
+    Raises:
+        ValueError: a seed twice.
+    """
+    groups: dict[tuple, list[MeasuredRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(options_of(run.config).items()), []).append(run)
+    for members in groups.values():
+        seeds: dict[int, MeasuredRun] = {}
+        for member in members:
+            other = seeds.setdefault(member.config.seed, member)
+            if other is not member:
+                raise ValueError(
+                    f"runs of one loss must have different seeds, got seed {member.config.seed} in "
+                    f"{other.run.folder} and in {member.run.folder}. Leave one out."
+                )
+    options = [dict(key) for key in groups]
+    losses = [each["loss"] for each in options]
+    found = []
+    for each, members in zip(options, groups.values(), strict=True):
+        same_loss = [other for other in options if other["loss"] == each["loss"]]
+        differing = ", ".join(f"{name}={each[name]}" for name in differences(same_loss))
+        name = f"{each['loss']} ({differing})" if losses.count(each["loss"]) > 1 else each["loss"]
+        found.append(as_candidate(name, sorted(members, key=lambda run: run.config.seed), each))
+    return found
+
+
+def differences(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of those options that are not the same everywhere."""
+    return [name for name in options[0] if any(other[name] != options[0][name] for other in options)]
+
+
+def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
+    """Values of two models pair up where the queries are the same.
+
+    Raises:
+        ValueError: other queries in one run than in the first.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.queries == first.queries:
+            continue
+        ours, theirs = options_of(first.config), options_of(run.config)
+        names = [name for name in ("data", "held_out", "split", "split_seed") if ours[name] != theirs[name]]
+        reasons = [f"{name} {theirs[name]} and {ours[name]}" for name in names]
+        if len(run.queries) != len(first.queries):
+            reasons.append(f"{len(run.queries):,} and {len(first.queries):,} queries")
+        else:
+            pairs = zip(run.queries, first.queries, strict=True)
+            (name, label), (other, other_label) = next((one, two) for one, two in pairs if one != two)
+            reasons.append(f"e.g. {name} of class {label} and {other} of class {other_label}")
+        raise ValueError(
+            f"runs must be measured on the same queries, got {run.run.folder} and {first.run.folder} with "
+            f"{', '.join(reasons)}. Train them with the same data, --held-out, --split and --split-seed."
+        )
+
+
+def open_runs(folders: Sequence[str | Path]) -> list[MeasuredRun]:
+    """Runs, and all runs in folders of comparisons."""
+    found = []
+    for folder in map(Path, folders):
+        inside = sorted(folder.glob("*/seed-*/config.yaml")) if (folder / "compare.yaml").is_file() else []
+        found += [MeasuredRun(Run.open(path.parent)) for path in inside] or [MeasuredRun(Run.open(folder))]
+    return found
+
+
+def options_of(config: TrainConfig) -> dict[str, Any]:
+    """The options that make a candidate what it is."""
+    return {name: value for name, value in asdict(config).items() if name not in FREE}

@@ -1,0 +1,377 @@
+"""compare and compare_runs: train losses with several seeds and equal budgets, or take runs that exist."""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pml_center.comparison.comparison import Candidate, Comparison
+from pml_center.comparison.jobs import Job, train_all
+from pml_center.comparison.measured_run import (
+    MeasuredRun,
+    as_candidate,
+    check_same_queries,
+    differences,
+    group,
+    open_runs,
+    options_of,
+)
+from pml_center.comparison.page import write_comparison
+from pml_center.comparison.search_space import Setting, tried_settings
+from pml_center.data import ImageSplits
+from pml_center.training.config import TrainConfig
+from pml_center.training.dry_run import estimate
+from pml_center.training.interrupt import saying
+from pml_center.training.loop import choose_device, with_full_paths
+from pml_center.training.loss_formula import parse_loss
+from pml_center.training.run_folder import default_folder, write_whole
+from pml_center.training.train_state import Workbench
+
+LOG = logging.getLogger("pml_center")
+FILE = "compare.yaml"  # what was asked for, in the folder of a comparison
+LONGEST = 100  # characters of a loss in the name of a folder; disks take 255 bytes
+SEARCH_VAL = 0.25  # share of the training classes that a search validates on, where there are enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a comparison trains.
+
+    Args:
+        config: of every run, but for loss, seed and folder; ``out`` is the folder of the comparison.
+        losses: formulas.
+        seeds: of the runs of each loss.
+        search: settings that are tried for each loss before, 0 for none.
+
+    Raises:
+        ValueError: a loss or a seed twice, or none; a search of one setting.
+    """
+
+    config: TrainConfig
+    losses: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    search: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("losses", tuple(map(folder_name, self.losses))), ("seeds", self.seeds)):
+            repeated = [value for value, key in zip(getattr(self, name), values, strict=True) if values.count(key) > 1]
+            if repeated or not values:
+                got = " and ".join(map(repr, repeated)) or "none"
+                raise ValueError(
+                    f"{name} must be one or more, and all different, got {got}. See pml-center compare --help."
+                )
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds must be at least 0, got {min(self.seeds)}. Use --seeds 0 1 2.")
+        if self.search < 0 or self.search == 1:
+            raise ValueError(
+                f"search must be 0 for none, or at least 2, got {self.search}: the first setting is the one given. "
+                "Use --search 8."
+            )
+
+    @classmethod
+    def new(cls, config: TrainConfig, losses: Sequence[str], seeds: Sequence[int], search: int) -> "Plan":
+        """What is asked for, to be read from any folder, with a folder of its own where none is named."""
+        out = config.out or str(default_folder(replace(config, loss="compare")))
+        return cls(
+            config=replace(with_full_paths(config), out=out), losses=tuple(losses), seeds=tuple(seeds), search=search
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Of the comparison."""
+        return Path(str(self.config.out))
+
+    @classmethod
+    def of(cls, folder: Path) -> "Plan":
+        """What was asked for in a folder."""
+        path = folder / FILE
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = TrainConfig.of(values["config"] | {"out": str(folder)}, str(path))
+        return cls(config=config, losses=tuple(values["losses"]), seeds=tuple(values["seeds"]), search=values["search"])
+
+    def begin(self) -> None:
+        """Write down what is asked for, or go on where the same was asked for, perhaps with fewer losses or seeds.
+
+        Raises:
+            FileExistsError: the folder holds anything else.
+            ValueError: other options were asked for there.
+        """
+        path = self.folder / FILE
+        if path.is_file() and self.config.overwrite:
+            shutil.rmtree(self.folder)
+        if path.is_file():
+            self._check_same(Plan.of(self.folder))
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise FileExistsError(
+                f"out must be a new folder or one of a comparison, got {self.folder}, which exists. Choose another."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = asdict(replace(self.config, overwrite=False))
+        config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
+        values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
+        write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def check(self) -> ImageSplits:
+        """Find mistakes before anything is trained: build everything, and every loss.
+
+        Raises:
+            ValueError: what cannot be trained, or leaves nothing to measure.
+        """
+        bench = Workbench.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
+        for loss in self.losses[1:]:
+            parse_loss(loss, bench.images.train.num_classes, bench.model.embedding_size, self.config.accumulate)
+        images = bench.images
+        if images.test is None:
+            raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
+        if self.search:
+            self._check_search(images)
+        return images
+
+    def processes(self, jobs: int | None) -> int:
+        """How many runs at a time: as many as asked for; else one with a GPU, or as many as there are threads.
+
+        Raises:
+            ValueError: less than one.
+        """
+        if jobs is not None and jobs < 1:
+            raise ValueError(f"jobs must be at least 1, got {jobs}. Leave it out to have it chosen.")
+        if choose_device(self.config.device).type == "cuda":
+            return jobs or 1
+        return jobs or min(torch.get_num_threads(), len(self.losses) * len(self.seeds))
+
+    def _check_search(self, images: ImageSplits) -> None:
+        """A search trains on fewer images."""
+        first = next(iter(self.trials(self.losses[0], images).values()))
+        try:
+            Workbench.build(first.config, torch.device("cpu"))
+        except ValueError as error:
+            raise ValueError(
+                f"search must leave enough to train on beside the validation images, got {self.search}: {error} "
+                "Or use --search 0."
+            ) from error
+
+    def trials(self, loss: str, images: ImageSplits) -> dict[Setting, Job]:
+        """The runs of a search, on validation images that are taken from the training images."""
+        val, eval_every = self.config.val, self.config.eval_every
+        if images.val is None:  # then the last epoch of a run counts, and so it does here
+            val = max(SEARCH_VAL, 2 / images.train.num_classes if self.config.split == "classes" else 0)
+            eval_every = self.config.epochs
+        shared = replace(self.config, seed=self.seeds[0], val=val, eval_every=eval_every)
+        folder = self.folder / folder_name(loss) / "search"
+        return {
+            setting: Job(
+                f"{loss}, trial {number}",
+                replace(shared, loss=setting.loss, lr=setting.lr, out=str(folder / f"trial-{number}")),
+                test=False,
+            )
+            for number, setting in enumerate(tried_settings(loss, self.config.lr, self.search))
+        }
+
+    def job(self, loss: str, setting: Setting, seed: int) -> Job:
+        """A run that counts."""
+        out = self.folder / folder_name(loss) / f"seed-{seed}"
+        return Job(
+            f"{loss}, seed {seed}", replace(self.config, loss=setting.loss, lr=setting.lr, seed=seed, out=str(out))
+        )
+
+    def _check_same(self, begun: "Plan") -> None:
+        ours, theirs = options_of(self.config), options_of(begun.config)
+        ours, theirs = ours | {"search": self.search}, theirs | {"search": begun.search}
+        changed = {name: (ours[name], theirs[name]) for name in differences([ours, theirs]) if name != "loss"}
+        for name in ("losses", "seeds"):
+            if not set(getattr(self, name)) >= set(getattr(begun, name)):
+                changed[name] = (list(getattr(self, name)), list(getattr(begun, name)))
+        if changed:
+            got = " and ".join(f"{name} {new} where it has {old}" for name, (new, old) in changed.items())
+            raise ValueError(
+                f"options must be those of the comparison in {self.folder}, got {got}. Losses and seeds can only be "
+                "added. Choose another --out, or delete this one with --overwrite."
+            )
+
+
+def compare(
+    config: TrainConfig,
+    losses: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    search: int = 0,
+    jobs: int | None = None,
+) -> Comparison:
+    """Train every loss with every seed alike, and measure each run once on the same images held out.
+
+    Runs stand in ``OUT/LOSS/seed-N``; what was found in ``OUT/compare.json``, ``compare.png`` and ``compare.html``.
+    What is done already is not done again, and a run that stopped goes on.
+
+    Args:
+        config: of every run; its loss and its seed do not matter. ``out`` is the folder of the comparison.
+        losses: formulas, as :func:`parse_loss` reads them.
+        seeds: of the runs of each loss. One seed cannot tell how much luck was in it.
+        search: settings to try for every loss before, with
+            :func:`~pml_center.comparison.search_space.tried_settings`, on validation images that are taken from the
+            training images; 0 tries none.
+        jobs: runs at a time, each in a process of its own. On a CPU each computes with one thread; by default there are
+            as many as torch has threads, and one with a GPU. The result does not depend on it.
+
+    Raises:
+        ValueError: a configuration that cannot be run; other options than this folder was begun with.
+        FileExistsError: a folder that holds something else.
+        RuntimeError: no loss could be trained.
+        KeyboardInterrupt: SIGINT or SIGTERM; every run under way wrote a checkpoint.
+    """
+    return carry_out(Plan.new(config, losses, seeds, search), jobs)
+
+
+def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
+    """Do what is left of a plan; see :func:`compare`."""
+    processes = plan.processes(jobs)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"compare must be one process, which starts others, got {os.environ['WORLD_SIZE']} of torchrun. Use --jobs."
+        )
+    images = plan.check()
+    plan.begin()
+    with saying(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"):
+        return _carry_out(plan, images, processes)
+
+
+def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
+    """Search, train, compare, and write what was found."""
+    LOG.info(
+        "%s losses × %s seeds, %s at a time; log and run folders in %s",
+        len(plan.losses),
+        len(plan.seeds),
+        processes,
+        plan.folder,
+    )
+    chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
+    errors: dict[Job, str] = {}
+    if plan.search:
+        trials = {loss: plan.trials(loss, images) for loss in plan.losses}
+        every = [
+            job
+            for jobs_of_loss in zip(*(each.values() for each in trials.values()), strict=True)
+            for job in jobs_of_loss
+        ]
+        errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_score(job):.4f} in validation")
+        for loss, tried in trials.items():
+            done = [setting for setting in tried if tried[setting] not in errors]
+            chosen[loss] = max(done, key=lambda setting: _score(tried[setting]), default=None)
+    runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
+    every = [jobs_of_loss[place] for place in range(len(plan.seeds)) for jobs_of_loss in runs.values()]
+    _drop_others(every)
+    errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_tested(job):.4f}")
+    runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
+    candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
+    comparison = _comparison(candidates, plan.config)
+    write_comparison(comparison, plan.folder, options_of(plan.config) | {"seeds": plan.seeds, "search": plan.search})
+    return comparison
+
+
+def compare_runs(runs: Sequence[str | Path]) -> Comparison:
+    """Compare runs that exist. Those that differ in nothing but their seed are one candidate.
+
+    Args:
+        runs: folders of runs that were measured on what they held out, or of comparisons, for all runs in them.
+
+    Raises:
+        FileNotFoundError: no run, or one that was not measured.
+        ValueError: runs that were measured on other images, or by another metric.
+    """
+    opened = open_runs(runs)
+    check_same_queries(opened)
+    metrics = {run.config.metric: run.run.folder for run in opened}
+    if len(metrics) > 1:
+        got = " and ".join(f"{metric} in {folder}" for metric, folder in metrics.items())
+        raise ValueError(f"runs must be chosen by one metric, got {got}. Train them with one --metric.")
+    candidates = group(opened)
+    more = [name for name in differences([each.options for each in candidates]) if name != "loss"]
+    warnings = [f"candidates differ in more than the loss: {', '.join(more)}"] if more else []
+    return _comparison(candidates, opened[0].config, tuple(warnings))
+
+
+def expected(plan: Plan, jobs: int | None = None) -> dict[str, Any]:
+    """How long a plan would take, by a few steps of every loss; see :func:`~pml_center.training.dry_run.estimate`.
+
+    Returns:
+        ``losses``, with what was found of each, ``runs`` in all, ``jobs`` at a time, ``minutes_in_all``.
+    """
+    processes = plan.processes(jobs)
+    plan.check()
+    each = len(plan.seeds) + plan.search
+    threads = torch.get_num_threads()
+    if choose_device(plan.config.device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        found = {loss: estimate(replace(plan.config, loss=loss, out=None)) for loss in plan.losses}
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "losses": {
+            loss: {name: value for name, value in one.items() if name != "config"} for loss, one in found.items()
+        },
+        "runs": len(plan.losses) * each,
+        "jobs": processes,
+        "minutes_in_all": round(sum(one["minutes_in_all"] for one in found.values()) * each / processes, 2),
+    }
+
+
+def folder_name(loss: str) -> str:
+    """A name for the folder of a loss that tells it from others.
+
+    Example:
+        >>> folder_name("SoftmaxLoss + 0.01 * CenterLoss(alpha=0.9)")
+        'SoftmaxLoss+0.01-CenterLoss-alpha=0.9'
+    """
+    name = re.sub(r"[^\w.+@=]+", "-", loss.replace(" ", "")).strip("-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(loss.encode()).hexdigest()[:6]}"
+
+
+def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: tuple[str, ...] = ()) -> Comparison:
+    trained = [candidate for candidate in candidates if candidate.error is None]
+    if not trained:
+        raise RuntimeError(f"no loss could be trained. {candidates[0].name} failed: {candidates[0].error}")
+    first = open_runs([trained[0].runs[0]])[0]
+    return Comparison(
+        metric=config.metric,
+        candidates=candidates,
+        pixels=first.pixels,
+        classes=len({label for _, label in first.queries}),
+        data=config.data,
+        warnings=warnings,
+    )
+
+
+def _drop_others(jobs: Sequence[Job]) -> None:
+    """Delete runs of settings that a search chose before a trial that had failed went well."""
+    for job in jobs:
+        if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
+            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
+            shutil.rmtree(job.run.folder)
+
+
+def _candidate(loss: str, jobs: Sequence[Job], errors: dict[Job, str]) -> Candidate:
+    failed = [job for job in jobs if job in errors]
+    options, seeds = options_of(jobs[0].config), sorted({job.config.seed for job in jobs})
+    if failed:
+        of_failed = sorted({job.config.seed for job in failed})
+        which = f"seed{'s' * (len(of_failed) > 1)} {', '.join(map(str, of_failed))}"
+        which = which if failed[0].test else "in every trial of the search"
+        return Candidate(name=loss, seeds=seeds, values={}, options=options, error=f"{errors[failed[0]]} ({which})")
+    return as_candidate(loss, [MeasuredRun(job.run) for job in jobs], options)
+
+
+def _score(trial: Job) -> float:
+    """The best that a trial reached in validation."""
+    return max(event[trial.config.metric] for event in trial.run.events("val"))
+
+
+def _tested(job: Job) -> float:
+    return job.run.events("eval")[-1][job.config.metric]

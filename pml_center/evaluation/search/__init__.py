@@ -1,0 +1,1 @@
+"""Search: nearest neighbours and ranks in the whole gallery, exactly."""

@@ -1,0 +1,402 @@
+"""Exact nearest neighbours on faiss: checked inputs, bounded memory, no self-matches, ties in row order.
+
+faiss computes scores as matrix products. Their last bits depend on the size of a block, on the number of threads and on
+where in a block a row stands, so that of two equal references one may come out nearer. Here faiss only proposes
+candidates. Their scores are computed again pair by pair, which gives equal vectors equal scores, and a query is settled
+when its last neighbour beats everything that was not proposed by more than rounding can explain. The result is then a
+function of the vectors alone.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.arrays import Names, check_count, check_width, joined
+from pml_center.checks import check_choices
+from pml_center.evaluation.search.ordering import Keys, order_keys, rows_of, scores_of
+from pml_center.evaluation.search.references import Ids, Matrix, References, Similarity, checked_rows
+
+ENTRIES = 2**20  # numbers in the largest temporary array; all of them together then take about 50 MiB
+SPARE = 2  # candidates beyond k, so that few queries need a second look
+WIDEN = 4  # how many times more candidates a second look takes
+# Queries and references in a matrix product of faiss. Its own 4096 and 1024 need the same memory and 6 % more time.
+BLOCK = {"distance_compute_blas_query_bs": 1024, "distance_compute_blas_database_bs": 4096}
+
+
+def nearest_neighbours(
+    queries: Any,
+    k: int,
+    references: Any = None,
+    similarity: Similarity = "cosine",
+    chunk_size: int | None = None,
+) -> tuple[Ids, Matrix]:
+    """The k nearest references of each query, exactly: ``argsort(-scores)[:, :k]`` without the (Q, N) matrix.
+
+    Neighbours are ranked by score, largest first; equal scores by reference row, smallest first. The result depends
+    neither on ``chunk_size`` nor on the number of threads or of parts.
+
+    Args:
+        queries: (Q, D) finite real numbers: a numpy array or memmap of any layout, or a tensor on any device.
+        k: neighbours per query, at most the number of references (one less for leave-one-out).
+        references: (N, D) rows to search in, or a list of such matrices, which are searched one after the other: with
+            memory-mapped files, memory holds one of them at a time. None means leave-one-out: each query is searched
+            for among the other queries. Its own row is left out by number, so exact duplicates of it stay.
+        similarity: ``"cosine"``, ``"dot"``, or ``"euclidean"``, whose score is the negative squared distance: larger is
+            always nearer. Scores are float32, and equal when they are equal in float32.
+        chunk_size: at most this many queries at a time; None lets memory decide.
+
+    Returns:
+        ids, (Q, k) int64 rows of the references, and their scores, (Q, k) float32.
+
+    Raises:
+        TypeError: embeddings that are not real numbers.
+        ValueError: NaN or infinity, a zero vector with ``"cosine"``, different widths, an empty set, ``k`` too large,
+            an unknown similarity, or the same rows given as queries and as references.
+
+    Example:
+        >>> ids, scores = nearest_neighbours([[1, 0], [0, 1], [3, 4]], k=2)
+        >>> ids
+        array([[2, 1],
+               [2, 0],
+               [1, 0]])
+        >>> scores.round(2)
+        array([[0.6, 0. ],
+               [0.8, 0. ],
+               [0.8, 0.6]], dtype=float32)
+    """
+    search = ExactSearch(queries, references, similarity)
+    chunks = search.chunks(k, chunk_size=chunk_size)
+    ids = np.empty((len(search.queries), k), dtype=np.int64)
+    scores = np.empty((len(search.queries), k), dtype=np.float32)
+    for rows, near, near_scores in chunks:
+        ids[rows], scores[rows] = near[:, :k], near_scores[:, :k]
+    return ids, scores
+
+
+class ExactSearch:
+    """Two checked sets of embeddings, searched in chunks by the rules of :func:`nearest_neighbours`.
+
+    Args:
+        queries: (Q, D) finite real numbers.
+        references: (N, D) rows to search in, or a list of such matrices; None for leave-one-out.
+        similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
+        excluded: integers (Q,) and (N,) in [0, ...): references with the number of a query do not exist for it. None
+            means the query itself for leave-one-out, and none otherwise.
+        overlap: the queries may be among the references, because ``excluded`` says which they are.
+        names: what to call the rows of the queries and of the references in an error, e.g. their paths.
+        called: what to call the two sets in an error.
+
+    Raises:
+        TypeError: embeddings that are not real numbers.
+        ValueError: as for :func:`nearest_neighbours`.
+
+    Example:
+        >>> search = ExactSearch([[0.0], [1.0], [3.0]], similarity="euclidean")
+        >>> [(rows.tolist(), ids.tolist()) for rows, ids, scores in search.chunks(k=1)]
+        [([0, 1, 2], [[1, 2], [0, 2], [1, 0]])]
+    """
+
+    def __init__(
+        self,
+        queries: Any,
+        references: Any = None,
+        similarity: Similarity = "cosine",
+        excluded: tuple[Ids, Ids] | None = None,
+        overlap: bool = False,
+        names: tuple[Names, Names] = (None, None),
+        called: tuple[str, str] = ("queries", "references"),
+    ):
+        check_choices(similarity=(similarity, Similarity))
+        self.similarity = similarity
+        self.leave_one_out = references is None
+        if self.leave_one_out:
+            self.queries, norms = checked_rows(joined(queries), "embeddings", similarity, names[0])
+            self.references = References(self.queries, "embeddings", "dot")  # they are prepared already
+        else:
+            queries = joined(queries)
+            self.queries, norms = checked_rows(queries, called[0], similarity, names[0])
+            self.references = References(references, called[1], similarity, names[1])
+            _check_two_sets(queries, self.references.parts, overlap, *called)
+        self.rounding = _rounding(norms, self.references.largest, self.queries.shape[1], similarity)  # (Q,)
+        if excluded is None and self.leave_one_out:
+            rows = np.arange(len(self.queries))
+            excluded = (rows, rows)
+        self.excluded = excluded
+
+    @property
+    def available(self) -> Ids:
+        """How many neighbours each query can have, (Q,)."""
+        return len(self.references) - self.left_out
+
+    @property
+    def left_out(self) -> Ids:
+        """How many references do not exist for each query, (Q,)."""
+        if self.excluded is None:
+            return np.zeros(len(self.queries), dtype=np.int64)
+        own, theirs = self.excluded
+        return np.bincount(theirs, minlength=int(own.max()) + 1)[own]
+
+    def chunks(
+        self, k: int | Ids, rows: Ids | None = None, chunk_size: int | None = None
+    ) -> Iterator[tuple[Ids, Ids, Matrix]]:
+        """Search for the neighbours of some queries, a chunk at a time.
+
+        Args:
+            k: how many neighbours, in [1, available]; or (Q,) how many for each query, which are cut at ``available``.
+            rows: (q,) the queries to search for; None means all.
+            chunk_size: at most this many queries at a time; None lets memory decide.
+
+        Returns:
+            An iterator of query rows (c,), ids and scores (c, K); id -1 and score -inf where a query has no more
+            neighbours. K is one more than the largest k of the chunk, or all there are. What stands behind the k of a
+            query may not be its next neighbour, but its score is equal to the last one's if the next neighbour's is.
+            Each query comes once, in no fixed order.
+
+        Raises:
+            ValueError: ``k`` or ``chunk_size`` out of range.
+        """
+        chunk_size = len(self.queries) if chunk_size is None else check_count("chunk_size", chunk_size)
+        if isinstance(k, np.ndarray):
+            k = np.minimum(k, self.available)
+        elif check_count("k", k) > (fewest := self.available.min()):
+            left = " other than the query" if self.leave_one_out else ""
+            raise ValueError(
+                f"k must be at most {fewest}, the number of references{left}, got {k}. "
+                "Ask for fewer neighbours or add references."
+            )
+        needed = np.broadcast_to(k, len(self.queries))  # (Q,)
+        widths = needed + self.left_out + SPARE
+        copies = int(widths.max())  # behind so many equal references, another is not among the nearest
+        rows = np.arange(len(self.queries)) if rows is None else rows
+        return self._settle(rows[np.argsort(widths[rows], kind="stable")], needed, widths, copies, chunk_size)
+
+    def block_size(self, entries: int) -> int:
+        """How many queries have blocks of at most so many scores."""
+        return max(1, entries // self.references.longest)
+
+    def blocks(self, rows: Ids) -> Iterator[tuple[int, Matrix]]:
+        """The scores of all references for some queries, up to ``rounding``; minus infinity where excluded.
+
+        Returns:
+            An iterator of the parts of the references: the number of the first, and the scores (q, n).
+        """
+        queries = self.queries[rows]
+        for ids, references in self.references.open():
+            block = queries @ references.T
+            if self.similarity == "euclidean":
+                block *= 2
+                block -= np.square(queries).sum(axis=1, keepdims=True)
+                block -= np.einsum("ij,ij->i", references, references)
+            self.exclude(block, rows, int(ids[0]))
+            yield int(ids[0]), block
+
+    def exclude(self, block: Matrix, rows: Ids, first: int = 0) -> None:
+        """Write minus infinity over the scores (q, n) of references that do not exist for some queries."""
+        if self.excluded is not None:
+            places, ids = self._excluded_members.of(self.excluded[0][rows])
+            inside = (first <= ids) & (ids < first + block.shape[1])
+            block[places[inside], ids[inside] - first] = -np.inf
+
+    def pair_scores(self, queries: Ids, references: Ids) -> Matrix:
+        """The scores (P,) of some pairs of a query and a reference, each computed from its own two vectors alone."""
+        scores = np.empty(len(queries), dtype=np.float32)
+        for places, rows, own in self.references.split(references):
+            scores[places] = _pairwise(self.queries, queries[places], rows, own, self.similarity)
+        return scores
+
+    def exact_scores(self, rows: Ids, places: Ids, ids: Ids) -> Matrix:
+        """The scores (P,) of the references ``ids`` for the queries ``rows[places]``."""
+        return self.pair_scores(rows[places], ids)
+
+    @cached_property
+    def _excluded_members(self) -> "Members":
+        assert self.excluded is not None
+        return Members(self.excluded[1])
+
+    def _settle(
+        self, rows: Ids, needed: Ids, widths: Ids, copies: int, chunk_size: int
+    ) -> Iterator[tuple[Ids, Ids, Matrix]]:
+        """Yield the queries that ``widths`` (Q,) candidates settle; look for the others among more.
+
+        Rows come with their widths ascending; references behind so many ``copies`` of them are not looked at.
+        """
+        start = 0
+        while start < len(rows):
+            chunk = rows[start : start + min(chunk_size, self._chunk_size(widths[rows[start]]))]
+            chunk = chunk[: self._chunk_size(widths[chunk[-1]])]
+            width = min(int(widths[chunk[-1]]), self.references.longest)
+            k = int(needed[chunk].max())
+            ids, scores, settled = self._nearest(chunk, k, width, copies)
+            if settled.any():
+                yield chunk[settled], ids[settled], scores[settled]
+            if not settled.all():
+                wider = np.full(len(widths), WIDEN * width)
+                yield from self._settle(chunk[~settled], needed, wider, copies, chunk_size)
+            start += len(chunk)
+
+    def _chunk_size(self, width: int) -> int:
+        """How many queries keep the temporary arrays small."""
+        return max(1, ENTRIES // max(int(width), self.queries.shape[1]))
+
+    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        """The first k + 1 of ``width`` candidates, and for each query whether k of them are the k nearest of all.
+
+        Each part of the references proposes so many; a part that is smaller proposes all it has.
+        """
+        queries = self.queries[rows]
+        keys, last, whole = None, np.full(len(rows), -np.inf), True
+        for numbers, references in self.references.open(copies):
+            ids, bound = _candidates(queries, references, min(width, len(references)), self.similarity)
+            scores = _scores(queries, references, ids, self.similarity)
+            ids = numbers[ids]
+            if self.excluded is not None:
+                scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
+            found = order_keys(scores, ids)
+            keys = found if keys is None else smallest(np.concatenate([keys, found], axis=1), k + 1)
+            last = np.maximum(last, bound)
+            whole &= width >= len(references)
+        assert keys is not None
+        ids, scores = first_of(keys, k + 1)
+        settled = np.full(len(rows), whole or k == 0)
+        if not settled.all():
+            settled = scores[:, k - 1] > last + self.rounding[rows]
+        return ids, scores, settled
+
+
+class Members:
+    """The rows of each class.
+
+    Args:
+        codes: (N,) the class of each row, integers from 0.
+
+    Example:
+        >>> owners, rows = Members(np.array([0, 1, 0])).of(np.array([1, 0]))
+        >>> owners, rows
+        (array([0, 1, 1]), array([1, 0, 2]))
+    """
+
+    def __init__(self, codes: Ids):
+        self._rows = np.argsort(codes, kind="stable")
+        self._counts = np.bincount(codes)
+        self._starts = self._counts.cumsum() - self._counts
+
+    def of(self, codes: Ids) -> tuple[Ids, Ids]:
+        """All rows of some classes: the position in ``codes`` of the class that a row belongs to, and the row."""
+        known = codes < len(self._counts)
+        counts = np.where(known, self._counts[codes * known], 0)
+        owners = np.repeat(np.arange(len(codes)), counts)
+        return owners, self._rows[spans(self._starts[codes * known], counts)]
+
+
+def spans(starts: Ids, lengths: Ids) -> Ids:
+    """The integers of some ranges, one range after the other.
+
+    Example:
+        >>> spans(np.array([5, 0]), np.array([2, 3]))
+        array([5, 6, 0, 1, 2])
+    """
+    ends = lengths.cumsum()
+    return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
+
+
+def import_faiss() -> Any:
+    """The faiss module, without its incomplete type stubs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("faiss must be installed to search. Install it with: pip install faiss-cpu") from error
+    return faiss
+
+
+def first_of(keys: Keys, k: int) -> tuple[Ids, Matrix]:
+    """The first of some keys (c, n), which change their order: rows (c, k), -1 where there are no more, and scores."""
+    keys = smallest(keys, k)
+    keys.sort(axis=1)
+    ids, scores = rows_of(keys), scores_of(keys)
+    ids[scores == -np.inf] = -1
+    return ids, scores
+
+
+def smallest(keys: Keys, k: int) -> Keys:
+    """The smallest k of some keys (c, n), which change their order; all where there are no more."""
+    if k < keys.shape[1]:
+        keys.partition(k, axis=1)
+    return keys[:, :k]
+
+
+def _pairwise(queries: Matrix, rows: Ids, references: Matrix, ids: Ids, similarity: Similarity) -> Matrix:
+    """The scores (P,) of the pairs of a query, ``rows``, and a reference, ``ids``."""
+    faiss = import_faiss()
+    pairwise = faiss.pairwise_indexed_inner_product
+    if similarity == "euclidean":
+        pairwise = faiss.pairwise_indexed_L2sqr
+    rows, ids = np.ascontiguousarray(rows), np.ascontiguousarray(ids)
+    scores = np.empty(len(rows), dtype=np.float32)
+    threads = faiss.omp_get_max_threads()
+    # Waking threads takes longer than few pairs do: those of the last matrix product may still be spinning.
+    faiss.omp_set_num_threads(threads if len(rows) * queries.shape[1] > 32 * ENTRIES else 1)
+    try:
+        pairwise(queries.shape[1], len(rows), *map(faiss.swig_ptr, (queries, rows, references, ids, scores)))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return -scores if similarity == "euclidean" else scores
+
+
+def _candidates(queries: Matrix, references: Matrix, width: int, similarity: Similarity) -> tuple[Ids, NDArray]:
+    """The references (q, width) that faiss finds nearest, and the score (q,) of the last of them, up to rounding."""
+    faiss = import_faiss()
+    if width == len(references):  # every reference is a candidate, and there is no other that could be nearer
+        return np.tile(np.arange(width), (len(queries), 1)), np.full(len(queries), -np.inf)
+    metric, sign = (faiss.METRIC_L2, -1) if similarity == "euclidean" else (faiss.METRIC_INNER_PRODUCT, 1)
+    before = {name: getattr(faiss.cvar, name) for name in BLOCK}
+    try:
+        for name, size in BLOCK.items():
+            setattr(faiss.cvar, name, size)
+        values, ids = faiss.knn(queries, references, width, metric=metric)
+    finally:
+        for name, size in before.items():
+            setattr(faiss.cvar, name, size)
+    return ids, sign * values[:, -1]
+
+
+def _scores(queries: Matrix, references: Matrix, ids: Ids, similarity: Similarity) -> Matrix:
+    """The score of each candidate (q, width), computed from its own two vectors alone."""
+    faiss = import_faiss()
+    pairwise = faiss.fvec_L2sqr_by_idx if similarity == "euclidean" else faiss.fvec_inner_products_by_idx
+    scores = np.empty(ids.shape, dtype=np.float32)
+    pointers = [faiss.swig_ptr(array) for array in (scores, queries, references, ids)]
+    pairwise(*pointers, queries.shape[1], *ids.shape)
+    return -scores if similarity == "euclidean" else scores
+
+
+def _check_two_sets(queries: NDArray, references: list[NDArray], overlap: bool, query: str, reference: str) -> None:
+    check_width(queries, references[0], query, reference)
+    if overlap:
+        return
+    starts = np.cumsum([0, *map(len, references)])
+    equal = len(queries) == starts[-1] and all(map(np.array_equal, np.split(queries, starts[1:-1]), references))
+    if equal or any(np.shares_memory(queries, part) for part in references):
+        raise ValueError(
+            f"{query} and {reference} must be two sets, got rows that are in both (shapes {queries.shape} and "
+            f"{(int(starts[-1]), *references[0].shape[1:])}): each of them would find itself. Leave {reference} out "
+            f"for leave-one-out, or take the {query} out of the {reference}."
+        )
+
+
+def _rounding(norms: NDArray[np.float64], largest: float, width: int, similarity: Similarity) -> NDArray[np.float64]:
+    """How far apart two float32 computations of a query's score can lie (Q,), in whatever order they add."""
+    size = (norms + largest) ** 2 if similarity == "euclidean" else norms * largest
+    float32 = np.finfo(np.float32)
+    if size.max() > float32.max:
+        raise ValueError(
+            "embeddings must be small enough for their scores to fit float32, "
+            f"got norms up to {norms.max():.3g} and {largest:.3g}. Scale them down, or use similarity='cosine'."
+        )
+    return (width + 4) * (float32.eps * size + float32.tiny)

@@ -1,0 +1,405 @@
+"""BaseSoftmaxLoss: the engine of the softmax family."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity
+from pytorch_metric_learning.utils import common_functions as c_f
+from torch import Tensor
+
+from pml_center.checks import check_chunk_size, check_embeddings, check_labels, check_size
+from pml_center.distributed.collectives import join_parts, own_part
+from pml_center.losses.base_class_loss import BaseClassLoss
+from pml_center.losses.class_weights import Chosen, ClassWeights
+from pml_center.ops.cross_entropy import (
+    Elementwise,
+    NegativeLogits,
+    directions,
+    nearest_row,
+    negative_logsumexp,
+    negative_sum,
+    own_similarity,
+    scaled,
+)
+
+Schedule = Callable[[int], float]
+
+
+class Batch(NamedTuple):
+    """What a margin may look at."""
+
+    cosine: Tensor
+    """(B,) between each embedding and its class weights; the plain product where a loss normalises nothing."""
+    norm: Tensor
+    """(B,) length of each embedding."""
+    labels: Tensor
+    """(B,)"""
+    negatives: NegativeLogits | None = None
+    """The cosines to all other classes, detached and never held: for sums over them."""
+    row_norm: Tensor = torch.ones(())
+    """(B,) length of the weights of each sample's class, for losses that normalise nothing."""
+
+
+class BaseSoftmaxLoss(BaseClassLoss):
+    """Softmax cross entropy over similarities to one row of weights per class, with a margin on the target: abstract.
+
+    With t the cosine to one's own class and c to another, every loss of the family is
+    ``softplus(logsumexp(s·ν(c)) − s·ψ(t))``. A final subclass states its paper through these hooks and nothing else:
+    :meth:`target_cosine` is ψ, :meth:`negative_margin` is ν, :meth:`logit_scale` is s, :meth:`observe` keeps running
+    statistics, and :meth:`combine` stands for the rare loss that is no cross entropy. Blocks of logits are made a chunk
+    of classes at a time.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        scale: s, the factor of all cosines.
+        bias: whether each class has an additive bias.
+        sub_centers: rows of weights per class; an embedding meets the nearest (Deng et al. 2020, Sub-center ArcFace).
+        sample_rate: in (0, 1], the share of the classes that takes part in a training step: those of the batch and a
+            random choice of the others (An et al. 2021, Partial FC). Evaluation always sees all.
+        sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
+            rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
+        label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
+        margin_schedule: from the number of the training batch, counted from 1, to the share in [0, 1] of the margin
+            that is applied: ``t + share·(ψ(t) − t)``.
+        scale_schedule: from the number of the training batch, counted from 1, to a factor of the scale.
+        chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
+            O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
+        kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
+            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is N(0, 0.01) by default,
+            where PML takes N(0, 1): under Adam the angle of a row moves by lr / length, and long rows hardly move.
+
+    Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
+
+    State: ``class_weights.weight`` (C · sub_centers, D), fp32, and what schedules and sampling count.
+
+    Raises:
+        ValueError: an argument outside its range; see :meth:`forward` for those of a batch.
+        TypeError: a distance other than the one that the margin is defined on.
+    """
+
+    normalizes: bool = True  # embeddings and weights are compared by cosine, else by the plain product
+    takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
+    from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
+
+    step: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        scale: float = 1.0,
+        *,
+        bias: bool = False,
+        sub_centers: int = 1,
+        sample_rate: float = 1.0,
+        sparse_gradient: bool = False,
+        label_smoothing: float = 0.0,
+        margin_schedule: Schedule | None = None,
+        scale_schedule: Schedule | None = None,
+        chunk_size: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(num_classes, embedding_size, **kwargs)
+        _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
+        if label_smoothing and type(self).combine is not BaseSoftmaxLoss.combine:
+            raise ValueError(
+                f"label_smoothing must be 0 because {type(self).__name__} is no cross entropy, got {label_smoothing}. "
+                "Leave it out."
+            )
+        lengths_fit = self.takes_lengths or self.distance.normalize_embeddings is self.normalizes
+        if not (isinstance(self.distance, DotProductSimilarity) and lengths_fit):
+            default = type(self.get_default_distance()).__name__
+            raise TypeError(
+                f"distance must be {default} because {type(self).__name__} is defined on it, "
+                f"got {type(self.distance).__name__}. Leave distance out."
+            )
+        self.scale = scale
+        self.sub_centers = sub_centers
+        self.label_smoothing = label_smoothing
+        self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
+        self.chunk_size = chunk_size
+        self.sparse_gradient = sparse_gradient and sample_rate < 1
+        self.class_weights = ClassWeights(
+            num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
+        )
+        scheduled = margin_schedule is not None or scale_schedule is not None
+        self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=scheduled)
+        self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
+
+    def target_cosine(self, batch: Batch) -> Tensor:
+        """ψ: what stands in place of the cosine to one's own class, (B,)."""
+        raise NotImplementedError
+
+    def negative_margin(self, target: Tensor) -> Elementwise | None:
+        """ν: a function of (B, K) cosines to other classes, entry by entry; None leaves them alone.
+
+        Args:
+            target: (B,) what :meth:`negative_threshold` returned, detached.
+        """
+        return None
+
+    def negative_threshold(self, batch: Batch, target: Tensor) -> Tensor:
+        """What :meth:`negative_margin` compares with, (B,); ``target``, what :meth:`target_cosine` returned."""
+        return target
+
+    def prototypes(self, chosen: Chosen) -> Tensor:
+        """What stands for the classes in training, (R · sub_centers, D); their weights."""
+        return chosen.rows
+
+    def logit_scale(self, batch: Batch) -> float | Tensor:
+        """s: one factor for all, or (B,)."""
+        return self.scale
+
+    def observe(self, batch: Batch) -> None:
+        """Move running statistics; called in training mode, without gradient. Replace buffers, never mutate them."""
+
+    def combine(self, target: Tensor, negatives: NegativeLogits) -> Tensor:
+        """The loss of each sample, (B,), from the logit of its own class (B,) and those of the others."""
+        # Not logsumexp − target: softplus keeps the relative precision of tiny losses. Its default threshold of 20
+        # becomes the identity with an error of 1e-9.
+        losses = F.softplus(negative_logsumexp(negatives) - target, threshold=40)
+        if not self.label_smoothing:
+            return losses
+        classes = len(negatives.weight) // self.sub_centers
+        return losses + self.label_smoothing * (target - (target + negative_sum(negatives)) / classes)
+
+    def penalty(self, batch: Batch) -> Tensor | None:
+        """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
+        return None
+
+    @property
+    def W(self) -> Tensor:
+        """The class weights in PML's layout, (D, C · sub_centers); a view."""
+        return self.class_weights.weight.t()
+
+    def get_logits(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits of all classes, (B, C): scaled and without margin, or those of training if labels are given.
+
+        Args:
+            embeddings: (B, D).
+            labels: (B,), or None for inference.
+        """
+        check_embeddings(embeddings, self.embedding_size)
+        embeddings = embeddings.to(self._working_dtype(embeddings))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows, bias = self.class_weights.everything(embeddings.dtype)
+            if labels is not None and self.training:
+                rows = self.prototypes(Chosen(rows, bias, labels))
+            unit, norm = self._directions(embeddings)
+            similarity = nearest_row(
+                F.linear(unit, F.normalize(rows, dim=1) if self.normalizes else rows), self.sub_centers
+            )
+            if labels is None:
+                scale = self._scale(Batch(similarity.amax(1), norm, similarity.argmax(1)))
+            else:
+                batch, _ = self._batch(unit, norm, rows, labels, labels)
+                target, scale = self._target(batch), self._scale(batch)
+                margin = self.negative_margin(self.negative_threshold(batch, target).detach())
+                similarity = similarity if margin is None else margin(similarity)
+                similarity = similarity.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
+            logits = scaled(similarity, scale)
+            return logits if bias is None else logits + bias
+
+    def predict(self, embeddings: Tensor) -> Tensor:
+        """The most likely class of each embedding, (B, D) to (B,)."""
+        return self.get_logits(embeddings).argmax(1)
+
+    @torch.no_grad()
+    def resize_classes(self, num_classes: int) -> None:
+        """Add classes, or drop the last ones; those that stay keep their weights, new ones have a loss weight of 1.
+
+        The weights become a new parameter: give it to the optimizer again.
+
+        Args:
+            num_classes: C from now on, at least 1.
+        """
+        self.num_classes = check_size("num_classes", num_classes)
+        self.class_weights.resize(num_classes, self.weight_init_func)
+        if self.loss_weights is not None:
+            new = self.loss_weights.new_ones(max(0, num_classes - len(self.loss_weights)))
+            self.loss_weights = torch.cat([self.loss_weights[:num_classes], new])
+
+    @torch.no_grad()
+    def get_outliers(
+        self, embeddings: Tensor, labels: Tensor, threshold: float = 75.0, return_dominant_centers: bool = True
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Samples far from the dominant sub-center of their class: likely label errors.
+
+        A class's dominant sub-center is the one that is nearest to most of its samples.
+
+        Args:
+            embeddings: (N, D).
+            labels: (N,) in [0, C).
+            threshold: degrees.
+            return_dominant_centers: whether they come too.
+
+        Returns:
+            Rows of the outliers, and the dominant sub-centers in PML's layout, (D, C).
+        """
+        cosine, dominant = self._dominant(embeddings, labels)
+        own = cosine.gather(1, dominant[labels].unsqueeze(1)).squeeze(1)
+        outliers = (own < math.cos(math.radians(threshold))).nonzero().squeeze(1)
+        if not return_dominant_centers:
+            return outliers
+        rows = self.class_weights.weight.view(-1, self.sub_centers, self.embedding_size)
+        return outliers, rows[torch.arange(len(rows)), dominant].t()
+
+    @torch.no_grad()
+    def drop_nondominant(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Keep only the dominant sub-center of each class; the loss then has one row per class.
+
+        The weights become a new parameter: give it to the optimizer again.
+
+        Args:
+            embeddings: (N, D) of the training set.
+            labels: (N,) in [0, C).
+        """
+        _, dominant = self._dominant(embeddings, labels)
+        self.class_weights.keep_sub_centers(dominant)
+        self.sub_centers = 1
+
+    def _dominant(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines to the sub-centers of one's class, (N, K), and which of them dominates each class, (C,)."""
+        check_embeddings(embeddings, self.embedding_size)
+        labels = check_labels(labels, self.num_classes, len(embeddings))
+        rows = F.normalize(self.class_weights.weight, dim=1).view(-1, self.sub_centers, self.embedding_size)
+        cosine = (rows[labels] * F.normalize(embeddings.to(rows), dim=1).unsqueeze(1)).sum(2)
+        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
+        return cosine, votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
+
+    @classmethod
+    def from_pml(cls, loss: Any) -> "BaseSoftmaxLoss":
+        """This loss with the arguments and weights of PML's loss of the same name.
+
+        Raises:
+            TypeError: a loss of another name.
+        """
+        if type(loss).__name__ != cls.__name__:
+            raise TypeError(
+                f"loss must be PML's {cls.__name__}, got {type(loss).__name__}. Use the class of that name."
+            )
+        shared = {name for base in cls.__mro__ for name in inspect.signature(base).parameters if hasattr(loss, name)}
+        arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
+        width, rows = loss.W.shape  # PML's NormalizedSoftmaxLoss has a num_classes of 0
+        classes = rows // getattr(loss, "sub_centers", 1)
+        ours = cls(**{**arguments, "num_classes": classes, "embedding_size": width}).to(loss.W)
+        ours.load_state_dict(loss.state_dict(), strict=False)
+        return ours
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (B,)."""
+        chosen = self.class_weights.choose(labels, embeddings.dtype)
+        bias, own = chosen.bias, chosen.own
+        rows = self.prototypes(chosen) if self.training else chosen.rows
+        unit, norm = self._directions(embeddings)
+        batch, rows = self._batch(unit, norm, rows, own, labels)
+        if self.training:
+            self.step = self.step + 1  # replaced, never mutated
+            with torch.no_grad():
+                self.observe(batch)
+        self._record(batch)
+        losses = self._losses(batch, unit, rows, own, bias)
+        penalty = self.penalty(batch)
+        return losses if penalty is None else losses + penalty
+
+    def class_rows(self) -> Tensor:
+        """The class weights, (C · sub_centers, D)."""
+        return self.class_weights.weight
+
+    def get_default_distance(self):
+        """PML's hook: cosine similarity, or the plain product."""
+        return CosineSimilarity() if type(self).normalizes else DotProductSimilarity(normalize_embeddings=False)
+
+    def get_default_weight_init_func(self):
+        """PML's hook: N(0, 0.01)."""
+        return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
+
+    def _directions(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings as they are compared, and their lengths."""
+        return directions(embeddings) if self.distance.normalize_embeddings else (embeddings, embeddings.norm(dim=1))
+
+    def _batch(self, unit, norm, rows, own, labels) -> tuple[Batch, Tensor]:
+        """What the hooks see, and the rows for all else; ``own`` is the class of each sample among ``rows``."""
+        (cosine, row_norm), rows = own_similarity(unit, rows, own, self.normalizes, self.sub_centers)
+        negatives = NegativeLogits(
+            unit.detach(),
+            rows.detach(),
+            own,
+            normalize=self.normalizes,
+            sub_centers=self.sub_centers,
+            chunk_size=self.chunk_size,
+        )
+        return Batch(cosine, norm, labels, negatives, row_norm), rows
+
+    def _losses(self, batch: Batch, unit: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
+        """The loss of each embedding, (B,), from what :meth:`_batch` makes of it."""
+        target, scale = self._target(batch), self._scale(batch)
+        threshold = self.negative_threshold(batch, target).detach()
+        logits = scale * target if bias is None else scale * target + bias[own]
+        part = own_part(len(unit))  # of several processes with the same batch, each has a part of the products
+        negatives = NegativeLogits(
+            unit[part],
+            rows,
+            own[part],
+            scale[part] if isinstance(scale, Tensor) and scale.ndim else scale,
+            margin=self.negative_margin(threshold[part]),
+            bias=bias,
+            normalize=self.normalizes,
+            sub_centers=self.sub_centers,
+            chunk_size=self.chunk_size,
+        )
+        return join_parts(self.combine(logits[part], negatives), len(unit))
+
+    def _target(self, batch: Batch) -> Tensor:
+        """ψ(t), or the scheduled share of the way from t to it."""
+        target = self.target_cosine(batch)
+        if self.margin_schedule is None:
+            return target
+        return batch.cosine + self.margin_schedule(max(int(self.step), 1)) * (target - batch.cosine)
+
+    def _scale(self, batch: Batch) -> float | Tensor:
+        scale = self.logit_scale(batch)
+        return scale if self.scale_schedule is None else scale * self.scale_schedule(max(int(self.step), 1))
+
+    def _record(self, batch: Batch) -> None:
+        """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
+        if not self.collect_stats:
+            return
+        with torch.no_grad():
+            scale = self._scale(batch)
+            self.avg_norm = batch.norm.mean().item()
+            self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
+            if self.normalizes:
+                self.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Also takes PML's state: its ``W`` is the transpose of our weights."""
+        columns = state_dict.pop(f"{prefix}W", None)
+        if columns is not None:
+            state_dict[f"{prefix}class_weights.weight"] = columns.t()
+        # What only schedules and sampling count: a state may come from a loss with them to one without, and back.
+        for name, tensor in (("step", self.step), ("class_weights.draws", self.class_weights.draws)):
+            owner = self if name == "step" else self.class_weights
+            if name.split(".")[-1] in owner._non_persistent_buffers_set:
+                state_dict.pop(prefix + name, None)
+            else:
+                state_dict.setdefault(prefix + name, tensor)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size) -> None:
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
+    if sub_centers < 1:
+        raise ValueError(f"sub_centers must be at least 1, got {sub_centers}. Common values are 1 and 3.")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
+    check_chunk_size(chunk_size)

@@ -1,0 +1,80 @@
+"""Names: which there are, where each lives, and what to say of one that does not exist. Loads nothing heavy."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+
+def forwarded(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__``: public names that live elsewhere are loaded on first use.
+
+    So a package can be imported without what only some of its names need, and a name that moved keeps its place.
+
+    Args:
+        package: its ``__name__``.
+        homes: the module that each name is loaded from. A name whose home is ``package.name`` is that module itself.
+
+    Example:
+        >>> forwarded("here", {"sqrt": "math"})("sqrt")(4)
+        2.0
+        >>> forwarded("here", {"sqrt": "math"})("root")
+        Traceback (most recent call last):
+        ...
+        AttributeError: module 'here' has no attribute 'root'
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        home = import_module(homes[name])
+        return home if homes[name] == f"{package}.{name}" else getattr(home, name)
+
+    return __getattr__
+
+
+def constructor_arguments(kind: type, stop: type = object) -> list[str]:
+    """What a class can be built with, along its bases as long as they pass arguments on.
+
+    Args:
+        kind: the class.
+        stop: a base whose own arguments are not meant.
+
+    Example:
+        >>> class Base:
+        ...     def __init__(self, reducer=None): ...
+        >>> class Loss(Base):
+        ...     def __init__(self, margin=0.5, **kwargs): ...
+        >>> constructor_arguments(Loss)
+        ['margin', 'reducer']
+    """
+    return list(constructor_parameters(kind, stop))
+
+
+def constructor_parameters(kind: type, stop: type = object) -> dict[str, tuple[type, inspect.Parameter]]:
+    """The same, with the class that declares each argument, and how it declares it."""
+    found: dict[str, tuple[type, inspect.Parameter]] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base) or base is stop:
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        for parameter in named:
+            found.setdefault(parameter.name, (base, parameter))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
+    """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
+
+    Example:
+        >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
+        "loss must be a known name, got 'ArcFaseLoss'. Did you mean 'ArcFaceLoss'? See the list of losses."
+    """
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"

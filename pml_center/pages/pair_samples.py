@@ -1,0 +1,98 @@
+"""Pairs of a query and a reference that show how far classes are apart: the nearest of one class, some at random."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.evaluation.search.exact_search import ENTRIES, ExactSearch
+
+
+def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray) -> tuple[NDArray, NDArray]:
+    """The most similar reference of each query's own class, and its score; -1 and NaN where there is none.
+
+    References that ``search`` excludes for a query are none.
+    """
+    mates, scores = np.full(len(codes), -1), np.full(len(codes), np.nan)
+    order = np.argsort(reference_codes, kind="stable")
+    starts = np.searchsorted(reference_codes[order], np.arange(codes.max() + 2))
+    by_class = np.argsort(codes, kind="stable")
+    for queries in np.split(by_class, np.flatnonzero(np.diff(codes[by_class])) + 1):
+        own = order[starts[codes[queries[0]]] : starts[codes[queries[0]] + 1]]
+        step = max(1, ENTRIES // max(1, len(own)))
+        for rows in np.split(queries, range(step, len(queries), step)):
+            block = block_scores(search, rows, own)
+            if search.excluded is not None:
+                block[search.excluded[0][rows, None] == search.excluded[1][own]] = -np.inf
+            if not block.size:
+                continue
+            best = block.argmax(axis=1)
+            found = np.isfinite(block[np.arange(len(rows)), best])
+            mates[rows[found]], scores[rows[found]] = own[best[found]], block.max(axis=1)[found]
+    return mates, scores
+
+
+def block_scores(search: ExactSearch, queries: NDArray, references: NDArray) -> NDArray:
+    """The score of some queries with some references, (q, n)."""
+    left, right = search.queries[queries], search.references[references]
+    products = left @ right.T
+    if search.similarity != "euclidean":
+        return products
+    return 2 * products - np.square(left).sum(axis=1)[:, None] - np.square(right).sum(axis=1)
+
+
+def row_scores(search: ExactSearch, queries: NDArray, references: NDArray) -> NDArray:
+    """The score of each query with the reference beside it, (P,)."""
+    scores = np.empty(len(queries), dtype=np.float32)
+    step = max(1, ENTRIES // search.queries.shape[1])
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        left, right = search.queries[queries[part]], search.references[references[part]]
+        if search.similarity == "euclidean":
+            scores[part] = -np.square(left - right).sum(axis=1)
+        else:
+            scores[part] = np.einsum("ij,ij->i", left, right)
+    return scores
+
+
+def sampled_pairs(
+    codes: NDArray, reference_codes: NDArray, leave_one_out: bool, count: int, seed: int
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Pairs of a query and a reference, drawn with replacement: as many genuine as impostor ones, where there are any.
+
+    Args:
+        codes: (Q,) the class of each query, numbered from 0.
+        reference_codes: (N,) the class of each reference.
+        leave_one_out: whether the references are the queries, so that a query is no reference of its own.
+        count: of pairs of a kind.
+        seed: of the random numbers.
+
+    Returns:
+        Query rows (P,), reference rows (P,) and whether both are of one class (P,).
+
+    Example:
+        >>> queries, references, same = sampled_pairs(np.array([0, 0, 1]), np.array([0, 0, 1]), True, count=4, seed=0)
+        >>> same.tolist()
+        [True, True, True, True, False, False, False, False]
+        >>> sorted(zip(queries[:4].tolist(), references[:4].tolist()))[0]
+        (0, 1)
+    """
+    random = np.random.default_rng(seed)
+    order = np.argsort(reference_codes, kind="stable")
+    starts = np.searchsorted(reference_codes[order], np.arange(max(codes.max(), reference_codes.max()) + 2))
+    sizes = np.diff(starts)
+    place = np.empty(len(order), dtype=np.int64)  # of each reference among those of its class
+    place[order] = np.arange(len(order)) - starts[reference_codes[order]]
+    found = []
+    for same in (True, False):
+        choices = sizes[codes] - leave_one_out if same else len(order) - sizes[codes]  # references to each query
+        if not choices.sum():
+            continue
+        queries = random.choice(len(codes), count, p=choices / choices.sum())
+        places = random.integers(choices[queries])
+        own = codes[queries]
+        if same:
+            places += starts[own] + (places >= place[queries] if leave_one_out else 0)
+        else:
+            places += np.where(places >= starts[own], sizes[own], 0)
+        found.append((queries, order[places], np.full(count, same)))
+    queries, references, flags = (np.concatenate(each) for each in zip(*found, strict=True))
+    return queries, references, flags

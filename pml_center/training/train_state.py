@@ -1,0 +1,268 @@
+"""Workbench: everything that a training step touches, built from a configuration, saved and loaded as one."""
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pml_center import distributed
+from pml_center.backbones import Embedder
+from pml_center.data import ImageSplits
+from pml_center.training.batches import Batch, training_loader
+from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from pml_center.training.config import TrainConfig
+from pml_center.training.loss_formula import LossFormula, parse_loss
+from pml_center.training.measurement import validator
+from pml_center.training.optimization import create_optimizer, create_schedule
+from pml_center.training.parameter_groups import param_groups
+from pml_center.training.run_folder import Run, embedder
+from pml_center.training.seeding import seed_everything
+from pml_center.training.splitting import divide
+from pml_center.training.tensorboard import summary_writer
+
+HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Plain numbers and tensors, which a checkpoint keeps."""
+
+    updates: int  # steps in an epoch
+    epoch: int = 1  # under way
+    step: int = 0  # of this epoch, done
+    seconds: float = 0.0  # spent in this epoch
+    batches: int = 0  # that the sums are of
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the loss and its parts
+    skipped: dict[str, int] = field(default_factory=dict)  # images that could not be read, and how often
+    best: float | None = None  # the metric
+    best_epoch: int = 0
+    waited: int = 0  # looks since the best one
+    is_over: bool = False  # nothing got better for too long
+
+    @property
+    def update(self) -> int:
+        """Steps of the optimizer since the start."""
+        return (self.epoch - 1) * self.updates + self.step
+
+    def see(self, values: dict[str, Tensor], skipped: list[str]) -> None:
+        """Add a batch. Nothing waits for the device here.
+
+        Sums grow in place: new ones in every step would lie among the freed activations, which the C library then gives
+        back to the system, and gets again page by page (3,000 page faults a step, for a small network).
+        """
+        for name, value in values.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(value, dtype=torch.float64)
+            self.sums[name] += value
+        self.batches += 1
+        for name in skipped:
+            self.skipped[name] = self.skipped.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Of the loss and its parts, over the batches of this epoch so far."""
+        return {name: value.item() / self.batches for name, value in self.sums.items()}
+
+    def judge(self, metric: float, patience: int) -> bool:
+        """Whether this epoch is the best so far; remembers it, and when to give up."""
+        is_best = self.best is None or metric > self.best
+        if is_best:
+            self.best, self.best_epoch, self.waited = metric, self.epoch, 0
+        else:
+            self.waited += 1
+            self.is_over = bool(patience) and self.waited >= patience
+        return is_best
+
+    def take_heart(self) -> None:
+        """Go on although nothing got better."""
+        self.is_over, self.waited = False, 0
+
+    def next_epoch(self) -> None:
+        """Start the next one."""
+        self.epoch, self.step, self.seconds, self.batches, self.sums, self.skipped = self.epoch + 1, 0, 0.0, 0, {}, {}
+
+
+@dataclass
+class Workbench:
+    """The parts of a run.
+
+    ``network`` and ``criterion`` are what a step calls: ``model`` and ``loss``, prepared for several processes.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    images: ImageSplits
+    model: Embedder
+    loss: LossFormula
+    network: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Scheduler
+    scaler: torch.amp.GradScaler
+    average: ModelEmaV3 | None
+    loader: DataLoader
+    progress: Progress
+
+    @classmethod
+    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "Workbench":
+        """All parts, as they are before the first step.
+
+        Args:
+            config: what to build.
+            device: where.
+            from_scratch: leave pretrained weights out, because others will be loaded.
+
+        Raises:
+            ValueError: a configuration that cannot be run.
+            ImportError: it asks for tensorboard, which is not installed.
+        """
+        validator(config)  # an unknown metric must not wait for the first epoch to end
+        if config.tensorboard:
+            summary_writer()
+        seed_everything(config.seed)
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
+            torch.use_deterministic_algorithms(True)
+        images = divide(config)
+        model = embedder(config, from_scratch)
+        if config.init_from is not None and not from_scratch:
+            _take_weights(model, config.init_from)
+        model = model.to(device)
+        loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
+        groups = param_groups(
+            model,
+            loss,
+            lr=config.lr,
+            loss_lr=config.loss_lr,
+            center_lr=config.center_lr,
+            weight_decay=config.weight_decay,
+        )
+        loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
+        updates = len(loader) // config.accumulate
+        if not updates:
+            raise ValueError(
+                f"accumulate must be at most the {len(loader)} batches of an epoch, got {config.accumulate}. "
+                "Use a smaller --accumulate or --batch-size."
+            )
+        optimizer = create_optimizer(groups, config)
+        network, criterion = distributed.prepare(model, loss)
+        return cls(
+            config,
+            device,
+            images,
+            model,
+            loss,
+            network,
+            criterion,
+            optimizer,
+            create_schedule(optimizer, config, updates),
+            torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+            ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None,
+            loader,
+            Progress(updates),
+        )
+
+    @property
+    def updates(self) -> int:
+        """Steps of the optimizer in an epoch."""
+        return self.progress.updates
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch, of all processes together."""
+        return self.loader.batch_sampler.batch_size  # type: ignore[union-attr]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the model computes in; None for what its weights are."""
+        return HALF[self.config.amp]
+
+    @property
+    def measured(self) -> Embedder:
+        """The model that counts: the moving average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
+    @property
+    def memory(self) -> float:
+        """The most that was in use, in GiB."""
+        return peak_memory(self.device)
+
+    def batches(self) -> Iterator[Batch]:
+        """Those of this epoch that are not done yet."""
+        sampler: Any = self.loader.batch_sampler
+        sampler.epoch, sampler.start = self.progress.epoch, self.progress.step * self.config.accumulate
+        return iter(self.loader)
+
+    def save(self, run: Run, name: str = "last") -> None:
+        """Write a checkpoint, from the first process alone."""
+        distributed.from_main(lambda: self._save(run, name))
+
+    def _save(self, run: Run, name: str) -> None:
+        parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": vars(self.progress),
+            "log_size": run.log_size,
+        }
+        weights = {part: module.state_dict() for part, module in parts.items()}
+        write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
+
+    def load(self, run: Run, folder: Path) -> None:
+        """Take everything from a checkpoint.
+
+        Raises:
+            CheckpointError: one that is damaged, or does not fit.
+        """
+        checkpoint = read_checkpoint(folder, run.identity)
+        state, updates = checkpoint.state, self.updates
+        try:
+            self.model.load_state_dict(checkpoint.weights["model"])
+            self.loss.load_state_dict(checkpoint.weights["loss"])
+            if self.average is not None:
+                self.average.module.load_state_dict(checkpoint.weights["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint must fit the configuration and the data of the run, got {folder} "
+                f"({_in_a_line(error)}). Restore the data as they were."
+            ) from error
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.progress.sums = {name: value.to(self.device) for name, value in self.progress.sums.items()}
+        if self.progress.updates != updates:
+            raise CheckpointError(
+                f"data must be those of the run, got {updates} steps an epoch where {folder} has "
+                f"{self.progress.updates}. Restore the images as they were."
+            )
+        run.forget_after(state["log_size"])
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that was in use, in GiB: on the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _take_weights(model: Embedder, folder: str) -> None:
+    try:
+        model.load_state_dict(Run.open(folder).weights("model"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"init_from must be a run of the same model, got {folder} ({_in_a_line(error)}). Use the same --model, "
+            "--embedding-size and --neck."
+        ) from error

@@ -1,0 +1,191 @@
+"""Which loss is best, by how much, and whether the difference is real."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from pml_center.comparison.page import table, write_comparison
+from pml_center.evaluation import holm, paired_runs_test, paired_test, runs_interval
+from pml_center.training import Candidate, Comparison
+
+METRIC = "mean_average_precision_at_r"
+
+
+def candidate(name, values, **changes):
+    values = np.asarray(values, dtype=np.float64)
+    given = {
+        "name": name,
+        "seeds": range(len(values)),
+        "runs": [f"{name}/seed-{seed}" for seed in range(len(values))],
+        "values": {METRIC: values},
+        "seconds": [2.0] * len(values),
+        "cpu_seconds": [3.0] * len(values),
+        "memory_gib": 0.5,
+        "options": {"loss": name, "lr": 0.1},
+    }
+    return Candidate(**given | changes)
+
+
+def failed(name):
+    return candidate(name, np.zeros((0, 0)), seeds=(0, 1, 2), error="loss must be finite, got nan")
+
+
+def comparison(*candidates, pixels=0.1, **changes):
+    given = {
+        "metric": METRIC,
+        "candidates": candidates,
+        "pixels": {METRIC: np.full(200, pixels) + np.linspace(-0.05, 0.05, 200)},
+        "classes": 4,
+        "data": "digits",
+    }
+    return Comparison(**given | changes)
+
+
+def trained(name, mean, seeds=3, of_seeds=0.005, **changes):
+    """Values around a mean, with queries that are as hard for every loss of this module."""
+    hard = 0.1 * np.random.default_rng(0).normal(size=200)
+    own = np.random.default_rng(sum(map(ord, name)))
+    values = mean + hard + of_seeds * own.normal(size=(seeds, 1)) + 0.02 * own.normal(size=(seeds, 200))
+    return candidate(name, np.clip(values, 0, 1), **changes)
+
+
+LOSSES = [trained("low", 0.4), trained("high", 0.6), trained("close", 0.598), trained("wild", 0.55, of_seeds=0.1)]
+
+
+def test_the_table_is_that_of_a_plain_computation():
+    rows = comparison(*LOSSES).rows
+    assert [row.candidate.name for row in rows][-1] == "low"
+    tables = [row.candidate.values[METRIC] for row in rows]
+    assert [row.value for row in rows] == pytest.approx(sorted((values.mean() for values in tables), reverse=True))
+    pairs = list(combinations(range(4), 2))
+    corrected = dict(zip(pairs, holm([paired_runs_test(tables[i], tables[j]).p_value for i, j in pairs]), strict=True))
+    for place, (row, values) in enumerate(zip(rows, tables, strict=True)):
+        assert row.interval == runs_interval(values)
+        assert row.of_seeds == pytest.approx(values.mean(axis=1))
+        assert row.deviation == pytest.approx(np.std([run.mean() for run in values], ddof=1))
+        if place:
+            assert row.behind.test.difference == pytest.approx(tables[0].mean() - values.mean())
+            assert row.behind.p_corrected == corrected[0, place]
+            assert row.behind.p_queries == paired_test(tables[0].mean(axis=0), values.mean(axis=0)).p_value
+    assert rows[0].behind is None
+
+
+def test_the_order_of_candidates_does_not_matter_but_for_equal_ones():
+    assert [row.candidate.name for row in comparison(*LOSSES).rows] == [
+        row.candidate.name for row in comparison(*reversed(LOSSES)).rows
+    ]
+    one, same = trained("one", 0.5), candidate("same", trained("one", 0.5).values[METRIC])
+    found = comparison(one, same)
+    assert [row.candidate.name for row in found.rows] == ["one", "same"]
+    assert (found.rows[1].behind.test.difference, found.rows[1].behind.p_corrected) == (0, 1)
+    assert found.is_real is False
+    assert found.verdict.endswith("which may be chance: nothing can be said.")
+
+
+def test_values_pair_up_by_query():
+    """The same numbers in another order of queries are the same means, but another test."""
+    one, other = trained("one", 0.51, of_seeds=0), trained("other", 0.5, of_seeds=0)
+    shuffled = candidate("other", np.random.default_rng(0).permuted(other.values[METRIC], axis=1))
+    paired, unpaired = comparison(one, other).rows[1].behind, comparison(one, shuffled).rows[1].behind
+    assert paired.test.difference == pytest.approx(unpaired.test.difference)
+    assert paired.p_corrected < 0.05 < unpaired.p_corrected
+
+
+def test_queries_without_anything_to_find_are_left_out():
+    values = trained("one", 0.5).values[METRIC].copy()
+    values[:, 3] = np.nan
+    found = comparison(candidate("one", values), candidate("other", values - 0.1))
+    assert found.queries == 199
+    assert found.rows[0].value == pytest.approx(np.delete(values, 3, axis=1).mean())
+
+
+def test_intervals_stay_where_values_can_be():
+    rows = comparison(candidate("sure", np.ones((3, 200))), candidate("odd", np.eye(3, 200))).rows
+    assert rows[0].interval[0] == pytest.approx(0.981, abs=1e-3)  # Wilson's: 200 of 200
+    assert all(0 <= row.interval[0] <= row.value <= row.interval[1] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        ([trained("A", 0.6)], "A reaches a mean_average_precision_at_r of 0.6... there is no other loss to compare it"),
+        ([trained("A", 0.5), trained("B", 0.6)], "B is the best: its ... above that of A, the next, and ... is real."),
+        ([trained("A", 0.6), trained("B", 0.601)], "A has the highest ... but B is ... nothing can be said."),
+        (
+            [trained("A", 0.6), trained("B", 0.5), trained("C", 0.601), trained("D", 0.3)],
+            "A has ... but C is ... behind, which may be chance; it is really better than B and D.",
+        ),
+        (
+            [trained("A", 0.6), trained("E", 0.601), trained("C", 0.601), trained("D", 0.3)],
+            "has the highest ... may be chance, as may be its lead over ...; it is really better than D.",
+        ),
+        (
+            [trained("A", 0.9), trained("B", 0.1, seeds=1), trained("C", 0.5)],
+            "A has ... but B is ... p < 0.001) behind, which may be the luck of one seed; it is really better than C.",
+        ),
+        ([failed("F"), trained("A", 0.6)], "A reaches ... there is no other loss"),
+    ],
+)
+def test_the_verdict_says_no_more_than_is_known(candidates, expected):
+    said = comparison(*candidates).verdict
+    place = 0
+    for part in expected.split("..."):
+        assert part.strip() in said[place:], said
+        place = said.index(part.strip(), place)
+    assert said.endswith(".")
+    assert "\n" not in said
+
+
+def test_what_makes_a_comparison_doubtful_is_said():
+    assert comparison(*LOSSES).doubts == []
+    found = comparison(trained("one", 0.5, seeds=1), failed("F"), trained("two", 0.4), pixels=0.7)
+    assert [doubt.partition(",")[0].partition(":")[0] for doubt in found.doubts] == [
+        "raw pixels reach 0.7000",
+        "one seed says nothing of how far another one would move a loss",
+        "F failed",
+    ]
+    assert found.rows[0].deviation is None
+
+
+def test_the_json_holds_what_the_table_does(tmp_path):
+    found = comparison(*LOSSES, failed("F"))
+    content = json.loads(found.to_json(tmp_path / "found.json"))
+    assert content == json.loads((tmp_path / "found.json").read_text())
+    assert (content["schema"], content["command"], content["metric"]) == (1, "compare", METRIC)
+    assert [each["rank"] for each in content["candidates"]] == [1, 2, 3, 4, None]
+    assert content["candidates"][-1]["error"].startswith("loss must be finite")
+    second = content["candidates"][1]
+    assert second["value"] == found.rows[1].value
+    assert second["behind_the_best"]["p_corrected"] == found.rows[1].behind.p_corrected
+    assert content["pixels"][METRIC] == pytest.approx(0.1)
+    assert content["best"] == found.rows[0].candidate.name
+    assert content["verdict"] == found.verdict
+    assert content["is_real"] is found.is_real
+
+
+def test_the_page_holds_the_verdict_the_ranking_and_every_run(tmp_path):
+    found = comparison(*LOSSES, failed("F<b>"), trained("chosen", 0.3, options={"loss": "chosen(scale=3)", "lr": 0.2}))
+    write_comparison(found, tmp_path / "out", {"epochs": 3})
+    page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert found.verdict in page
+    assert "F&lt;b&gt; failed: loss must be finite" in page
+    for row in found.rows:
+        assert f"{row.value:.4f}" in page
+        assert all(run in page for run in row.candidate.runs)
+    for heading in ("Ranking", "Picture", "Against the best", "All metrics", "Runs", "Settings", "Configuration"):
+        assert heading in page
+    assert "chosen(scale=3)" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_lists_all_failed_ones_and_raw_pixels_too():
+    columns, rows = table(comparison(*LOSSES, failed("F")), digits=3)
+    assert [row[0].split()[0] for row in rows] == ["1", "2", "3", "4", "–", "–"]
+    assert rows[4][:2] == ["– F", "failed"]
+    assert rows[5][:2] == ["– raw pixels", "0.100"]
+    assert {len(row) for row in rows} == {len(columns)}

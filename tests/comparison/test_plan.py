@@ -1,0 +1,432 @@
+"""Losses trained alike, in processes of their own, whatever interrupts them; and runs that exist."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pml_center.cli import main
+from pml_center.comparison import jobs as jobs_module
+from pml_center.comparison import plan as planning
+from pml_center.comparison.plan import Plan, expected, folder_name
+from pml_center.data import digits
+from pml_center.training import Run, TrainConfig, compare, compare_runs
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pml_center.comparison.plan"])
+CONFIG = TrainConfig(
+    model="convnet", image_size=8, embedding_size=4, epochs=2, workers=0, batch_size=64, held_out=0.5, device="cpu"
+)
+LOSSES = ("SoftmaxLoss", "ArcFaceLoss + 0.01 * CenterLoss")
+FOLDERS = ("SoftmaxLoss", "ArcFaceLoss+0.01-CenterLoss")
+METRIC = CONFIG.metric
+
+
+def at(folder, **changes):
+    return replace(CONFIG, data=os.environ["IMAGES"], out=str(folder), **changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images(tmp_path_factory):
+    """Every seventh of the digits, as a folder whose path processes of their own find in the environment."""
+    data, folder = digits(), tmp_path_factory.mktemp("images")
+    for i in range(0, len(data), 7):
+        image, label = data[i]
+        (folder / str(label)).mkdir(exist_ok=True)
+        image.save(folder / str(label) / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGES", str(folder))
+        yield
+
+
+def weights(run):
+    return Run.open(run).load_model().state_dict()
+
+
+def same_weights(one, other):
+    found, expected = weights(one), weights(other)
+    return all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Two losses with two seeds, two runs at a time: the folder, and what was found."""
+    folder = tmp_path_factory.mktemp("done") / "out"
+    return folder, compare(at(folder), LOSSES, seeds=(0, 1), jobs=2)
+
+
+def test_every_loss_is_trained_with_every_seed_on_the_same_images(done):
+    folder, found = done
+    runs = [Run.open(folder / name / f"seed-{seed}") for name in FOLDERS for seed in (0, 1)]
+    assert len({(run.folder / "held_out.json").read_text() for run in runs}) == 1
+    assert len({(run.folder / "labels.json").read_text() for run in runs}) == 1
+    configs = [run.config for run in runs]
+    assert [(config.loss, config.seed) for config in configs] == [(loss, seed) for loss in LOSSES for seed in (0, 1)]
+    assert len({replace(config, loss="", seed=0, out=None) for config in configs}) == 1
+    assert {candidate.name for candidate in found.candidates} == set(LOSSES)
+    for row in found.rows:
+        reports = [json.loads(Path(run, "eval/held-out/report.json").read_text()) for run in row.candidate.runs]
+        assert row.of_seeds == pytest.approx([report["metrics"][METRIC] for report in reports])
+        assert all(used > 0 for used in (*row.candidate.seconds, *row.candidate.cpu_seconds, row.candidate.memory_gib))
+    assert json.loads((folder / "compare.json").read_text())["verdict"] == found.verdict
+
+
+def test_the_result_does_not_depend_on_how_many_run_at_a_time(done, tmp_path):
+    folder, _ = done
+    compare(at(tmp_path / "out"), LOSSES[1:], seeds=(1,), jobs=1)
+    run = Path(FOLDERS[1], "seed-1")
+    assert same_weights(tmp_path / "out" / run, folder / run)
+
+
+def test_what_is_done_is_not_done_again_and_losses_and_seeds_can_be_added(tmp_path):
+    before = compare(at(tmp_path), LOSSES[:1], seeds=(0,))
+    first = tmp_path / FOLDERS[0] / "seed-0"
+    times = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    after = compare(at(tmp_path), LOSSES, seeds=(0,))
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == times
+    assert {row.candidate.name: row.value for row in after.rows}[LOSSES[0]] == before.rows[0].value
+    assert Plan.of(tmp_path).losses == LOSSES
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "got epochs 3 where it has 2"),
+        ({"lr": 0.1, "split_seed": 3}, "got split_seed 3 where it has 0 and lr 0.1 where it has 0.002"),
+        ({"losses": LOSSES[:1]}, r"got losses \['SoftmaxLoss'\] where it has \['SoftmaxLoss', 'Arc"),
+        ({"seeds": (0, 2)}, r"got seeds \[0, 2\] where it has \[0, 1\]"),
+        ({"search": 2}, "got search 2 where it has 0"),
+    ],
+)
+def test_other_options_in_the_same_folder_are_refused_by_name(done, changes, message):
+    given = {"losses": LOSSES, "seeds": (0, 1), "search": 0} | changes
+    options = {name: given.pop(name) for name in list(given) if name not in ("losses", "seeds", "search")}
+    with pytest.raises(ValueError, match=rf"options must be those of the comparison in .*, {message}"):
+        compare(at(done[0], **options), **given)
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "message"),
+    [
+        ((), {}, "losses must be one or more, and all different, got none"),
+        (("SoftmaxLoss", "SoftmaxLoss "), {}, "losses must be one or more, and all different, got 'SoftmaxLoss' and"),
+        (LOSSES, {"seeds": (1, 1)}, "seeds must be one or more, and all different, got 1 and 1"),
+        (LOSSES, {"seeds": (-1,)}, "seeds must be at least 0, got -1"),
+        (LOSSES, {"search": 1}, "search must be 0 for none, or at least 2, got 1"),
+        (LOSSES, {"jobs": 0}, "jobs must be at least 1, got 0"),
+        (("SoftmaxLoss", "Sofmax"), {}, "loss must be a known name, got 'Sofmax'"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_trained(tmp_path, losses, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(at(tmp_path / "out"), losses, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_there_must_be_images_to_compare_on_and_a_folder_to_write_to(tmp_path):
+    with pytest.raises(ValueError, match="held_out must leave images to compare losses on, got 0"):
+        compare(at(tmp_path / "out", held_out=0), LOSSES)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="out must be a new folder or one of a comparison, got"):
+        compare(at(tmp_path), LOSSES)
+    with pytest.raises(FileExistsError, match="out must be a new folder"):
+        compare(at(tmp_path, overwrite=True), LOSSES)
+
+
+def test_a_loss_that_fails_is_reported_and_the_rest_goes_on(tmp_path):
+    bad = "1e39 * SoftmaxLoss"
+    found = compare(at(tmp_path), (bad, LOSSES[0]), seeds=(0,))
+    assert [row.candidate.name for row in found.rows] == [LOSSES[0]]
+    [candidate] = found.failed
+    assert candidate.error.startswith("loss must be finite, got inf")
+    assert candidate.error.endswith("(seed 0)")
+    with pytest.raises(
+        RuntimeError, match=r"no loss could be trained. 1e39 \* SoftmaxLoss failed: loss must be finite"
+    ):
+        compare(at(tmp_path / "none"), (bad,), seeds=(0,))
+
+
+def work(config):
+    """A comparison of runs that are long enough to be stopped."""
+    try:
+        compare(config, LOSSES[:1], seeds=(0, 1), jobs=2)
+    except KeyboardInterrupt as error:
+        os._exit(130 if f"go on with: pml-center compare {config.out}" in str(error) else 1)
+
+
+def stopped(folder, number):
+    """The exit code of a comparison that gets a signal once both of its runs are under way."""
+    process = PROCESSES.Process(target=work, args=(at(folder, epochs=24),))
+    process.start()
+    runs = [Run(folder / FOLDERS[0] / f"seed-{seed}") for seed in (0, 1)]
+    while process.is_alive() and not all(run.can_resume for run in runs):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    return process.exitcode, runs
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_comparison_goes_on_where_it_was_stopped(tmp_path, uninterrupted, number, code):
+    exitcode, runs = stopped(tmp_path / "out", number)
+    assert exitcode == code
+    deadline = time.monotonic() + 20
+    while number == signal.SIGKILL and not all(is_quiet(run) for run in runs):  # orphans write a checkpoint, then stop
+        assert time.monotonic() < deadline
+    begun = [run.identity for run in runs]
+    assert not any(run.events("eval") for run in runs)
+    found = Plan.of(tmp_path / "out")
+    compare(found.config, found.losses, found.seeds, jobs=2)
+    assert [run.identity for run in runs] == begun
+    for run in runs:
+        assert same_weights(run.folder, uninterrupted / FOLDERS[0] / run.folder.name)
+
+
+def is_quiet(run):
+    size = run.log_size, sorted(path.stat().st_mtime_ns for path in run.checkpoints.iterdir())
+    time.sleep(0.5)
+    return size == (run.log_size, sorted(path.stat().st_mtime_ns for path in run.checkpoints.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
+    work(at(folder, epochs=24))
+    return folder
+
+
+def test_a_search_tries_as_many_settings_for_every_loss_and_never_sees_the_test_images(tmp_path):
+    found = compare(at(tmp_path), LOSSES, seeds=(0,), search=2)
+    for row in found.rows:
+        folder = tmp_path / dict(zip(LOSSES, FOLDERS, strict=True))[row.candidate.name]
+        trials = [Run.open(folder / "search" / f"trial-{number}") for number in (0, 1)]
+        assert not any((trial.folder / "eval").exists() for trial in trials)
+        scores = [max(event[METRIC] for event in trial.events("val")) for trial in trials]
+        best = trials[scores.index(max(scores))].config
+        final = Run.open(folder / "seed-0")
+        assert (final.config.loss, final.config.lr) == (best.loss, best.lr)
+        assert final.config.val == 0
+        assert trials[0].config.loss == row.candidate.name
+        assert trials[1].config.lr == 0.001
+        assert set(final.classes) > set(trials[0].classes)
+        assert len((trials[0].folder / "held_out.json").read_text()) == len(
+            (final.folder / "held_out.json").read_text()
+        )
+
+
+def test_a_search_that_leaves_too_little_to_train_on_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"search must leave enough to train on .*val must leave .* Or use --search 0"):
+        compare(at(tmp_path / "out", held_out=0.7), LOSSES[:1], seeds=(0,), search=2)
+    assert not (tmp_path / "out").exists()
+
+
+def trained_by(tmp_path, monkeypatch, scores):
+    """A comparison whose trials are not trained: their scores are these, None for one that failed."""
+
+    def trained(jobs, *arguments):
+        if not jobs or jobs[0].test:
+            return jobs_module.train_all(jobs, *arguments)
+        return {job: "no memory" for job, score in zip(jobs, scores, strict=True) if score is None}
+
+    monkeypatch.setattr(planning, "train_all", trained)
+    monkeypatch.setattr(planning, "_score", lambda job: scores[int(job.config.out[-1])])
+    return compare(at(tmp_path), LOSSES[:1], seeds=(0,), search=2)
+
+
+def test_what_a_search_chose_and_what_was_trained_are_one(tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match=r"SoftmaxLoss failed: no memory \(in every trial of the search\)"):
+        trained_by(tmp_path, monkeypatch, [None, None])
+    for scores in ([0.1, None], [0.1, 0.2]):  # the second trial fails at first
+        [row] = trained_by(tmp_path, monkeypatch, scores).rows
+        assert Run.open(row.candidate.runs[0]).config.lr == row.candidate.options["lr"]
+    assert row.candidate.options["lr"] != CONFIG.lr
+
+
+def test_formulas_of_any_length_have_folders_that_tell_them_apart():
+    long = " + ".join(f"{weight} * CenterLoss(alpha=0.5)" for weight in range(1, 20))
+    one, other = folder_name(long), folder_name(f"{long} + SoftmaxLoss")
+    assert one != other
+    assert max(len(one), len(other)) < 120
+    assert folder_name(LOSSES[1]) == FOLDERS[1]
+
+
+def copy_of(run, folder, changes=(), edits=()):
+    """A run folder like another, with other options and other texts in its files."""
+    for name in (
+        "config.yaml",
+        "held_out.json",
+        "metrics.jsonl",
+        "eval/held-out/report.csv",
+        "eval/held-out/pixels.csv",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        text = (run / name).read_text()
+        for old, new in edits:
+            text = text.replace(old, new)
+        (folder / name).write_text(text)
+    Run(folder).record(replace(Run(folder).config, **dict(changes)))
+    return folder
+
+
+def test_runs_that_exist_are_grouped_by_everything_but_their_seed(done, tmp_path):
+    folder, expected = done
+    runs = [folder / name / f"seed-{seed}" for seed in (1, 0) for name in FOLDERS]
+    found = compare_runs(runs)
+    assert found.verdict == expected.verdict
+    assert [row[1:5] for row in found.rows] == [row[1:5] for row in expected.rows]
+    assert compare_runs([folder]).verdict == expected.verdict
+    other = copy_of(runs[0], tmp_path / "other", {"lr": 0.5})
+    found = compare_runs([*runs, other])
+    assert {candidate.name: list(candidate.seeds) for candidate in found.candidates} == {
+        "SoftmaxLoss (lr=0.002)": [0, 1],
+        "ArcFaceLoss + 0.01 * CenterLoss": [0, 1],
+        "SoftmaxLoss (lr=0.5)": [1],
+    }
+    assert "candidates differ in more than the loss: lr" in found.doubts
+
+
+@pytest.mark.parametrize(
+    ("changes", "edits", "message"),
+    [
+        ({}, (), "runs of one loss must have different seeds, got seed 0 in .*/seed-0 and in .*/other"),
+        (
+            {"seed": 5, "split_seed": 1},
+            [(".png", ".jpg")],
+            r"measured on the same queries, .* with split_seed 1 and 0, e.g. \d/\d+.jpg of class \d and \d/\d+.png",
+        ),
+        (
+            {"seed": 5, "metric": "recall_at_1"},
+            (),
+            "chosen by one metric, got mean_average_precision_at_r in .* and rec",
+        ),
+    ],
+)
+def test_runs_that_do_not_fit_together_are_refused_by_what_differs(done, tmp_path, changes, edits, message):
+    run = done[0] / FOLDERS[0] / "seed-0"
+    with pytest.raises(ValueError, match=message):
+        compare_runs([run, copy_of(run, tmp_path / "other", changes, edits)])
+
+
+def test_a_line_that_is_being_written_is_not_read(done, tmp_path):
+    run = Run(copy_of(done[0] / FOLDERS[0] / "seed-0", tmp_path / "other"))
+    epochs = run.epochs
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epoch", "ep')
+    assert run.epochs == epochs != []
+
+
+def test_a_comparison_is_one_process_for_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="compare must be one process, which starts others, got 2 of torchrun"):
+        compare(at(tmp_path), LOSSES)
+
+
+def test_a_run_that_was_not_measured_is_named(done, tmp_path):
+    run = copy_of(done[0] / FOLDERS[0] / "seed-0", tmp_path / "other", {"seed": 9})
+    (run / "eval" / "held-out" / "report.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images that it held out, got .*other without report.csv"):
+        compare_runs([run])
+    with pytest.raises(FileNotFoundError, match="run must be a folder written by"):
+        compare_runs([tmp_path])
+
+
+def command(capsys, *arguments):
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    return *capsys.readouterr(), code
+
+
+def test_the_command_shows_a_table_that_ends_with_the_verdict(done, tmp_path, capsys):
+    folder, found = done
+    out, _, code = command(capsys, "compare", folder)
+    assert code == 0
+    assert out.splitlines()[0] == found.summary
+    assert out.splitlines()[-1] == found.verdict
+    assert "raw pixels" in out
+    out, _, code = command(capsys, "compare", *folder.glob("*/seed-*"), "--out", tmp_path / "out", "--json")
+    content = json.loads(out)
+    assert (code, content["verdict"]) == (0, found.verdict)
+    assert all(Path(path).is_file() for path in content["files"].values())
+
+
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(tmp_path, capsys):
+    options = ["--image-size", 8, "--epochs", 1, "--seeds", 0, 1, "--jobs", 2, "--out", tmp_path / "out"]
+    out, _, code = command(capsys, "compare", "digits", "--losses", *LOSSES, *options, "--dry-run", "--json")
+    content = json.loads(out)
+    assert (code, content["command"]) == (0, "compare --dry-run")
+    assert (content["runs"], content["jobs"]) == (4, 2)
+    assert list(content["losses"]) == list(LOSSES)
+    assert not (tmp_path / "out").exists()
+    found = expected(Plan.new(at(tmp_path / "out", epochs=2000), LOSSES[:1], (0, 1, 2), 4), jobs=2)
+    assert found["minutes_in_all"] == pytest.approx(found["losses"][LOSSES[0]]["minutes_in_all"] * 7 / 2, abs=0.02)
+
+
+def test_a_comparison_goes_on_elsewhere(done, monkeypatch, capsys):
+    plans = []
+
+    def stopped(*arguments):
+        plans.append(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(planning, "carry_out", stopped)
+    command(capsys, "compare", done[0], "--device", "cuda", "--workers", 3, "--jobs", 2)
+    [(plan, jobs)] = plans
+    assert (plan.config.device, plan.config.workers, jobs) == ("cuda", 3, 2)
+    before = Plan.of(done[0])
+    assert replace(plan.config, device="cpu", workers=0) == before.config
+    plan._check_same(before)
+    assert "got --epochs without them" in command(capsys, "compare", done[0], "--epochs", 9)[1]
+
+
+def test_a_comparison_is_repeated_from_its_file(done, tmp_path, monkeypatch, capsys):
+    plans = []
+    monkeypatch.setattr(planning, "expected", lambda plan, jobs: plans.append(plan) or {})
+    options = ["--config", done[0] / "compare.yaml", "--dry-run", "--json"]
+    for sources in ([], ["digits"]):
+        assert command(capsys, "compare", *sources, *options, "--out", tmp_path / "again")[2] == 0
+    same, other = plans
+    begun = Plan.of(done[0])
+    assert replace(same, config=replace(same.config, out=begun.config.out)) == begun
+    assert replace(other, config=replace(other.config, data=same.config.data)) == same
+    assert other.config.data == "digits"
+
+
+def test_an_interrupt_while_runs_are_compared_says_how_to_go_on(done, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planning, "write_comparison", interrupted)
+    _, err, code = command(capsys, "compare", done[0])
+    assert code == 130
+    assert f"pml-center: interrupted; go on with: pml-center compare {done[0]}\n" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "photos", "--losses", "SoftmaxLoss"], "data must be one source with --losses, got digits photos"),
+        (["runs/a", "runs/b", "--epochs", "3"], "losses must be given where something is to be trained, got --epochs"),
+        (["runs/a", "--seeds", "1"], "got --seeds without them"),
+        (["runs/a", "--jobs", "2"], "got --jobs without them"),
+        (["runs/a", "--dry-run"], "got --dry-run without them"),
+        (
+            ["digits"],
+            "sources must be folders of runs or of comparisons, got digits. To train on data, name the losses",
+        ),
+        ([], "sources must be folders of runs or of comparisons, got none. To train on data, name the losses"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_sentence(capsys, arguments, message):
+    out, err, code = command(capsys, "compare", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
