@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders share."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,19 @@ def _cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PML_CENTER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_a_terminal():
+    """Tests send signals, and nohup, a shell's ``&`` and some services start them with SIGINT ignored.
+
+    The processes that tests start inherit it: what a process ignores, those that it starts ignore, too.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

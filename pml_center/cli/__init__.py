@@ -103,8 +103,9 @@ def _message(error: Exception) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, as queues send it, ends a command as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
+    """SIGTERM, as queues send it, ends a command as Ctrl-C does, unless it is ignored."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -122,6 +122,7 @@ def _start(job: Job) -> BaseProcess:
 
 def _work(job: Job) -> None:
     """The life of a process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the parent stops a run, even one that ignores SIGTERM itself
     os.setsid()  # Ctrl-C is for the parent, which passes it on: asked twice, a run would stop without a checkpoint
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with job.log.open("a", encoding="utf-8") as log:

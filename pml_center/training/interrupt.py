@@ -12,7 +12,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """Whether someone asked the process to stop. Who asks twice does not want to wait.
 
-    Outside the main thread signals cannot be had, and it stays False.
+    Outside the main thread signals cannot be had, and it stays False. A signal that is ignored stays ignored, as nohup
+    and a shell's ``&`` want it.
 
     Example:
         >>> with Interrupt() as interrupt:
@@ -30,7 +31,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
