@@ -6,6 +6,8 @@ import inspect
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -158,13 +160,12 @@ def test_a_loss_with_the_name_of_one_of_pml_has_its_parameters_and_defaults():
     assert len(shared) >= 3
 
 
-def imports(path):
-    """Every module that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(tree):
+    """Every module that a module imports, wherever in it."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
@@ -173,52 +174,214 @@ def is_below(module, packages):
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-LAYERS = {
-    "losses": [
-        "pml_center.regularizers",
-        "pml_center.evaluation",
-        "pml_center.training",
-        "pml_center.backbones",
-        "pml_center.data",
-        "timm",
-        "faiss",
-    ],
-    "regularizers": [
-        "pml_center.losses",
-        "pml_center.evaluation",
-        "pml_center.training",
-        "pml_center.backbones",
-        "pml_center.data",
-        "timm",
-        "faiss",
-    ],
-    "evaluation": ["pml_center.losses", "pml_center.regularizers", "pml_center.training"],
-    "data": ["pml_center.losses", "pml_center.regularizers", "pml_center.training", "pml_center.evaluation"],
+# The house, from the ground up. A module imports its own room and rooms of lower floors, none above and none beside it.
+HOUSE = [
+    {"names": "which names there are, where each lives, what to say of one that does not exist"},
+    {
+        "__init__": "the version, and where public names live",
+        "checks": "rules for what a caller gives, with a remedy",
+        "ops": "the mathematics of losses, on tensors alone",
+    },
+    {
+        "arrays": "embeddings and labels, from whatever holds them",
+        "distributed": "several processes that hold the joined batch",
+    },
+    {
+        "losses": "a file for each paper",
+        "regularizers": "a file for each paper",
+        "data": "images, splits and batches",
+        "backbones": "networks that embed",
+        "plots": "drawings of numbers",
+        "evaluation.search": "the nearest neighbours",
+    },
+    {"evaluation": "metrics, and reports of them"},
+    {"pages": "reports as HTML"},
+    {"training": "runs"},
+    {"comparison": "runs held against each other"},
+    {"cli": "the command line"},
+    {"__main__": "python -m pml_center"},
+]
+# And two wings that know nothing of each other: a loss is what it is wherever images come from, however it is measured.
+WINGS = [
+    {"losses", "regularizers"},
+    {"data", "backbones", "plots", "evaluation.search", "evaluation", "pages"},
+]
+
+
+def modules_of(package):
+    """The syntax tree of every module of a package, by its name."""
+    paths = sorted(package.rglob("*.py"))
+    names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in paths]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    return dict(zip([name.removesuffix(".__init__") for name in names], trees, strict=True))
+
+
+def addresses(tree):
+    """Where names live that a public face forwards to; an address is no import, and may point upward."""
+    tables = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["_HOMES"]
+    ]
+    return {name: home for table in tables for name, home in ast.literal_eval(table).items()}
+
+
+def arrows(modules):
+    """The modules of the package that each imports, be it in a function, for types or by an address."""
+    homes = {f"{face}.{name}": home for face, tree in modules.items() for name, home in addresses(tree).items()}
+    return {name: set(targets(tree, modules, homes)) - {name} for name, tree in modules.items()}
+
+
+def targets(tree, modules, homes):
+    package = next(iter(modules))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"imports are absolute: {ast.unparse(node)}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [homes.get(name, name if name in modules else node.module) for name in names]
+        else:
+            continue
+        own = [name for name in found if is_below(name, [package])]
+        assert modules.keys() >= set(own), f"no such module: {ast.unparse(node)}"
+        yield from own
+
+
+def wrong_ways(arrows, house, wings):
+    """Every import that does not run downward, or runs from wing to wing."""
+    floors = {room: floor for floor, rooms in enumerate(house) for room in rooms}
+    wing = {room: number for number, rooms in enumerate(wings) for room in rooms}
+
+    def room_of(module):
+        name = module.partition(".")[2] or "__init__"
+        rooms = [room for room in floors if is_below(name, [room])]
+        assert rooms, f"{module} has no room in the house"
+        return max(rooms, key=len)
+
+    for module, imported in arrows.items():
+        here = room_of(module)
+        for target in imported:
+            there = room_of(target)
+            is_apart = {here, there} <= wing.keys() and wing[here] != wing[there]
+            if here != there and (floors[there] >= floors[here] or is_apart):
+                yield f"{module} imports {target}"
+
+
+def cycle(arrows):
+    """Modules of which each imports the next, as far as to itself; none is found in a sound package."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_imports_run_downward_and_never_in_a_circle():
+    found = arrows(modules_of(PACKAGE))
+    wrong, circle = list(wrong_ways(found, HOUSE, WINGS)), cycle(found)
+    assert not wrong
+    assert not circle
+
+
+def test_every_room_and_every_import_was_looked_at():
+    found = arrows(modules_of(PACKAGE))
+    assert len(found) == len(list(PACKAGE.rglob("*.py"))) >= 100
+    assert sum(map(len, found.values())) >= 300
+    rooms = [room for floor in HOUSE for room in floor]
+    inside = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*")}
+    assert len(set(rooms)) == len(rooms)
+    assert set(rooms) <= inside
+    assert set().union(*WINGS) <= set(rooms)
+
+
+def test_an_address_is_that_of_a_public_name_which_is_there():
+    modules = modules_of(PACKAGE)
+    faces = {name: addresses(tree) for name, tree in modules.items() if addresses(tree)}
+    for face, homes in faces.items():
+        assert (PACKAGE.parent / face.replace(".", "/") / "__init__.py").is_file(), f"{face} is no public face"
+        assert homes.keys() <= set(import_module(face).__all__)
+        assert all(is_below(home, ["pml_center"]) for home in homes.values())
+        assert all(hasattr(import_module(face), name) for name in homes)
+    assert sum(map(len, faces.values())) >= 15
+    imported = {name: set(imports(tree)) for name, tree in modules.items()}
+    assert {name for name in imported if "pml_center.names.forwarded" in imported[name]} == faces.keys()
+    assert {name for name in imported if "importlib.import_module" in imported[name]} == {"pml_center.names"}
+
+
+MADE_UP = {
+    "__init__.py": "_HOMES = {'late': 'made.top.late'}",
+    "ground.py": "",
+    "left/__init__.py": "_HOMES = {'early': 'made.top.late'}",
+    "left/lazy.py": "def work():\n    from made.top import late",
+    "left/typed.py": "if TYPE_CHECKING:\n    from made.top.late import Late",
+    "left/addressed.py": "from made.left import early",
+    "left/sound.py": "import torch\nfrom made.ground import stone\nfrom made.left import lazy",
+    "right/__init__.py": "",
+    "right/apart.py": "import made.left.sound",
+    "right/beside.py": "from made.right import apart",
+    "right/deep/__init__.py": "from made.right.beside import apart",
+    "top/__init__.py": "",
+    "top/late.py": "from made import left, right\nfrom made.top import one",
+    "top/one.py": "from made.top.two import two",
+    "top/two.py": "def two():\n    from made.top import late",
 }
 
 
-@pytest.mark.parametrize("folder", LAYERS)
-def test_imports_run_downward(folder):
-    files = sorted((PACKAGE / folder).glob("**/*.py"))
-    for path in files:
-        assert not [module for module in imports(path) if is_below(module, LAYERS[folder])], path
-    assert len(files) >= 4
+def made_up(folder, **changes):
+    for name, text in (MADE_UP | changes).items():
+        (folder / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "made" / name).write_text(text, encoding="utf-8")
+    return arrows(modules_of(folder / "made"))
 
 
-def test_ops_imports_torch_and_nothing_else():
-    files = sorted((PACKAGE / "ops").glob("**/*.py"))
-    allowed = [*sys.stdlib_module_names, "torch", "pml_center.ops"]
-    for path in files:
-        foreign = [module for module in imports(path) if not is_below(module, allowed) and module != "pml_center"]
-        assert not foreign, path
-    assert len(files) >= 4
+def test_the_guard_of_imports_sees_what_it_is_there_for(tmp_path):
+    house = [{"ground": "", "__init__": ""}, {"right.deep": ""}, {"left": "", "right": ""}, {"top": ""}]
+    found = made_up(tmp_path)
+    assert set(wrong_ways(found, house, [{"left"}, {"right"}])) == {
+        "made.left.lazy imports made.top.late",
+        "made.left.typed imports made.top.late",
+        "made.left.addressed imports made.top.late",
+        "made.right.apart imports made.left.sound",
+        "made.right.deep imports made.right.beside",
+    }
+    house[1:3] = [{"left": ""}, {"right": "", "right.deep": ""}]
+    assert "made.right.apart imports made.left.sound" not in set(wrong_ways(found, house, []))
+    assert "made.right.apart imports made.left.sound" in set(wrong_ways(found, house, [{"left"}, {"right"}]))
+    circle = cycle(found)
+    assert circle[0] == circle[-1]
+    assert set(circle) == {"made.top.late", "made.top.one", "made.top.two"}
+    assert not cycle(made_up(tmp_path, **{"top/two.py": ""}))
+    with pytest.raises(AssertionError, match=r"made.top.late has no room in the house"):
+        list(wrong_ways(found, house[:-1], []))
+    with pytest.raises(AssertionError, match=r"imports are absolute: from \. import late"):
+        made_up(tmp_path, **{"top/two.py": "from . import late"})
+    with pytest.raises(AssertionError, match=r"no such module: import made.gone"):
+        made_up(tmp_path, **{"top/two.py": "import made.gone"})
+
+
+ALLOWED = {
+    "ops": ["torch", "pml_center.ops"],
+    "losses": ["torch", "pytorch_metric_learning", "pml_center"],
+    "regularizers": ["torch", "pytorch_metric_learning", "pml_center"],
+}
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_ops_import_torch_and_losses_pml_and_nothing_else(room):
+    modules = {name: tree for name, tree in modules_of(PACKAGE).items() if is_below(name, [f"pml_center.{room}"])}
+    allowed = [*sys.stdlib_module_names, *ALLOWED[room]]
+    for name, tree in modules.items():
+        assert not [module for module in set(imports(tree)) - {"pml_center"} if not is_below(module, allowed)], name
+    assert len(modules) >= 4
 
 
 def test_nobody_imports_the_command_line():
-    files = [path for path in sorted(PACKAGE.glob("**/*.py")) if path.parent.name != "cli" and path.stem != "__main__"]
-    for path in files:
-        assert not [module for module in imports(path) if is_below(module, ["pml_center.cli"])], path
-    assert len(files) >= 30
+    modules = {name: tree for name, tree in modules_of(PACKAGE).items() if not is_below(name, ["pml_center.cli"])}
+    modules.pop("pml_center.__main__")
+    for name, tree in modules.items():
+        assert not [module for module in imports(tree) if is_below(module, ["pml_center.cli"])], name
+    assert len(modules) >= 30
 
 
 def loaded_by(module):
