@@ -23,13 +23,13 @@ IMAGES = (
 )
 
 
-def evaluate(
+def run_protocols(
     model: str,
     data: Annotated[str | None, Parameter(help=IMAGES)] = None,
     /,
     *,
     options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),  # noqa: B008 (frozen)
-    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Measure a model, or embeddings, by one protocol or several.
 
@@ -38,14 +38,14 @@ def evaluate(
             `pml-center embed` wrote, or an .npy file.
         data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
         options: what to measure.
-        making: how images become embeddings.
+        model_options: how images become embeddings.
     """
-    from pml_center.cli.protocols import PROTOCOLS, open_task
+    from pml_center.cli.protocols import PROTOCOLS, load_task
 
     protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
     if options.pairs is not None and "verification" not in protocols:
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
-    task = open_task(model, data, options, making)
+    task = load_task(model, data, options, model_options)
     reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocols}
     pixels = raw_pixels(task) if "retrieval" in reports else None
     files = write_reports(task, data, reports, pixels)

@@ -118,20 +118,20 @@ PROTOCOLS: dict[str, Callable[[Task], Report]] = {
 }
 
 
-def open_task(model: str, data: str | None, options: EvalOptions, making: ModelOptions) -> Task:
+def load_task(model: str, data: str | None, options: EvalOptions, model_options: ModelOptions) -> Task:
     """What a user asks to measure, with its embeddings.
 
     Raises:
         FileNotFoundError: a file or folder that is not there.
         ValueError: what does not fit together.
     """
-    rows = embedded(model, data, making)
+    rows = embedded(model, data, model_options)
     gallery = None
     if options.gallery is not None:
         if is_embedding_folder(options.gallery):
-            gallery = embedded(options.gallery, None, making)
+            gallery = embedded(options.gallery, None, model_options)
         else:
-            gallery = embedded(model, options.gallery, making, rows.model)
+            gallery = embedded(model, options.gallery, model_options, rows.model)
     if options.groups is not None:
         rows = in_groups(rows, options.groups)
         gallery = gallery and in_groups(gallery, options.groups)

@@ -21,7 +21,7 @@ def report(
     protocol: tuple[Protocol, ...] = ("retrieval",),
     out: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Write the page of a run anew: what it is worth, with images, plots and the course of its training.
 
@@ -31,13 +31,13 @@ def report(
         protocol: one or several, with the settings that `pml-center eval` has by default.
         out: the file to write; by default report.html beside the report in the run folder.
         json_: print one JSON object.
-        making: how images become embeddings.
+        model_options: how images become embeddings.
     """
     from pml_center.cli.eval import raw_pixels, write_page, write_reports
-    from pml_center.cli.protocols import PROTOCOLS, open_task
+    from pml_center.cli.protocols import PROTOCOLS, load_task
     from pml_center.training import Run
 
-    task = open_task(str(Run.open(run).folder), data, EvalOptions(protocol=protocol), making)
+    task = load_task(str(Run.open(run).folder), data, EvalOptions(protocol=protocol), model_options)
     reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocol}
     pixels = raw_pixels(task) if "retrieval" in reports else None
     files = write_reports(task, data, reports, pixels)

@@ -71,13 +71,13 @@ def train(
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
     """Say what came of a run, from the first of several processes."""
     from pml_center.cli.eval import show_report
-    from pml_center.training.interrupt import saying
+    from pml_center.training.interrupt import explain_interrupt
 
     if not run.writes:
         return
     reports = {} if measurement is None else measurement.reports
     chosen = run.best_epoch
-    with saying(run.how_to_go_on):
+    with explain_interrupt(run.how_to_go_on):
         page = None if measurement is None else _write_page(run, measurement)
     if as_json:
         content = {"run": str(run.folder), "best_epoch": chosen, "page": page and str(page)}

@@ -1,4 +1,4 @@
-"""Workbench: everything that a training step touches, built from a configuration, saved and loaded as one."""
+"""TrainState: everything that a training step touches, built from a configuration, saved and loaded as one."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
 from pml_center.training.seeding import seed_everything
-from pml_center.training.splitting import divide
+from pml_center.training.splitting import split_data
 from pml_center.training.tensorboard import summary_writer
 
 HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +81,7 @@ class Progress:
             self.is_over = bool(patience) and self.waited >= patience
         return is_best
 
-    def take_heart(self) -> None:
+    def renew_patience(self) -> None:
         """Go on although nothing got better."""
         self.is_over, self.waited = False, 0
 
@@ -91,7 +91,7 @@ class Progress:
 
 
 @dataclass
-class Workbench:
+class TrainState:
     """The parts of a run.
 
     ``network`` and ``criterion`` are what a step calls: ``model`` and ``loss``, prepared for several processes.
@@ -112,7 +112,7 @@ class Workbench:
     progress: Progress
 
     @classmethod
-    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "Workbench":
+    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "TrainState":
         """All parts, as they are before the first step.
 
         Args:
@@ -131,7 +131,7 @@ class Workbench:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)
-        images = divide(config)
+        images = split_data(config)
         model = embedder(config, from_scratch)
         if config.init_from is not None and not from_scratch:
             _take_weights(model, config.init_from)
