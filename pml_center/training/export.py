@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
-from pml_center.training.loss_catalog import describe_loss, known_losses
+from pml_center.training.loss_catalog import describe_loss
+from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.run_folder import Run
 
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
@@ -222,7 +222,8 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         lstrip_blocks=True,
     )
     report = run.folder / "eval" / "held-out" / "report.json"
-    names = [name for name in known_losses() if re.search(rf"(?<![\w.]){re.escape(name)}\b", run.config.loss)]
+    named = {term.name for term in parse_terms(run.config.loss)}
+    names = [name for name in known_losses() if name in named]
     return environment.get_template("model_card.md.jinja").render(
         run=run,
         model=model,
