@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from pml_center import distributed
 from pml_center.backbones import Embedder
 from pml_center.data import ImageSplits
+from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
 from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
@@ -233,7 +234,7 @@ class TrainState:
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint must fit the configuration and the data of the run, got {folder} "
-                f"({_in_a_line(error)}). Restore the data as they were."
+                f"({one_line(error)}). Restore the data as they were."
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -244,10 +245,6 @@ class TrainState:
                 f"{self.progress.updates}. Restore the images as they were."
             )
         run.forget_after(state["log_size"])
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def peak_memory(device: torch.device) -> float:
@@ -263,6 +260,6 @@ def _take_weights(model: Embedder, folder: str) -> None:
         model.load_state_dict(Run.open(folder).weights("model"))
     except RuntimeError as error:
         raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({_in_a_line(error)}). Use the same --model, "
+            f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "
             "--embedding-size and --neck."
         ) from error
