@@ -1,6 +1,5 @@
 """eval: measure a model, or embeddings, by one protocol or several."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,7 +135,7 @@ def _content(
     content: dict[str, object] = dict(task.rows.facts)
     if task.gallery is not None:
         content["gallery"] = task.gallery.facts
-    content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+    content["reports"] = {name: report.content() for name, report in reports.items()}
     if pixels is not None:
-        content["pixels"] = json.loads(pixels.to_json())
+        content["pixels"] = pixels.content()
     return content | {"files": {name: str(path) for name, path in files.items()}}

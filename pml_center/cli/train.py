@@ -1,6 +1,5 @@
 """train: fit an embedding on one data set."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,7 +80,7 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
         page = None if measurement is None else _write_page(run, measurement)
     if as_json:
         content = {"run": str(run.folder), "best_epoch": chosen, "page": page and str(page)}
-        content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+        content["reports"] = {name: report.content() for name, report in reports.items()}
         show_json("train", content)
         return
     if chosen is not None:

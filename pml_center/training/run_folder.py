@@ -254,7 +254,7 @@ class Run:
         folder = self.report_folder(data)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
-            content = json.loads(report.to_json()) | {"data": full_source(data) if data else "held out"}
+            content = report.content() | {"data": full_source(data) if data else "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
