@@ -6,8 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.data_argument import DATA
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import DATA, Json, ModelOptions
 from pml_center.cli.output import show_json
 
 
@@ -17,7 +16,7 @@ def embed(
     /,
     *,
     out: Path,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Write the embeddings of images to a folder, to evaluate them or to search among them.
@@ -27,7 +26,7 @@ def embed(
 
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...
-        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.options.DATA``; by default what a run held out.
         out: the folder to write, which must not hold anything else.
         json_: print one JSON object.
         model_options: how images become embeddings.

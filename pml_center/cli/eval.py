@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.data_argument import DATA
-from pml_center.cli.eval_options import EvalOptions
-from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import DATA, EvalOptions, ModelOptions
+from pml_center.cli.output import show_json, show_table
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
@@ -35,7 +32,7 @@ def run_protocols(
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
             `pml-center embed` wrote, or an .npy file.
-        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.options.DATA``; by default what a run held out.
         options: what to measure.
         model_options: how images become embeddings.
     """
@@ -72,7 +69,7 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
         low, high = report.ci.get(name, (None, None))
         rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", f"{pixels[name]:.4f}"])
     print(report.summary)
-    show(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
+    show_table(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
     for warning in report.warnings:
         print(f"warning: {warning}")
 

@@ -1,20 +1,17 @@
 """models: what there is to train and to measure."""
 
 from fnmatch import fnmatch
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import Flag, Json
+from pml_center.cli.output import show_json, show_table
 
 
 def models(
     pattern: str = "*",
     /,
     *,
-    pretrained: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    pretrained: Flag = False,
+    json_: Json = False,
 ) -> None:
     """List the models that --model takes: timm's, and 'convnet' for small grey images.
 
@@ -37,7 +34,7 @@ def models(
     if json_:
         show_json("models", {"pattern": pattern, "models": [{"name": name, "input": sizes[name]} for name in found]})
         return
-    show(["model", "input"], [[name, sizes[name]] for name in found])
+    show_table(["model", "input"], [[name, sizes[name]] for name in found])
     print(f"{len(found):,} of {len(names):,} {'pretrained weights' if pretrained else 'models'}")
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pml_center.cli.eval_options import EvalOptions
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import EvalOptions, ModelOptions
 from pml_center.cli.sources import Embedded, embedded, in_groups, is_embedding_folder, without_groups
 from pml_center.evaluation import (
     ClusteringEvaluator,

@@ -2,13 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from pml_center.cli.options import Json
 from pml_center.cli.output import show_entries, show_json
-
-Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 def ls(*, json_: Json = False) -> None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.eval_options import EvalOptions, Protocol
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import EvalOptions, Json, ModelOptions, Protocol
 from pml_center.cli.output import show_json
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def report(
     *,
     protocol: tuple[Protocol, ...] = ("retrieval",),
     out: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Write the page of a run anew: what it is worth, with images, plots and the course of its training.

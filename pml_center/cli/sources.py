@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_center.backbones import Embedder, create_embedder
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from pml_center.cli.config_file import ConfigFile
+from pml_center.cli.options import Flag, Json
 from pml_center.cli.output import show_json
 from pml_center.training.config import (
     DataConfig,
@@ -37,8 +38,8 @@ def train(
     run: Annotated[RunConfig, section("Run", 6)] = RunConfig(),  # noqa: B008
     *,
     config: ConfigFile = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    dry_run: Flag = False,
+    json_: Json = False,
 ) -> None:
     """Fit an embedding on one data set, then measure retrieval on what was held out.
 
