@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from pml_center.cli.config_file import ConfigFile
 from pml_center.cli.options import Flag, Json
-from pml_center.cli.output import show_json, show_table
+from pml_center.cli.output import show_files, show_json, show_table
 from pml_center.cli.train import section
 from pml_center.training.config import (
     DataConfig,
@@ -179,8 +179,7 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
     show_table(*table(comparison, digits=3))
     for doubt in comparison.doubts:
         print(f"warning: {doubt}")
-    for name, path in files.items():
-        print(f"{name:<7} {path}")
+    show_files(files)
     print(comparison.verdict)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
+from pml_center.names import one_line, unknown_name
+
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
 
@@ -23,8 +25,6 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
     if not given:
         return
     import yaml
-
-    from pml_center.names import one_line, unknown_name
 
     path = given[-1].value
     if not Path(path).is_file():

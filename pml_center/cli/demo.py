@@ -7,13 +7,7 @@ from pml_center.cli.output import show_json, show_table
 from pml_center.training.config import check_at_least
 
 
-def demo(
-    *,
-    out: Path = Path("pml-center-demo"),
-    epochs: int = 30,
-    seed: int = 0,
-    json_: Json = False,
-) -> None:
+def demo(*, out: Path = Path("pml-center-demo"), epochs: int = 30, seed: int = 0, json_: Json = False) -> None:
     """See what center loss does: train on handwritten digits with and without it, and draw the features.
 
     A small convolutional network is trained to two-dimensional features with softmax alone and with center loss at

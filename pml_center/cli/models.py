@@ -4,15 +4,10 @@ from fnmatch import fnmatch
 
 from pml_center.cli.options import Flag, Json
 from pml_center.cli.output import show_json, show_table
+from pml_center.names import unknown_name
 
 
-def models(
-    pattern: str = "*",
-    /,
-    *,
-    pretrained: Flag = False,
-    json_: Json = False,
-) -> None:
+def models(pattern: str = "*", /, *, pretrained: Flag = False, json_: Json = False) -> None:
     """List the models that --model takes: timm's, and 'convnet' for small grey images.
 
     Args:
@@ -22,8 +17,6 @@ def models(
     """
     from timm import list_models, list_pretrained
     from timm.models import get_pretrained_cfg
-
-    from pml_center.names import unknown_name
 
     wanted = pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
     names = list_pretrained() if pretrained else ["convnet", *list_models()]

@@ -46,6 +46,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
+def show_files(files: Mapping[str, object]) -> None:
+    """Print what each file is, and where."""
+    for name, path in files.items():
+        print(f"{name:<7} {path}")
+
+
 def _wrapped(text: str, first: str = "", rest: str = "") -> str:
     width = max(shutil.get_terminal_size().columns, len(rest) + 40)
     return (
