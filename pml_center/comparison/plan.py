@@ -287,7 +287,7 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
     """
     opened = open_runs(runs)
     check_same_queries(opened)
-    metrics = {run.config.metric: run.run.folder for run in opened}
+    metrics = {run.config.metric: run.folder for run in opened}
     if len(metrics) > 1:
         got = " and ".join(f"{metric} in {folder}" for metric, folder in metrics.items())
         raise ValueError(f"runs must be chosen by one metric, got {got}. Train them with one --metric.")

@@ -8,9 +8,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pml_center.names import unknown_name
 
 SEE_HELP = "See pml-center train --help."
-AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "seed", "split_seed")
-AT_LEAST_0 += ("patience", "checkpoint_every")
+AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
 AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulate", "eval_every")
+SEEDS = ("seed", "split_seed")
 POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
 SHARES = ("held_out", "val", "hflip", "ema", "momentum")
@@ -183,7 +183,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name, kind in get_type_hints(TrainConfig).items():
             if name != "_":
                 _check_type(name, getattr(self, name), kind)
-        for least, names in ((0, AT_LEAST_0), (1, AT_LEAST_1)):
+        for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
             check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
         for name in POSITIVE:
             value = getattr(self, name)

@@ -12,7 +12,7 @@ from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.loop import choose_device, step, with_full_paths
 from pml_center.training.run_folder import Run
-from pml_center.training.train_state import TrainState
+from pml_center.training.train_state import TrainState, peak_memory
 
 STEPS = 3  # the fastest counts: the first warms up
 
@@ -52,7 +52,7 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
             "steps_per_epoch": state.updates,
             "seconds_per_step": round(each, 4),
             "minutes_in_all": round(config.epochs * state.updates * each / 60, 2),
-            "memory_gib": round(state.memory, 2),
+            "memory_gib": round(peak_memory(device), 2),
             "checkpoint_mib": round(size / 2**20, 1),
             "checkpoint_seconds": round(seconds, 3),
         }

@@ -22,9 +22,10 @@ from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, validate
 from pml_center.training.run_folder import Run
 from pml_center.training.seeding import seed_everything
-from pml_center.training.train_state import TrainState
+from pml_center.training.train_state import TrainState, peak_memory
 
 LOG = logging.getLogger("pml_center")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what the model computes in, where not in what its weights are
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
@@ -172,7 +173,7 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         images, labels, skipped = next(batches)
         images, labels = images.to(state.device, non_blocking=True), labels.to(state.device, non_blocking=True)
         seed_everything(config.seed, progress.update, part, distributed.rank())
-        with torch.autocast(state.device.type, state.dtype, enabled=state.dtype is not None):
+        with torch.autocast(state.device.type, HALF.get(config.amp), enabled=config.amp in HALF):
             embeddings = state.network(images)
         seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
         total, parts = state.criterion(embeddings.float(), labels)
@@ -247,7 +248,8 @@ def _check_finite(means: dict[str, float], state: TrainState) -> None:
 
 def _postfix(means: dict[str, float], rate: float, state: TrainState) -> str:
     losses = "  ".join(f"{name.removesuffix('Loss')} {value:.3f}" for name, value in means.items())
-    return f"{losses}  {rate:,.0f} images/s  lr {state.optimizer.param_groups[0]['lr']:.2g}  {state.memory:.1f} GiB"
+    memory = peak_memory(state.device)
+    return f"{losses}  {rate:,.0f} images/s  lr {state.optimizer.param_groups[0]['lr']:.2g}  {memory:.1f} GiB"
 
 
 def _announce(text: str, level: int = logging.INFO) -> None:

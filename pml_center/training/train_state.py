@@ -30,8 +30,6 @@ from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import split_data
 from pml_center.training.tensorboard import summary_writer
 
-HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass
 class Progress:
@@ -182,19 +180,9 @@ class TrainState:
         return self.loader.batch_sampler.batch_size  # type: ignore[union-attr]
 
     @property
-    def dtype(self) -> torch.dtype | None:
-        """What the model computes in; None for what its weights are."""
-        return HALF[self.config.amp]
-
-    @property
     def measured(self) -> Embedder:
         """The model that counts: the moving average of the weights, if there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
-
-    @property
-    def memory(self) -> float:
-        """The most that was in use, in GiB."""
-        return peak_memory(self.device)
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
