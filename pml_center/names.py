@@ -1,4 +1,4 @@
-"""Names: which there are, where each lives, and what to say of one that does not exist. Loads nothing heavy."""
+"""Names: which there are, where each lives, what to say of one that does not exist, on one line. Nothing heavy."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -78,3 +78,13 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str
     close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
+
+
+def one_line(text: object) -> str:
+    """A text, such as the message of an error, with every white space, line breaks too, as one space.
+
+    Example:
+        >>> one_line(ValueError("two lines:\n    here they are"))
+        'two lines: here they are'
+    """
+    return " ".join(str(text).split())

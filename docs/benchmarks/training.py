@@ -32,7 +32,7 @@ from pml_center.training import TrainConfig, loop
 from pml_center.training.checkpoint import previous_of, write_checkpoint
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.run_folder import Run
-from pml_center.training.train_state import Progress, Workbench
+from pml_center.training.train_state import Progress, TrainState
 
 PACKAGES = ("torch", "pytorch-metric-learning", "timm", "safetensors", "numpy")
 SHARED = TrainConfig("digits", held_out=0.5, workers=0, device="cpu")
@@ -50,43 +50,43 @@ COMMANDS = {
 }
 
 
-def bare_epoch(bench, batches):
+def bare_epoch(state, batches):
     """What no training can do without: forward, backward, a step of the optimizer."""
-    bench.model.train()
-    bench.loss.train()
+    state.model.train()
+    state.loss.train()
     for images, labels, *_ in batches:
-        total, _ = bench.loss(bench.model(images), labels)
+        total, _ = state.loss(state.model(images), labels)
         total.backward()
-        bench.optimizer.step()
-        bench.optimizer.zero_grad()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
 
 
-def epochs(bench, run, bar, interrupt):
+def epochs(state, run, bar, interrupt):
     """An epoch of each candidate: the same images in the same batches, model, losses and optimizer."""
-    images, sampler = bench.loader.dataset.images, bench.loader.batch_sampler
+    images, sampler = state.loader.dataset.images, state.loader.batch_sampler
     order = sampler.rows(1).ravel().tolist()
     plain = DataLoader(images, sampler.batch_size, sampler=order)
     trainer = MetricLossOnly(
-        models={"trunk": bench.model},
-        optimizers={"trunk_optimizer": bench.optimizer},
+        models={"trunk": state.model},
+        optimizers={"trunk_optimizer": state.optimizer},
         batch_size=sampler.batch_size,
-        loss_funcs={"metric_loss": MultipleLosses(list(bench.loss.losses), weights=bench.loss.weights)},
+        loss_funcs={"metric_loss": MultipleLosses(list(state.loss.losses), weights=state.loss.weights)},
         dataset=images,
         sampler=order,
         dataloader_num_workers=0,
     )
 
     def bare():
-        bench.progress = Progress(bench.updates)
-        bare_epoch(bench, bench.batches())
+        state.progress = Progress(state.updates)
+        bare_epoch(state, state.batches())
 
     def ours():
-        bench.progress = Progress(bench.updates)
-        loop._epoch(run, bench, bar, interrupt)
+        state.progress = Progress(state.updates)
+        loop._epoch(run, state, bar, interrupt)
 
     return {
         BARE: bare,
-        f"{BARE}, plain loader": lambda: bare_epoch(bench, plain),
+        f"{BARE}, plain loader": lambda: bare_epoch(state, plain),
         OURS: ours,
         PML: trainer.train,
     }
@@ -99,12 +99,12 @@ def measure_loop(title, config, budget):
     machine did something else.
     """
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, Interrupt() as interrupt:
-        bench = Workbench.build(loop.with_full_paths(config), torch.device("cpu"))
-        run = Run.create(replace(config, out=folder), bench.images)
+        state = TrainState.build(loop.with_full_paths(config), torch.device("cpu"))
+        run = Run.create(replace(config, out=folder), state.images)
         marks = []
-        bench.optimizer.register_step_post_hook(lambda *_: marks.append(time.perf_counter()))
+        state.optimizer.register_step_post_hook(lambda *_: marks.append(time.perf_counter()))
         with redirect_stderr(io.StringIO()) as nobody:
-            candidates = epochs(bench, run, tqdm(file=nobody), interrupt)
+            candidates = epochs(state, run, tqdm(file=nobody), interrupt)
             for allowed in (0.0, budget):  # one round to warm up
                 times, ends, started = {name: [] for name in candidates}, [], time.perf_counter()
                 while not ends or time.perf_counter() - started < allowed:
@@ -113,14 +113,14 @@ def measure_loop(title, config, budget):
                         epoch()
                         times[name] += [later - earlier for earlier, later in pairwise(marks)]
                         if name == OURS:
-                            ends.append(seconds_of(lambda: loop._end_of_epoch(run, bench)))
+                            ends.append(seconds_of(lambda: loop._end_of_epoch(run, state)))
         size = sum(path.stat().st_size for path in (run.checkpoints / "last").iterdir())
     medians = {name: statistics.median(values) for name, values in times.items()}
     rows = [
         {
             "name": name,
             "ms a step": round(1e3 * median, 2),
-            "images/s": round(bench.batch_size / median),
+            "images/s": round(state.batch_size / median),
             f"time, of the {BARE}": round(median / medians[BARE], 3),
             "images/s, of PML's": round(medians[PML] / median, 3),
         }
@@ -129,8 +129,8 @@ def measure_loop(title, config, budget):
     return {
         "title": title,
         "model": config.model,
-        "B": bench.batch_size,
-        "image": [bench.model.in_chans, bench.model.image_size, bench.model.image_size],
+        "B": state.batch_size,
+        "image": [state.model.in_chans, state.model.image_size, state.model.image_size],
         "steps": len(times[OURS]),
         "ms at the end of an epoch": round(1e3 * statistics.median(ends), 1),
         "bytes of a checkpoint": size,

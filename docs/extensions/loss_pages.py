@@ -7,9 +7,9 @@ are called in code, and where people go wrong. All else on the page is read from
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pytorch_metric_learning import losses as pml_losses
 
 from pml_center import losses
-from pml_center.names import constructor_arguments
+from pml_center.names import constructor_parameters
+from pml_center.training.loss_catalog import FAMILIES as ALL_FAMILIES
+from pml_center.training.loss_catalog import TRIAL, LossDescription, describe_loss, shapes, written_summary
 
 DOCS = Path(__file__).resolve().parents[1]
 ABSTRACT = ("BaseSoftmaxLoss", "BaseCenterLoss")
-FAMILIES = ("softmax", "center", "batch")
+FAMILIES = tuple(family.split()[0] for family in ALL_FAMILIES[:3])  # the last is PML's own
 NAMES = [name for name in losses.__all__ if name not in ABSTRACT]
 TEMPLATE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -39,7 +41,7 @@ MARGINS = [  # the names that margins go by; a loss has those of one row
 
 @dataclass(frozen=True)
 class Loss:
-    """What the package knows about a loss.
+    """What the package knows about a loss, in the words of the site.
 
     Args:
         name: of the class.
@@ -52,81 +54,66 @@ class Loss:
         """The class."""
         return getattr(losses, self.name)
 
-    @property
-    def doc(self) -> str:
-        """Its docstring."""
-        return inspect.getdoc(self.kind) or ""
+    @cached_property
+    def description(self) -> LossDescription:
+        """What it says of itself."""
+        return describe_loss(self.name)
 
     @property
     def summary(self) -> str:
-        """The first line: what the paper calls it, and what it does."""
-        return self.doc.partition("\n")[0]
+        """A line: what the paper calls it, and what it does."""
+        return written_summary(self.kind)
 
     @property
     def family(self) -> str:
-        """Which of the three it belongs to."""
-        if issubclass(self.kind, losses.BaseSoftmaxLoss):
-            return "softmax"
-        return "center" if "num_classes" in self.arguments else "batch"
+        """Which of ``FAMILIES`` it belongs to."""
+        return self.description.family.split()[0]
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[type, inspect.Parameter]]:
+        """All of its arguments, those that it shares with others too."""
+        return constructor_parameters(self.kind)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Its own arguments and their defaults, not those of all."""
+        own, _ = next(iter(self.parameters.values()))
         return {
             name: parameter.default
-            for name, parameter in inspect.signature(self.kind).parameters.items()
-            if parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+            for name, (base, parameter) in self.parameters.items()
+            if base is own and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         }
-
-    @property
-    def parameters(self) -> list[str]:
-        """All of its arguments, those that it shares with others too."""
-        return constructor_arguments(self.kind)
 
     @property
     def defaults(self) -> dict[str, Any]:
         """Those of its arguments that have one."""
         return {name: value for name, value in self.arguments.items() if value is not inspect.Parameter.empty}
 
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """Arguments for ten classes and an embedding of 32, as far as it has them."""
-        sizes = {"num_classes": 10, "embedding_size": 32, "class_counts": 180}
-        return {name: value for name, value in sizes.items() if name in self.arguments}
-
     def build(self, **sizes: int):
-        """The loss at its defaults."""
-        return self.kind(**self.sizes | {name: value for name, value in sizes.items() if name in self.arguments})
+        """The loss at its defaults, for ten classes and an embedding of 32 where nothing else is said."""
+        sizes = {"num_classes": 10, "embedding_size": 32, "class_counts": 180} | sizes
+        return self.kind(**{name: value for name, value in sizes.items() if name in self.arguments})
 
     @property
     def takes_references(self) -> bool:
         """Whether it compares two sets of embeddings."""
         return self.kind.takes_references
 
-    def tensors(self, named: Iterator) -> list[str]:
-        """Names and sizes of tensors, in letters."""
-        letters = {7: "C", 21: "3 C", 5: "D", 32000: "queue_size"}
-        texts = []
-        for name, tensor in named:
-            shape = ", ".join(letters.get(size, str(size)) for size in tensor.shape)
-            texts.append(f"`{name}`" + (f" ({shape})" if tensor.shape else ""))
-        return texts
-
     @property
     def small(self):
-        """The loss with seven classes and five dimensions, which no other size of it has."""
-        return self.build(num_classes=7, embedding_size=5, class_counts=3)
+        """The loss with sizes that tell one from the other."""
+        return self.build(**TRIAL, class_counts=3)
 
     @property
     def learned(self) -> str:
         """Its parameters."""
-        return ", ".join(self.tensors(self.small.named_parameters()))
+        return in_letters(self.small.named_parameters())
 
     @property
     def state(self) -> str:
         """Its buffers that are saved."""
         saved = self.small.state_dict()
-        return ", ".join(self.tensors((name, saved[name]) for name, _ in self.small.named_buffers() if name in saved))
+        return in_letters((name, saved[name]) for name, _ in self.small.named_buffers() if name in saved)
 
     @property
     def margins(self) -> list[str]:
@@ -145,8 +132,8 @@ class Loss:
         """What the margin is measured in at the defaults, by the words of its docstring."""
         if not self.margins:
             return ""
-        entry = re.search(rf"^    {self.margins[0]}: (.*(?:\n        .*)*)", self.doc, re.MULTILINE)
-        found = re.search("degree|radian(?!s where)|half squared|squared|cosine", entry[1] if entry else "")
+        meaning = next(argument.meaning for argument in self.description.arguments if argument.name == self.margins[0])
+        found = re.search("degree|radian(?!s where)|half squared|squared|cosine", meaning)
         units = {"degree": "degrees", "radian": "radians", "cosine": "cosine"}
         units |= {"half squared": "half a squared length", "squared": "squared length"}
         return units[found[0]] if found else ""
@@ -175,12 +162,6 @@ class Loss:
         return [re.sub(r",\n  keywords = {.*}", "", entry) for entry in found]  # our own, and no one else's
 
     @property
-    def source(self) -> str:
-        """The section ``Source`` of the docstring, on one line."""
-        found = re.search(r"^Source: (.*(?:\n(?: .*|))*)", self.doc, re.M)
-        return " ".join(found[1].split()) if found else ""
-
-    @property
     def paper(self) -> str:
         """Authors, year and link, of the first entry."""
         entry = self.citations[0]
@@ -190,6 +171,15 @@ class Loss:
         text = f"{authors}, {field['year']}"
         url = f"https://arxiv.org/abs/{field['eprint']}" if "eprint" in field else field.get("url")
         return f"[{text}]({url})" if url else text
+
+
+def in_letters(tensors: Iterable[tuple[str, Any]]) -> str:
+    """Names and shapes of tensors, such as ```class_weights.weight` (C, D)``."""
+    texts = []
+    for name, sizes in shapes(tensors).items():
+        shape = ", ".join(sizes).replace("num_classes", "C").replace("embedding_size", "D").replace("·", " ")
+        texts.append(f"`{name}`" + (f" ({shape})" if shape else ""))
+    return ", ".join(texts)
 
 
 @cache

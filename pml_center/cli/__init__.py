@@ -33,7 +33,7 @@ app.command("pml_center.cli.train:train", help="Fit an embedding on one data set
 app.command("pml_center.cli.resume:resume", help="Go on with a run that stopped, as if it never had.")
 app.command("pml_center.cli.compare:compare", help="Find out which loss is best, and whether the difference is real.")
 app.command(
-    "pml_center.cli.eval:evaluate", name="eval", help="Measure a model, or embeddings, by one protocol or several."
+    "pml_center.cli.eval:run_protocols", name="eval", help="Measure a model, or embeddings, by one protocol or several."
 )
 app.command("pml_center.cli.embed:embed", help="Write the embeddings of images to a folder.")
 app.command("pml_center.cli.search:search", help="Find the images that are most like others.")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from pml_center.cli.config_file import ConfigFile
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import Flag, Json
+from pml_center.cli.output import show_files, show_json, show_table
 from pml_center.cli.train import section
 from pml_center.training.config import (
     DataConfig,
@@ -80,8 +80,8 @@ def compare(
     measuring: Annotated[MeasuringConfig, section("Measuring", 5)] = MeasuringConfig(),  # noqa: B008
     run: Annotated[ComparedRuns, section("Run", 6)] = ComparedRuns(),
     config: ConfigFile = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    dry_run: Flag = False,
+    json_: Json = False,
 ) -> None:
     """Train several losses alike, with several seeds, and say which is best and whether the difference is real.
 
@@ -176,11 +176,10 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
         return
     print(comparison.summary)
-    show(*table(comparison, digits=3))
+    show_table(*table(comparison, digits=3))
     for doubt in comparison.doubts:
         print(f"warning: {doubt}")
-    for name, path in files.items():
-        print(f"{name:<7} {path}")
+    show_files(files)
     print(comparison.verdict)
 
 
@@ -195,5 +194,5 @@ def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:
         [loss, str(one["steps_per_epoch"]), f"{one['seconds_per_step']:.4f}", f"{one['minutes_in_all']:.2f}"]
         for loss, one in found["losses"].items()
     ]
-    show(["loss", "steps an epoch", "s a step", "minutes a run"], rows)
+    show_table(["loss", "steps an epoch", "s a step", "minutes a run"], rows)
     print(f"{found['runs']} runs, {found['jobs']} at a time: {found['minutes_in_all']:.1f} minutes of training in all")

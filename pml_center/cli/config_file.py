@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
+from pml_center.names import one_line, unknown_name
+
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
 
@@ -24,16 +26,13 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
         return
     import yaml
 
-    from pml_center.names import unknown_name
-
     path = given[-1].value
     if not Path(path).is_file():
         raise FileNotFoundError(f"config must be an existing YAML file, got {path!r}. Check the path.")
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"config must be a YAML file, got {path!r}: {reason}. Correct the file.") from error
+        raise ValueError(f"config must be a YAML file, got {path!r}: {one_line(error)}. Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(f"config must map options to values, got {path!r} with a {type(values).__name__}.")
     if isinstance(values.get("config"), dict):  # compare.yaml: there, those of every run

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.data_argument import DATA
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import DATA, Json
+from pml_center.cli.output import show_json, show_table
+from pml_center.training.config import check_at_least
 
 if TYPE_CHECKING:
     from pml_center.data import DataCheck, SameImages
@@ -26,7 +26,7 @@ def check(
     data_root: str | None = None,
     fix_list: Path | None = None,
     workers: int = 2,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Find what is wrong with a data set, all of it in one pass.
 
@@ -35,7 +35,7 @@ def check(
     Nothing is changed. The exit code is 0 for a data set without such problems and 2 for others.
 
     Args:
-        data: in one of the forms of ``pml_center.cli.data_argument.DATA``.
+        data: in one of the forms of ``pml_center.cli.options.DATA``.
         data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
         fix_list: write the paths to remove there, one a line: what cannot be read, folders without an image, all but
             one of the same images (that of test stays, or of val), and all of them where labels differ.
@@ -45,8 +45,7 @@ def check(
     from pml_center.data import check_data
     from pml_center.data.open_images import full_source
 
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}. See --help.")
+    check_at_least(0, "See --help.", workers=workers)
     source = full_source(data)  # so that the paths to remove lead there from anywhere
     found = check_data(source, data_root, workers)
     if fix_list is not None:
@@ -71,7 +70,7 @@ def _show(found: "DataCheck", prefix: str) -> None:
         singletons = len(found.singletons[split])
         numbers = (sum(counts), len(sizes), counts[0], median(counts), counts[-1], singletons)
         rows.append([split, *(f"{number:,.1f}".removesuffix(".0") for number in numbers)])
-    show(["split", "images", "classes", "min", "median", "max", "singletons"], rows)
+    show_table(["split", "images", "classes", "min", "median", "max", "singletons"], rows)
     totals: Counter[str] = sum(map(Counter, found.class_sizes.values()), Counter())
     if totals:
         print("images per class" + (", all splits together" if len(found.class_sizes) > 1 else ""))

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from pml_center.cli.options import Json
 from pml_center.cli.output import show_entries, show_json
 
 PATIENCE = 120  # seconds for what takes three
@@ -33,7 +32,7 @@ class Finding:
     remedy: str = ""
 
 
-def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
+def doctor(*, json_: Json = False) -> None:
     """Look at this installation: packages, threads, GPU, search, folders that must be writable, space on the disk.
 
     The exit code is 1 where something is broken.

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.data_argument import DATA
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import DATA, Json, ModelOptions
 from pml_center.cli.output import show_json
 
 
@@ -17,8 +16,8 @@ def embed(
     /,
     *,
     out: Path,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+    json_: Json = False,
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Write the embeddings of images to a folder, to evaluate them or to search among them.
 
@@ -27,10 +26,10 @@ def embed(
 
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...
-        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.options.DATA``; by default what a run held out.
         out: the folder to write, which must not hold anything else.
         json_: print one JSON object.
-        making: how images become embeddings.
+        model_options: how images become embeddings.
     """
     from pml_center.cli.sources import MODEL_FILE, Model, embedded
     from pml_center.data.open_images import full_source
@@ -40,8 +39,8 @@ def embed(
     own = {"embeddings.npy", "samples.csv", MODEL_FILE}
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - own):
         raise FileExistsError(f"out must be a new folder, got {out}, which holds other things. Choose another --out.")
-    opened = Model(model, making)
-    rows = embedded(model, None if data is None else full_source(data), making, opened)
+    opened = Model(model, model_options)
+    rows = embedded(model, None if data is None else full_source(data), model_options, opened)
     save_samples(out, rows.samples)
     facts = rows.facts | {"fingerprint": model_fingerprint(opened.embedder)}
     (out / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

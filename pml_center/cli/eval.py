@@ -1,17 +1,14 @@
 """eval: measure a model, or embeddings, by one protocol or several."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.data_argument import DATA
-from pml_center.cli.eval_options import EvalOptions
-from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import DATA, EvalOptions, ModelOptions
+from pml_center.cli.output import show_files, show_json, show_table
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
@@ -23,32 +20,33 @@ IMAGES = (
 )
 
 
-def evaluate(
+def run_protocols(
     model: str,
     data: Annotated[str | None, Parameter(help=IMAGES)] = None,
     /,
     *,
     options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),  # noqa: B008 (frozen)
-    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Measure a model, or embeddings, by one protocol or several.
 
     Args:
         model: a run folder, any timm model, hf-hub:... or local-dir:...; or embeddings: a folder that
             `pml-center embed` wrote, or an .npy file.
-        data: images, in one of the forms of ``pml_center.cli.data_argument.DATA``; by default what a run held out.
+        data: images, in one of the forms of ``pml_center.cli.options.DATA``; by default what a run held out.
         options: what to measure.
-        making: how images become embeddings.
+        model_options: how images become embeddings.
     """
-    from pml_center.cli.protocols import PROTOCOLS, open_task
+    from pml_center.cli.protocols import load_task
 
     protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
     if options.pairs is not None and "verification" not in protocols:
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
-    task = open_task(model, data, options, making)
-    reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocols}
-    pixels = raw_pixels(task) if "retrieval" in reports else None
+    task = load_task(model, data, options, model_options)
+    reports, pixels = measured(task, protocols)
     files = write_reports(task, data, reports, pixels)
+    if options.report is not None:
+        files["page"] = write_page(Path(options.report), task, reports)
     if options.json:
         show_json("eval", _content(task, reports, pixels, files))
         return
@@ -59,8 +57,15 @@ def evaluate(
     known = task.rows.run and data and len(set(task.rows.samples.labels) & set(task.rows.run.classes))
     if known:
         print(f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on")
-    for name, path in files.items():
-        print(f"{name:<7} {path}")
+    show_files(files)
+
+
+def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], "Report | None"]:
+    """A report for each protocol, and retrieval by raw pixels beside that by a run."""
+    from pml_center.cli.protocols import PROTOCOLS
+
+    reports = {name: PROTOCOLS[name](task) for name in protocols}
+    return reports, _raw_pixels(task) if "retrieval" in reports else None
 
 
 def show_report(report: "Report", pixels: "Report | None" = None) -> None:
@@ -73,12 +78,12 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
         low, high = report.ci.get(name, (None, None))
         rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", f"{pixels[name]:.4f}"])
     print(report.summary)
-    show(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
+    show_table(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
     for warning in report.warnings:
         print(f"warning: {warning}")
 
 
-def raw_pixels(task: "Task") -> "Report | None":
+def _raw_pixels(task: "Task") -> "Report | None":
     """Retrieval by raw pixels, which a run has to beat; None for other models, and where only embeddings are known."""
     from pml_center.cli.protocols import retrieval
     from pml_center.cli.sources import pixels
@@ -94,14 +99,11 @@ def raw_pixels(task: "Task") -> "Report | None":
 def write_reports(
     task: "Task", data: str | None, reports: dict[str, "Report"], pixels: "Report | None"
 ) -> dict[str, Path]:
-    """Write the reports to the folder of the run, if there is one, and the page where it is asked for."""
-    files = {}
-    if task.rows.run:
-        named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
-        files["report"] = task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)
-    if task.options.report is not None:
-        files["page"] = write_page(Path(task.options.report), task, reports)
-    return files
+    """Write the reports to the folder of the run, if there is one; the path of the first."""
+    if not task.rows.run:
+        return {}
+    named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
+    return {"report": task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)}
 
 
 def write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
@@ -136,7 +138,7 @@ def _content(
     content: dict[str, object] = dict(task.rows.facts)
     if task.gallery is not None:
         content["gallery"] = task.gallery.facts
-    content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+    content["reports"] = {name: report.content() for name, report in reports.items()}
     if pixels is not None:
-        content["pixels"] = json.loads(pixels.to_json())
+        content["pixels"] = pixels.content()
     return content | {"files": {name: str(path) for name, path in files.items()}}

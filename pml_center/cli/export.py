@@ -1,10 +1,9 @@
 """export: the model of a run for others to load."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from pml_center.cli.options import Json
 from pml_center.cli.output import show_json
 
 
@@ -14,7 +13,7 @@ def export(
     *,
     format: Literal["timm", "onnx"] = "timm",
     out: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Write the model of a run for timm to load, or as ONNX.
 

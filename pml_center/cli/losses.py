@@ -1,19 +1,16 @@
 """losses: what there is to train with."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from pml_center.cli.options import Json
 from pml_center.cli.output import show_entries, show_json, show_text
 
 if TYPE_CHECKING:
     from pml_center.training.loss_catalog import Argument, LossDescription
 
 
-def losses(
-    name: str | None = None, /, *, json_: Annotated[bool, Parameter(name="--json", negative=())] = False
-) -> None:
+def losses(name: str | None = None, /, *, json_: Json = False) -> None:
     """List the losses that --loss takes, or tell all of one: its formula, its arguments, its paper.
 
     Args:

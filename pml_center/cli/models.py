@@ -1,21 +1,13 @@
 """models: what there is to train and to measure."""
 
 from fnmatch import fnmatch
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import Flag, Json
+from pml_center.cli.output import show_json, show_table
+from pml_center.names import unknown_name
 
 
-def models(
-    pattern: str = "*",
-    /,
-    *,
-    pretrained: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-) -> None:
+def models(pattern: str = "*", /, *, pretrained: Flag = False, json_: Json = False) -> None:
     """List the models that --model takes: timm's, and 'convnet' for small grey images.
 
     Args:
@@ -26,8 +18,6 @@ def models(
     from timm import list_models, list_pretrained
     from timm.models import get_pretrained_cfg
 
-    from pml_center.names import unknown_name
-
     wanted = pattern.lower() if set(pattern) & set("*?[") else f"*{pattern.lower()}*"
     names = list_pretrained() if pretrained else ["convnet", *list_models()]
     found = [name for name in names if fnmatch(name.lower(), wanted)]
@@ -37,7 +27,7 @@ def models(
     if json_:
         show_json("models", {"pattern": pattern, "models": [{"name": name, "input": sizes[name]} for name in found]})
         return
-    show(["model", "input"], [[name, sizes[name]] for name in found])
+    show_table(["model", "input"], [[name, sizes[name]] for name in found])
     print(f"{len(found):,} of {len(names):,} {'pretrained weights' if pretrained else 'models'}")
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pml_center.cli.eval_options import EvalOptions
-from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.sources import Embedded, embedded, in_groups, is_embedding_folder, without_groups
+from pml_center.cli.options import EvalOptions, ModelOptions
+from pml_center.cli.sources import Embedded, embedded, is_embedding_folder
 from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
@@ -36,15 +35,21 @@ class Task:
     pairs: Pairs | None
     options: EvalOptions
 
-    @property
-    def intervals(self) -> dict[str, Any]:
-        """How sure the numbers are to be: arguments of every evaluator that has intervals."""
-        options = self.options
-        return {"ci_level": options.ci_level, "resamples": options.resamples, "seed": options.seed}
+    def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
+        """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
 
-    def unit(self, by_query: str, by_class: str | None = None) -> Any:
-        """What an evaluator calls the unit that is resampled; None for no intervals."""
-        return {"query": by_query, "class": by_class or by_query, "none": None}[self.options.ci]
+        Args:
+            by_query: what the evaluator calls the unit that is resampled.
+            by_class: the same where classes are to be resampled, if it can.
+        """
+        options = self.options
+        return {
+            "similarity": options.similarity,
+            "ci": {"query": by_query, "class": by_class or by_query, "none": None}[options.ci],
+            "ci_level": options.ci_level,
+            "resamples": options.resamples,
+            "seed": options.seed,
+        }
 
 
 def retrieval(task: Task) -> Report:
@@ -53,11 +58,9 @@ def retrieval(task: Task) -> Report:
     evaluator = RetrievalEvaluator(
         metrics=options.metrics,
         recall_at=options.recall_at,
-        similarity=options.similarity,
         index=options.index,
         singletons=options.singletons,
-        ci=task.unit("query", "class"),
-        **task.intervals,
+        **task.settings("query", "class"),
     )
     found: dict[str, Any] = {}
     if task.gallery is not None:
@@ -70,15 +73,14 @@ def retrieval(task: Task) -> Report:
 def verification(task: Task) -> Report:
     """The pairs of a file, or all pairs."""
     options, rows = task.options, task.rows.samples
-    settings = {"similarity": options.similarity, "ci": task.unit("identity"), **task.intervals}
-    return VerificationEvaluator(far=options.far, **settings)(rows.embeddings, rows.labels, task.pairs, rows.names)
+    evaluator = VerificationEvaluator(far=options.far, **task.settings("identity"))
+    return evaluator(rows.embeddings, rows.labels, task.pairs, rows.names)
 
 
 def identification(task: Task) -> Report:
     """Each row looked up in the gallery, or, without one, in the first rows of all classes."""
     options, rows = task.options, task.rows.samples
-    settings = {"similarity": options.similarity, "ci": task.unit("query", "identity"), **task.intervals}
-    evaluator = IdentificationEvaluator(ranks=options.ranks, **settings)
+    evaluator = IdentificationEvaluator(ranks=options.ranks, **task.settings("query", "identity"))
     if task.gallery is not None:
         gallery = task.gallery.samples
         return evaluator(rows.embeddings, rows.labels, gallery.embeddings, gallery.labels)
@@ -104,9 +106,8 @@ def clustering(task: Task) -> Report:
 def fewshot(task: Task) -> Report:
     """Episodes of a few known images per class."""
     options, rows = task.options, task.rows.samples
-    settings = {"similarity": options.similarity, "ci": task.unit("episode"), **task.intervals}
-    evaluator = FewShotEvaluator(options.ways, options.shots, options.queries, options.episodes, **settings)
-    return evaluator(rows.embeddings, rows.labels)
+    sizes = (options.ways, options.shots, options.queries, options.episodes)
+    return FewShotEvaluator(*sizes, **task.settings("episode"))(rows.embeddings, rows.labels)
 
 
 PROTOCOLS: dict[str, Callable[[Task], Report]] = {
@@ -118,26 +119,26 @@ PROTOCOLS: dict[str, Callable[[Task], Report]] = {
 }
 
 
-def open_task(model: str, data: str | None, options: EvalOptions, making: ModelOptions) -> Task:
+def load_task(model: str, data: str | None, options: EvalOptions, model_options: ModelOptions) -> Task:
     """What a user asks to measure, with its embeddings.
 
     Raises:
         FileNotFoundError: a file or folder that is not there.
         ValueError: what does not fit together.
     """
-    rows = embedded(model, data, making)
+    rows = embedded(model, data, model_options)
     gallery = None
     if options.gallery is not None:
         if is_embedding_folder(options.gallery):
-            gallery = embedded(options.gallery, None, making)
+            gallery = embedded(options.gallery, None, model_options)
         else:
-            gallery = embedded(model, options.gallery, making, rows.model)
+            gallery = embedded(model, options.gallery, model_options, rows.model)
     if options.groups is not None:
-        rows = in_groups(rows, options.groups)
-        gallery = gallery and in_groups(gallery, options.groups)
+        rows = rows.in_groups(options.groups)
+        gallery = gallery and gallery.in_groups(options.groups)
     elif gallery is not None and (rows.samples.groups is None) != (gallery.samples.groups is None):
         LOG.info("groups  not used: the %s none", "queries have" if rows.samples.groups is None else "gallery has")
-        rows, gallery = without_groups(rows), without_groups(gallery)
+        rows, gallery = rows.in_groups(None), gallery.in_groups(None)
     pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
     return Task(rows, gallery, pairs, options)
 

@@ -2,13 +2,10 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from pml_center.cli.options import Json
 from pml_center.cli.output import show_entries, show_json
-
-Json = Annotated[bool, Parameter(name="--json", negative=())]
+from pml_center.names import unknown_name
 
 
 def ls(*, json_: Json = False) -> None:
@@ -35,8 +32,6 @@ def cp(name: str, to: Path | None = None, /, *, json_: Json = False) -> None:
     """
     known = texts()
     if name not in known:
-        from pml_center.names import unknown_name
-
         raise ValueError(unknown_name("recipe", name, list(known), "List them with `pml-center recipes ls`."))
     path = to or Path()
     if path.is_dir():

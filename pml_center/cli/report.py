@@ -1,16 +1,12 @@
 """report: the page of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from pml_center.cli.eval_options import EvalOptions, Protocol
-from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.output import show_json
-
-if TYPE_CHECKING:
-    from pml_center.evaluation import Report
+from pml_center.cli.options import EvalOptions, Json, ModelOptions, Protocol
+from pml_center.cli.output import show_files, show_json
 
 
 def report(
@@ -20,8 +16,8 @@ def report(
     *,
     protocol: tuple[Protocol, ...] = ("retrieval",),
     out: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
-    making: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
+    json_: Json = False,
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Write the page of a run anew: what it is worth, with images, plots and the course of its training.
 
@@ -31,19 +27,17 @@ def report(
         protocol: one or several, with the settings that `pml-center eval` has by default.
         out: the file to write; by default report.html beside the report in the run folder.
         json_: print one JSON object.
-        making: how images become embeddings.
+        model_options: how images become embeddings.
     """
-    from pml_center.cli.eval import raw_pixels, write_page, write_reports
-    from pml_center.cli.protocols import PROTOCOLS, open_task
+    from pml_center.cli.eval import measured, write_page, write_reports
+    from pml_center.cli.protocols import load_task
     from pml_center.training import Run
 
-    task = open_task(str(Run.open(run).folder), data, EvalOptions(protocol=protocol), making)
-    reports: dict[str, Report] = {name: PROTOCOLS[name](task) for name in protocol}
-    pixels = raw_pixels(task) if "retrieval" in reports else None
+    task = load_task(str(Run.open(run).folder), data, EvalOptions(protocol=protocol), model_options)
+    reports, pixels = measured(task, protocol)
     files = write_reports(task, data, reports, pixels)
     files["page"] = write_page(out or files["report"].with_name("report.html"), task, reports)
     if json_:
         show_json("report", {**task.rows.facts, "files": {name: str(path) for name, path in files.items()}})
         return
-    for name, path in files.items():
-        print(f"{name:<7} {path}")
+    show_files(files)

@@ -1,9 +1,8 @@
 """resume: go on with a run."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from pml_center.cli.options import Json
 
 
 def resume(
@@ -14,7 +13,7 @@ def resume(
     checkpoint: str = "last",
     device: str | None = None,
     workers: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Go on with a run that stopped, as if it never had.
 

@@ -1,13 +1,10 @@
 """search: the images that are most like others."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from pml_center.cli.model_options import ModelOptions
-from pml_center.cli.output import show_json
-from pml_center.cli.tables import show
+from pml_center.cli.options import Json, ModelOptions
+from pml_center.cli.output import show_json, show_table
 
 if TYPE_CHECKING:
     from pml_center.evaluation import Samples
@@ -21,7 +18,7 @@ def search(
     k: int = 10,
     similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
     report: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
     batch_size: int = 128,
     device: str = "auto",
 ) -> None:
@@ -62,7 +59,7 @@ def search(
     for image, rows in found.items():
         print(image)
         cells = [[f"{row['rank']}", f"{row['score']:.4f}", str(row["label"]), row["image"]] for row in rows]
-        show(["", similarity, "label", "image"], cells)
+        show_table(["", similarity, "label", "image"], cells)
     if report is not None:
         print(f"page    {report}")
 

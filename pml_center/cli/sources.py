@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_center.backbones import Embedder, create_embedder
-from pml_center.cli.model_options import ModelOptions
+from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
@@ -47,6 +47,11 @@ class Embedded:
     def name(self) -> str:
         """The model, or the folder of embeddings, in a word."""
         return Path(next(iter(self.facts.values()))).name
+
+    def in_groups(self, pattern: str | None) -> "Embedded":
+        """The same rows, in the groups that their names tell by a regular expression; None for no groups."""
+        groups = None if pattern is None else groups_by_name(pattern, self.samples.names)
+        return replace(self, samples=self.samples._replace(groups=groups))
 
 
 class Model:
@@ -184,16 +189,6 @@ def pixels(rows: Embedded) -> Embedded:
     cache = cache_folder() if options.cache else None
     found = pixel_rows(rows.images, options.batch_size, options.workers, cache)
     return replace(rows, samples=rows.samples._replace(embeddings=found))
-
-
-def in_groups(rows: Embedded, pattern: str) -> Embedded:
-    """The same rows, in the groups that their names tell."""
-    return replace(rows, samples=rows.samples._replace(groups=groups_by_name(pattern, rows.samples.names)))
-
-
-def without_groups(rows: Embedded) -> Embedded:
-    """The same rows, in no groups."""
-    return replace(rows, samples=rows.samples._replace(groups=None))
 
 
 def groups_by_name(pattern: str, names: Sequence[str] | None) -> list[str]:

@@ -1,6 +1,5 @@
 """train: fit an embedding on one data set."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from pml_center.cli.config_file import ConfigFile
+from pml_center.cli.options import Flag, Json
 from pml_center.cli.output import show_json
 from pml_center.training.config import (
     DataConfig,
@@ -38,8 +38,8 @@ def train(
     run: Annotated[RunConfig, section("Run", 6)] = RunConfig(),  # noqa: B008
     *,
     config: ConfigFile = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    dry_run: Flag = False,
+    json_: Json = False,
 ) -> None:
     """Fit an embedding on one data set, then measure retrieval on what was held out.
 
@@ -71,17 +71,17 @@ def train(
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
     """Say what came of a run, from the first of several processes."""
     from pml_center.cli.eval import show_report
-    from pml_center.training.interrupt import saying
+    from pml_center.training.interrupt import explain_interrupt
 
     if not run.writes:
         return
     reports = {} if measurement is None else measurement.reports
     chosen = run.best_epoch
-    with saying(run.how_to_go_on):
+    with explain_interrupt(run.how_to_go_on):
         page = None if measurement is None else _write_page(run, measurement)
     if as_json:
         content = {"run": str(run.folder), "best_epoch": chosen, "page": page and str(page)}
-        content["reports"] = {name: json.loads(report.to_json()) for name, report in reports.items()}
+        content["reports"] = {name: report.content() for name, report in reports.items()}
         show_json("train", content)
         return
     if chosen is not None:

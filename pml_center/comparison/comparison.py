@@ -46,7 +46,7 @@ class Candidate:
     error: str | None = None
 
 
-class Behind(NamedTuple):
+class GapToBest(NamedTuple):
     """How far a candidate is behind the best."""
 
     test: PairedTest  # the best minus this one
@@ -85,7 +85,7 @@ class Row(NamedTuple):
     interval: Interval  # of the mean, over seeds and queries
     of_seeds: tuple[float, ...]  # the mean of each run
     deviation: float | None  # of those, with n - 1; None for one seed
-    behind: Behind | None  # None for the best
+    behind: GapToBest | None  # None for the best
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,10 +132,10 @@ class Comparison:
         tables = [candidate.values[self.metric] for candidate in ranked]
         tests = [paired_runs_test(one, other, LEVEL) for one, other in combinations(tables, 2)]
         corrected = holm([test.p_value for test in tests])
-        behind: list[Behind | None] = [None]
+        behind: list[GapToBest | None] = [None]
         for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
             of_queries = paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value
-            behind.append(Behind(test, p_value, of_queries, min(len(tables[0]), len(table))))
+            behind.append(GapToBest(test, p_value, of_queries, min(len(tables[0]), len(table))))
         rows = []
         for candidate, table, distance in zip(ranked, tables, behind, strict=True):
             of_seeds = np.nanmean(table, axis=1)
@@ -150,7 +150,7 @@ class Comparison:
         return [candidate for candidate in self.candidates if candidate.error is not None]
 
     @property
-    def others(self) -> list[tuple[str, Behind]]:
+    def others(self) -> list[tuple[str, GapToBest]]:
         """All but the best, by name."""
         return [(row.candidate.name, row.behind) for row in self.rows if row.behind is not None]
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pml_center.names import one_line
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.loop import choose_device, fit, resume
@@ -142,7 +143,7 @@ def _work(job: Job) -> None:
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
-        LOG.error("%s", " ".join(str(error).split()))
+        LOG.error("%s", one_line(error))
         sys.exit(1)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(each.ru_utime + each.ru_stime for each in used)

@@ -1,7 +1,6 @@
-"""What run folders hold for a comparison."""
+"""MeasuredRun: what a run folder holds for a comparison, and candidates of several."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,6 +34,11 @@ class MeasuredRun:
 
     run: Run
 
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.run.folder
+
     @cached_property
     def config(self) -> TrainConfig:
         """What was asked for."""
@@ -43,8 +47,7 @@ class MeasuredRun:
     @cached_property
     def queries(self) -> list[tuple[str, str]]:
         """The name and the label of each image that was held out; the name does not say where the data lie."""
-        names = json.loads((self.run.folder / "held_out.json").read_text(encoding="utf-8"))
-        return list(zip(names, self._table("report")["label"], strict=True))
+        return list(zip(self.run.held_out_names, self._table("report")["label"], strict=True))
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
@@ -70,11 +73,11 @@ class MeasuredRun:
         }
 
     def _table(self, kind: str) -> dict[str, list[str]]:
-        path = self.run.folder / "eval" / "held-out" / f"{kind}.csv"
+        path = self.folder / "eval" / "held-out" / f"{kind}.csv"
         if not path.is_file():
             raise FileNotFoundError(
-                f"run must have been measured on images that it held out, got {self.run.folder} without {path.name}. "
-                f"Finish it with `pml-center resume {self.run.folder}`, or leave it out."
+                f"run must have been measured on images that it held out, got {self.folder} without {path.name}. "
+                f"Finish it with `pml-center resume {self.folder}`, or leave it out."
             )
         with path.open(encoding="utf-8", newline="") as file:
             names, *rows = csv.reader(file)
@@ -89,7 +92,7 @@ def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, A
     return Candidate(
         name=name,
         seeds=[run.config.seed for run in runs],
-        runs=[str(run.run.folder) for run in runs],
+        runs=[str(run.folder) for run in runs],
         values={metric: np.stack([run.values[metric] for run in runs]) for metric in shared},
         seconds=[round(sum(epoch["seconds"] for epoch in run.run.epochs), 3) for run in runs],
         cpu_seconds=[cost.get("cpu_seconds") for cost in costs],
@@ -114,7 +117,7 @@ def group(runs: Sequence[MeasuredRun]) -> list[Candidate]:
             if other is not member:
                 raise ValueError(
                     f"runs of one loss must have different seeds, got seed {member.config.seed} in "
-                    f"{other.run.folder} and in {member.run.folder}. Leave one out."
+                    f"{other.folder} and in {member.folder}. Leave one out."
                 )
     options = [dict(key) for key in groups]
     losses = [each["loss"] for each in options]
@@ -152,7 +155,7 @@ def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
             (name, label), (other, other_label) = next((one, two) for one, two in pairs if one != two)
             reasons.append(f"e.g. {name} of class {label} and {other} of class {other_label}")
         raise ValueError(
-            f"runs must be measured on the same queries, got {run.run.folder} and {first.run.folder} with "
+            f"runs must be measured on the same queries, got {run.folder} and {first.folder} with "
             f"{', '.join(reasons)}. Train them with the same data, --held-out, --split and --split-seed."
         )
 

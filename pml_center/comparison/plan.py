@@ -30,11 +30,11 @@ from pml_center.comparison.search_space import Setting, tried_settings
 from pml_center.data import ImageSplits
 from pml_center.training.config import TrainConfig
 from pml_center.training.dry_run import estimate
-from pml_center.training.interrupt import saying
+from pml_center.training.interrupt import explain_interrupt
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
 from pml_center.training.run_folder import default_folder, write_whole
-from pml_center.training.train_state import Workbench
+from pml_center.training.train_state import TrainState
 
 LOG = logging.getLogger("pml_center")
 FILE = "compare.yaml"  # what was asked for, in the folder of a comparison
@@ -126,10 +126,10 @@ class Plan:
         Raises:
             ValueError: what cannot be trained, or leaves nothing to measure.
         """
-        bench = Workbench.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
+        state = TrainState.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
         for loss in self.losses[1:]:
-            parse_loss(loss, bench.images.train.num_classes, bench.model.embedding_size, self.config.accumulate)
-        images = bench.images
+            parse_loss(loss, state.images.train.num_classes, state.model.embedding_size, self.config.accumulate)
+        images = state.images
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         if self.search:
@@ -152,7 +152,7 @@ class Plan:
         """A search trains on fewer images."""
         first = next(iter(self.trials(self.losses[0], images).values()))
         try:
-            Workbench.build(first.config, torch.device("cpu"))
+            TrainState.build(first.config, torch.device("cpu"))
         except ValueError as error:
             raise ValueError(
                 f"search must leave enough to train on beside the validation images, got {self.search}: {error} "
@@ -238,7 +238,7 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
         )
     images = plan.check()
     plan.begin()
-    with saying(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"):
+    with explain_interrupt(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"):
         return _carry_out(plan, images, processes)
 
 
@@ -287,7 +287,7 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
     """
     opened = open_runs(runs)
     check_same_queries(opened)
-    metrics = {run.config.metric: run.run.folder for run in opened}
+    metrics = {run.config.metric: run.folder for run in opened}
     if len(metrics) > 1:
         got = " and ".join(f"{metric} in {folder}" for metric, folder in metrics.items())
         raise ValueError(f"runs must be chosen by one metric, got {got}. Train them with one --metric.")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pml_center.data.data_folder import data_folder
 from pml_center.data.labeled_images import LabeledImages, StoredImage, decode, encode_labels, natural_key
-from pml_center.names import unknown_name
+from pml_center.names import one_line, unknown_name
 
 Parts = dict[str, LabeledImages]  # by split, in the order train, val, test
 
@@ -180,7 +180,7 @@ def _or_told(name: str, folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:300]
+    return one_line(error).rstrip(".")[:300]
 
 
 def _from_pairs(name: str, data_set: Any, by_path: bool = False) -> LabeledImages:

@@ -9,7 +9,7 @@ Each question has an evaluator in the module of its name. What they stand on:
 - ``retrieval_task``, ``ranking``: retrieval as hits and metrics of them
 - ``roc``, ``all_pairs``, ``accuracy``, ``pair_intervals``: scores of pairs, and error rates of them
 - ``statistics``: how sure a number is; ``spread``: how tight classes are
-- ``report``, ``retrieval_report``, ``threshold_report``: the result; ``page``: the result as HTML
+- ``report``, ``retrieval_report``: the result; ``page``: the result as HTML
 """
 
 from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
@@ -24,7 +24,7 @@ from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_r
 from pml_center.evaluation.identification import IdentificationEvaluator
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
 from pml_center.evaluation.retrieval_metrics import (
     Ranking,
@@ -53,7 +53,6 @@ from pml_center.evaluation.statistics import (
     wilson_interval,
 )
 from pml_center.evaluation.templates import templates
-from pml_center.evaluation.threshold_report import ThresholdReport
 from pml_center.evaluation.verification import VerificationEvaluator, VerificationReport, shared_identities
 from pml_center.names import forwarded
 

@@ -14,12 +14,11 @@ from pml_center.arrays import as_array, check_count, check_several, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.pairs import Rows
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search.exact_search import ExactSearch
 from pml_center.evaluation.search.references import Matrix, Similarity
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, resampled_counts, settled
-from pml_center.evaluation.threshold_report import ThresholdReport
 
 Resampled = Literal["identity", "query"]
 Values = NDArray[np.float64]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,8 +107,26 @@ class Report:
             for name in shared
         }
 
+    def content(self) -> dict[str, Any]:
+        """What :meth:`to_json` writes: everything but the values of the units and the curves.
+
+        Example:
+            >>> Report(metrics={"eer": 0.25}, protocol="pairs", counts={"pairs": 8}).content()["metrics"]
+            {'eer': 0.25}
+        """
+        return {
+            "schema": SCHEMA,
+            "protocol": self.protocol,
+            "counts": dict(self.counts),
+            "metrics": dict(self.metrics),
+            "ci": {name: list(interval) for name, interval in self.ci.items()},
+            "ci_level": self.ci_level,
+            "ci_method": self.ci_method,
+            "warnings": list(self.warnings),
+        }
+
     def to_json(self, path: str | Path | None = None) -> str:
-        """Everything but the values of the units and the curves as JSON, also written to ``path`` where one is given.
+        """:meth:`content` as JSON, also written to ``path`` where one is given.
 
         Example:
             >>> print(Report(metrics={"eer": 0.25}, protocol="pairs", counts={"pairs": 8}).to_json())
@@ -126,17 +145,7 @@ class Report:
               "warnings": []
             }
         """
-        content = {
-            "schema": SCHEMA,
-            "protocol": self.protocol,
-            "counts": dict(self.counts),
-            "metrics": dict(self.metrics),
-            "ci": {name: list(interval) for name, interval in self.ci.items()},
-            "ci_level": self.ci_level,
-            "ci_method": self.ci_method,
-            "warnings": list(self.warnings),
-        }
-        text = json.dumps(content, indent=2)
+        text = json.dumps(self.content(), indent=2)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
@@ -171,3 +180,24 @@ class Report:
         if name not in known:
             raise KeyError(unknown_name("metric", name, list(known), f"This report has {', '.join(known)}."))
         return name
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ThresholdReport(Report):
+    """A report on decisions of a threshold, with the one behind each metric that has one.
+
+    Args:
+        thresholds: by the name of the metric; ``score >= threshold`` accepts. Infinity accepts nothing.
+
+    Example:
+        >>> report = ThresholdReport(metrics={"tar_at_far_0.1": 0.5}, protocol="", thresholds={"tar_at_far_0.1": 0.4})
+        >>> report.thresholds["tar_at_far_0.1"]
+        0.4
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def content(self) -> dict[str, Any]:
+        """As :meth:`Report.content`, with the thresholds; None where one accepts nothing."""
+        thresholds = {name: value if np.isfinite(value) else None for name, value in self.thresholds.items()}
+        return super().content() | {"thresholds": thresholds}

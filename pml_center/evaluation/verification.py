@@ -17,11 +17,11 @@ from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.embed import embed_samples, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
 from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.report import ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search.exact_search import ExactSearch
 from pml_center.evaluation.search.references import Similarity
 from pml_center.evaluation.statistics import Interval, check_intervals
-from pml_center.evaluation.threshold_report import ThresholdReport
 
 
 def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:

@@ -6,7 +6,6 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +89,15 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint must be of this run, got {folder}, which is of another. {_other_choice(folder)}"
         )
-    found = {path.name: _fingerprint(path) for path in folder.iterdir() if path.name in manifest["files"]}
+    there = {path.name: _fingerprint(path) for path in folder.iterdir() if path.name in manifest["files"]}
     for name, expected in manifest["files"].items():
-        if found.get(name) != expected:
-            got = f"{found[name]['bytes']:,} bytes" if name in found else "none"
-            same = name in found and found[name]["bytes"] == expected["bytes"]
+        if there.get(name) != expected:
+            size = f"{expected['bytes']:,} bytes"
+            got = f"{there[name]['bytes']:,} bytes" if name in there else "none"
+            with_what = f"other {size}" if got == size else f"{got} in place of {size}"
             raise CheckpointError(
-                f"checkpoint must be whole, got {folder / name} with {'other' if same else got + ' in place of'} "
-                f"{expected['bytes']:,} bytes: the file is damaged. {_other_choice(folder)}"
+                f"checkpoint must be whole, got {folder / name} with {with_what}: the file is damaged. "
+                f"{_other_choice(folder)}"
             )
     weights = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
     return Checkpoint(weights, torch.load(folder / STATE, map_location="cpu", weights_only=True))
@@ -109,14 +109,18 @@ def newest(folder: Path) -> Path:
     Raises:
         FileNotFoundError: neither.
     """
-    for candidate in (folder, previous_of(folder)):
-        if is_checkpoint(candidate):
-            return candidate
+    if (newest := found(folder)) is not None:
+        return newest
     there = sorted(path.name for path in folder.parent.glob("*") if is_checkpoint(path))
     remedy = "The run ended before its first one: train again."
     if there:
         remedy = f"Choose one that is there with --checkpoint: {', '.join(there)}."
     raise FileNotFoundError(f"checkpoint must be a folder that training wrote, got none at {folder}. {remedy}")
+
+
+def found(folder: Path) -> Path | None:
+    """As :func:`newest`, None where there is neither."""
+    return next(filter(is_checkpoint, (folder, previous_of(folder))), None)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -187,15 +191,9 @@ def _own_storage(tensors: Weights) -> dict[str, Tensor]:
 
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    with _opened(path) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextmanager
-def _opened(path: Path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -5,23 +5,12 @@ from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-# The least value of a number.
-LEAST = {
-    "embedding_size": 0,
-    "image_size": 1,
-    "workers": 0,
-    "epochs": 1,
-    "batch_size": 1,
-    "per_class": 0,
-    "accumulate": 1,
-    "weight_decay": 0,
-    "warmup_epochs": 0,
-    "seed": 0,
-    "split_seed": 0,
-    "eval_every": 1,
-    "patience": 0,
-    "checkpoint_every": 0,
-}
+from pml_center.names import unknown_name
+
+SEE_HELP = "See pml-center train --help."
+AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
+AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulate", "eval_every")
+SEEDS = ("seed", "split_seed")
 POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
 SHARES = ("held_out", "val", "hflip", "ema", "momentum")
@@ -194,16 +183,12 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name, kind in get_type_hints(TrainConfig).items():
             if name != "_":
                 _check_type(name, getattr(self, name), kind)
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}. See pml-center train --help.")
-            if value == float("inf"):
-                raise ValueError(f"{name} must be finite, got {value}. See pml-center train --help.")
+        for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
+            check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}. See pml-center train --help.")
+                raise ValueError(f"{name} must be a positive number, got {value}. {SEE_HELP}")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
@@ -218,31 +203,41 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         Raises:
             TypeError, ValueError: no mapping, a key that there is not, or a value that its option does not take.
         """
-        from pml_center.names import unknown_name  # loads torch, for which --help must not wait
-
         if not isinstance(values, Mapping):
             raise TypeError(f"{source} must map options to values, got {values!r}. Restore the file, or train again.")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise ValueError(unknown_name(f"key in {source}", name, known, "See pml-center train --help."))
+                raise ValueError(unknown_name(f"key in {source}", name, known, SEE_HELP))
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{source}: {error}") from None
 
 
+def check_at_least(least: int, remedy: str, **values: float | None) -> None:
+    """Numbers must be finite and not too small; None stands for a default.
+
+    Raises:
+        ValueError: another value.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value}. {remedy}")
+        if value == float("inf"):
+            raise ValueError(f"{name} must be finite, got {value}. {remedy}")
+
+
 def _check_type(name: str, value: object, kind: Any) -> None:
     """The command line has looked at its flags; Python and files may say anything."""
-    choices = get_args(kind) if get_origin(kind) is UnionType or get_origin(kind) is Union else (kind,)
-    if value is None and NoneType in choices:
+    first, *rest = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if value is None and NoneType in rest:
         return
-    first = choices[0]
     if get_origin(first) is Literal:
         if value not in get_args(first):
             known = " or ".join(map(repr, get_args(first)))
-            raise ValueError(f"{name} must be {known}, got {value!r}. See pml-center train --help.")
+            raise ValueError(f"{name} must be {known}, got {value!r}. {SEE_HELP}")
         return
     allowed = (int, float) if first is float else first
     if not isinstance(value, allowed) or (isinstance(value, bool) and first is not bool):
-        raise TypeError(f"{name} must be {NAMES[first]}, got {value!r}. See pml-center train --help.")
+        raise TypeError(f"{name} must be {NAMES[first]}, got {value!r}. {SEE_HELP}")

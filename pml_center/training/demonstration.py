@@ -57,19 +57,15 @@ def _train_all(epochs: int, seed: int) -> list[Features]:
 
 def draw(results: list[Features], path: Path) -> Path:
     """The features side by side, one panel a λ, as PNG."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 4.4), layout="constrained")
-    for ax, result in zip(np.atleast_1d(axes), results, strict=True):
+    figure = Figure(figsize=(4 * len(results), 4.4), layout="constrained")
+    for ax, result in zip(np.atleast_1d(figure.subplots(1, len(results))), results, strict=True):
         plots.features(result.points, result.labels, ax=ax)
         name = "softmax" if result.weight == 0 else f"softmax + {result.weight:g} · center"
         ax.set_title(f"{name}\naccuracy {result.metrics['accuracy']:.3f}, MAP@R {result.metrics['MAP@R']:.3f}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 

@@ -12,7 +12,7 @@ from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.loop import choose_device, step, with_full_paths
 from pml_center.training.run_folder import Run
-from pml_center.training.train_state import Workbench
+from pml_center.training.train_state import TrainState, peak_memory
 
 STEPS = 3  # the fastest counts: the first warms up
 
@@ -30,29 +30,29 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
     """
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
-        bench = Workbench.build(config, device)
-        create = partial(Run.create, replace(config, out=f"{folder}/run"), bench.images)
+        state = TrainState.build(config, device)
+        create = partial(Run.create, replace(config, out=f"{folder}/run"), state.images)
         run = Run(distributed.from_main(create).folder, distributed.is_main())
-        bench.model.train()
-        bench.loss.train()
-        batches, times = bench.batches(), []
-        for _ in range(min(STEPS, bench.updates)):
+        state.model.train()
+        state.loss.train()
+        batches, times = state.batches(), []
+        for _ in range(min(STEPS, state.updates)):
             started = time.perf_counter()
-            step(bench, batches)
+            step(state, batches)
             times.append(time.perf_counter() - started)
         started = time.perf_counter()
-        bench.save(run)
+        state.save(run)
         if not run.writes:
             return {}
-        bench.load(run, newest(run.checkpoints / "last"))
+        state.load(run, newest(run.checkpoints / "last"))
         seconds, size = time.perf_counter() - started, _size(run.checkpoints)
         each = min(times)
         return {
             "config": asdict(config),
-            "steps_per_epoch": bench.updates,
+            "steps_per_epoch": state.updates,
             "seconds_per_step": round(each, 4),
-            "minutes_in_all": round(config.epochs * bench.updates * each / 60, 2),
-            "memory_gib": round(bench.memory, 2),
+            "minutes_in_all": round(config.epochs * state.updates * each / 60, 2),
+            "memory_gib": round(peak_memory(device), 2),
             "checkpoint_mib": round(size / 2**20, 1),
             "checkpoint_seconds": round(seconds, 3),
         }

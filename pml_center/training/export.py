@@ -2,18 +2,21 @@
 
 import copy
 import json
-import re
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
-from pml_center.training.loss_catalog import describe_loss, known_losses
+from pml_center.training.loss_catalog import describe_loss
+from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.run_folder import Run
 
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
@@ -50,7 +53,8 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         _write(network, model, run, draft)
-        _check_same(_reloaded(draft), model, f"{model.name}, written and loaded again,")
+        reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
+        _check_same(reloaded, model, f"{model.name}, written and loaded again,")
         folder.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():
             file.replace(folder / file.name)
@@ -173,8 +177,6 @@ def _affine(neck: nn.Module, features: int) -> tuple[Tensor, Tensor]:
 
 
 def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
-    from timm.models import save_for_hf
-
     inputs = {"input_size": tuple(_probe(model).shape[1:]), "mean": model.mean, "std": model.std}
     whole = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"}  # as data.eval_transform does
     facts: dict[str, Any] = {"description": f"Embeddings, trained with {run.config.loss}", "tag": None}
@@ -185,12 +187,6 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
-
-
-def _reloaded(folder: Path) -> nn.Module:
-    import timm
-
-    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
 def _check_same(network: Callable[[Tensor], Tensor], model: Embedder, what: str) -> None:
@@ -213,8 +209,6 @@ def _probe(model: Embedder) -> Tensor:
 
 def _card(network: nn.Module, model: Embedder, run: Run) -> str:
     """What a reader wants to know of the model, as Markdown with the front matter of a model card."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("pml_center.training", "."),
         undefined=StrictUndefined,
@@ -222,7 +216,8 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         lstrip_blocks=True,
     )
     report = run.folder / "eval" / "held-out" / "report.json"
-    names = [name for name in known_losses() if re.search(rf"(?<![\w.]){re.escape(name)}\b", run.config.loss)]
+    named = {term.name for term in parse_terms(run.config.loss)}
+    names = [name for name in known_losses() if name in named]
     return environment.get_template("model_card.md.jinja").render(
         run=run,
         model=model,

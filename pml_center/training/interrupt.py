@@ -46,12 +46,12 @@ class Interrupt:
 
 
 @contextmanager
-def saying(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+def explain_interrupt(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Let an interrupt end in a sentence on how to go on, wherever it came.
 
     Example:
         >>> try:
-        ...     with saying(lambda: "start again"):
+        ...     with explain_interrupt(lambda: "start again"):
         ...         raise KeyboardInterrupt
         ... except KeyboardInterrupt as interrupt:
         ...     print(interrupt)

@@ -18,13 +18,14 @@ from pml_center.data.open_images import full_source
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
-from pml_center.training.interrupt import Interrupt, saying
+from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, validate
 from pml_center.training.run_folder import Run
 from pml_center.training.seeding import seed_everything
-from pml_center.training.train_state import Workbench
+from pml_center.training.train_state import TrainState, peak_memory
 
 LOG = logging.getLogger("pml_center")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what the model computes in, where not in what its weights are
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
@@ -49,11 +50,11 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
     """
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device:
-        bench = Workbench.build(config, device)
-        run = Run(distributed.from_main(lambda: Run.create(config, bench.images).folder), distributed.is_main())
-        with saying(run.how_to_go_on):
-            _announce(describe(bench, run))
-            return run, _finish(run, bench, test)
+        state = TrainState.build(config, device)
+        run = Run(distributed.from_main(lambda: Run.create(config, state.images).folder), distributed.is_main())
+        with explain_interrupt(run.how_to_go_on):
+            _announce(describe(state, run))
+            return run, _finish(run, state, test)
 
 
 def resume(
@@ -92,37 +93,40 @@ def resume(
         device=device or config.device,
         workers=config.workers if workers is None else workers,
     )
-    with distributed.initialize(choose_device(config.device)) as where, saying(Run.open(folder).how_to_go_on):
+    with (
+        distributed.initialize(choose_device(config.device)) as where,
+        explain_interrupt(Run.open(folder).how_to_go_on),
+    ):
         run = Run.open(folder, writes=distributed.is_main())
-        bench = Workbench.build(config, where, from_scratch=True)
-        bench.load(run, newest(run.checkpoints / checkpoint))
-        if bench.progress.epoch <= config.epochs and epochs is not None:
-            bench.progress.take_heart()
+        state = TrainState.build(config, where, from_scratch=True)
+        state.load(run, newest(run.checkpoints / checkpoint))
+        if state.progress.epoch <= config.epochs and epochs is not None:
+            state.progress.renew_patience()
         run.record(config)
-        _announce(f"{describe(bench, run)}\n{_where(bench)}")
-        return run, _finish(run, bench, test)
+        _announce(f"{describe(state, run)}\n{_where(state)}")
+        return run, _finish(run, state, test)
 
 
-def _finish(run: Run, bench: Workbench, test: bool) -> Measurement | None:
+def _finish(run: Run, state: TrainState, test: bool) -> Measurement | None:
     """Train to the end, then measure, if that is wanted."""
-    with run.with_board(bench.progress.epoch) as logged:
-        _train(logged, bench)
-        return _measure(logged, bench) if test else None
+    with run.with_board(state.progress.epoch) as logged:
+        _train(logged, state)
+        return _measure(logged, state) if test else None
 
 
-def _train(run: Run, bench: Workbench) -> None:
-    config, progress = bench.config, bench.progress
+def _train(run: Run, state: TrainState) -> None:
+    config, progress = state.config, state.progress
     bar = tqdm(
-        total=config.epochs * bench.updates,
-        initial=(progress.epoch - 1) * bench.updates + progress.step,
+        total=config.epochs * state.updates,
+        initial=(progress.epoch - 1) * state.updates + progress.step,
         unit="step",
         disable=None if distributed.is_main() else True,
     )
     with Interrupt() as interrupt, bar:
         while progress.epoch <= config.epochs and not progress.is_over:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
-            _epoch(run, bench, bar, interrupt)
-            epoch, seen = progress.epoch, _end_of_epoch(run, bench)
+            _epoch(run, state, bar, interrupt)
+            epoch, seen = progress.epoch, _end_of_epoch(run, state)
             if bar.disable:  # no terminal: a line an epoch stands for the bar
                 numbers = "  ".join(f"{name} {value:.4g}" for name, value in seen.items())
                 _announce(f"epoch {epoch}/{config.epochs}  {numbers}")
@@ -130,28 +134,28 @@ def _train(run: Run, bench: Workbench) -> None:
                 raise KeyboardInterrupt
 
 
-def _epoch(run: Run, bench: Workbench, bar: tqdm, interrupt: Interrupt) -> None:
+def _epoch(run: Run, state: TrainState, bar: tqdm, interrupt: Interrupt) -> None:
     """The steps of an epoch that are not done yet."""
-    config, progress = bench.config, bench.progress
-    bench.model.train()
-    bench.loss.train()
-    batches = bench.batches()
+    config, progress = state.config, state.progress
+    state.model.train()
+    state.loss.train()
+    batches = state.batches()
     started = time.perf_counter()
-    while progress.step < bench.updates:
-        images = step(bench, batches)
+    while progress.step < state.updates:
+        images = step(state, batches)
         progress.step += 1
         progress.seconds += time.perf_counter() - started
         started = time.perf_counter()
         bar.update()
-        if progress.step % LOOK == 0 or progress.step == bench.updates:
+        if progress.step % LOOK == 0 or progress.step == state.updates:
             means = progress.means()
-            _check_finite(means, bench)
+            _check_finite(means, state)
             rate = images * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
-            bar.set_postfix_str(_postfix(means, rate, bench), refresh=False)
+            bar.set_postfix_str(_postfix(means, rate, state), refresh=False)
         stop = _is_asked(interrupt)
         if stop or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
-            _check_finite(progress.means(), bench)
-            bench.save(run)
+            _check_finite(progress.means(), state)
+            state.save(run)
         if stop:
             raise KeyboardInterrupt
 
@@ -161,66 +165,66 @@ def _is_asked(interrupt: Interrupt) -> bool:
     return bool(distributed.gather_rows(np.array([bool(interrupt)])).any())
 
 
-def step(bench: Workbench, batches: Iterator[Batch]) -> int:
+def step(state: TrainState, batches: Iterator[Batch]) -> int:
     """One step of the optimizer; the number of its images."""
-    config, progress, count = bench.config, bench.progress, 0
-    bench.schedule.step_update(progress.update + 0.5)
+    config, progress, count = state.config, state.progress, 0
+    state.schedule.step_update(progress.update + 0.5)
     for part in range(config.accumulate):
         images, labels, skipped = next(batches)
-        images, labels = images.to(bench.device, non_blocking=True), labels.to(bench.device, non_blocking=True)
+        images, labels = images.to(state.device, non_blocking=True), labels.to(state.device, non_blocking=True)
         seed_everything(config.seed, progress.update, part, distributed.rank())
-        with torch.autocast(bench.device.type, bench.dtype, enabled=bench.dtype is not None):
-            embeddings = bench.network(images)
+        with torch.autocast(state.device.type, HALF.get(config.amp), enabled=config.amp in HALF):
+            embeddings = state.network(images)
         seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
-        total, parts = bench.criterion(embeddings.float(), labels)
-        bench.scaler.scale(total / config.accumulate).backward()
+        total, parts = state.criterion(embeddings.float(), labels)
+        state.scaler.scale(total / config.accumulate).backward()
         progress.see({"loss": total.detach(), **parts}, skipped)
         count += len(images) * distributed.world_size()
     if config.clip_grad is not None:
-        bench.scaler.unscale_(bench.optimizer)
-        clip_grad_norm_([p for group in bench.optimizer.param_groups for p in group["params"]], config.clip_grad)
-    bench.scaler.step(bench.optimizer)
-    bench.scaler.update()
-    bench.optimizer.zero_grad(set_to_none=True)
-    if bench.average is not None:
-        bench.average.update(bench.model, progress.update)
+        state.scaler.unscale_(state.optimizer)
+        clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], config.clip_grad)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update(state.model, progress.update)
     return count
 
 
-def _end_of_epoch(run: Run, bench: Workbench) -> dict[str, float]:
+def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
     """What an epoch came to: means of the losses, and metrics of the validation images if they were looked at."""
-    config, progress = bench.config, bench.progress
+    config, progress = state.config, state.progress
     means = progress.means()
-    _check_finite(means, bench)
-    rate = bench.optimizer.param_groups[0]["lr"]
+    _check_finite(means, state)
+    rate = state.optimizer.param_groups[0]["lr"]
     run.log(event="epoch", epoch=progress.epoch, lr=rate, seconds=round(progress.seconds, 3), **means)
     skipped = sorted({name for names in distributed.gather_objects(progress.skipped) for name in names})
     if skipped:
         _announce("\n".join(f"skipped {name}, which cannot be read" for name in skipped), logging.WARNING)
         run.log(event="skipped", epoch=progress.epoch, images=skipped)
     is_best, metrics = False, {}
-    if bench.images.val is not None and (progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs):
-        metrics = validate(bench.measured, bench.images.val, config)
+    if state.images.val is not None and (progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs):
+        metrics = validate(state.measured, state.images.val, config)
         run.log(event="val", epoch=progress.epoch, **metrics)
         is_best = progress.judge(metrics[config.metric], config.patience)
     progress.next_epoch()
     if is_best:
-        bench.save(run, "best")
-    bench.save(run)
+        state.save(run, "best")
+    state.save(run)
     return means | metrics
 
 
-def _measure(run: Run, bench: Workbench) -> Measurement | None:
+def _measure(run: Run, state: TrainState) -> Measurement | None:
     """What the best model is worth."""
-    images = bench.images.test
+    images = state.images.test
     if images is None:
         return None
-    model = bench.measured
-    if bench.images.val is not None:
+    model = state.measured
+    if state.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
-        bench.loss.load_state_dict(run.weights("loss", "best"))
-    classify = bench.loss.eval().classifier if _of_known_classes(images, bench.images.train) else None
-    measurement = measure(model, images, bench.config, classify)
+        state.loss.load_state_dict(run.weights("loss", "best"))
+    classify = state.loss.eval().classifier if _of_known_classes(images, state.images.train) else None
+    measurement = measure(model, images, state.config, classify)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement
@@ -232,19 +236,20 @@ def _of_known_classes(images: LabeledImages, train: LabeledImages) -> bool:
     return all(label < train.num_classes and images.classes[label] == train.classes[label] for label in labels)
 
 
-def _check_finite(means: dict[str, float], bench: Workbench) -> None:
+def _check_finite(means: dict[str, float], state: TrainState) -> None:
     if not np.isfinite(means["loss"]):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "loss")
-        progress = bench.progress
+        progress = state.progress
         raise FloatingPointError(
             f"loss must be finite, got {means['loss']} in epoch {progress.epoch} by step {progress.step} ({parts}). "
             "Lower --lr, clip gradients with --clip-grad 1, or use --amp none."
         )
 
 
-def _postfix(means: dict[str, float], rate: float, bench: Workbench) -> str:
+def _postfix(means: dict[str, float], rate: float, state: TrainState) -> str:
     losses = "  ".join(f"{name.removesuffix('Loss')} {value:.3f}" for name, value in means.items())
-    return f"{losses}  {rate:,.0f} images/s  lr {bench.optimizer.param_groups[0]['lr']:.2g}  {bench.memory:.1f} GiB"
+    memory = peak_memory(state.device)
+    return f"{losses}  {rate:,.0f} images/s  lr {state.optimizer.param_groups[0]['lr']:.2g}  {memory:.1f} GiB"
 
 
 def _announce(text: str, level: int = logging.INFO) -> None:
@@ -253,9 +258,9 @@ def _announce(text: str, level: int = logging.INFO) -> None:
         LOG.log(level, "%s", text)
 
 
-def _where(bench: Workbench) -> str:
+def _where(state: TrainState) -> str:
     """Where a run goes on."""
-    progress, config = bench.progress, bench.config
+    progress, config = state.progress, state.config
     if progress.is_over:
         return f"stopped early after epoch {progress.epoch - 1}; to train on, ask for more epochs with --epochs"
     if progress.epoch > config.epochs:
@@ -290,11 +295,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def describe(bench: Workbench, run: Run) -> str:
+def describe(state: TrainState, run: Run) -> str:
     """What is about to happen, line by line."""
-    config, images = bench.config, bench.images
+    config, images = state.config, state.images
     counts = images.train.counts
-    weights, learned = (sum(p.numel() for p in part.parameters()) for part in (bench.model, bench.loss))
+    weights, learned = (sum(p.numel() for p in part.parameters()) for part in (state.model, state.loss))
     singletons = int((counts == 1).sum())
     others = [
         f"{len(part):,} images of {len(np.unique(part.labels)):,} classes to {purpose}"
@@ -305,18 +310,18 @@ def describe(bench: Workbench, run: Run) -> str:
     together = "" if config.accumulate == 1 else f" × {config.accumulate}"
     processes = distributed.world_size()
     together_with = "" if processes == 1 else f", {processes} processes"
-    by_class = f" ({bench.batch_size // config.per_class} classes × {config.per_class})" if config.per_class else ""
+    by_class = f" ({state.batch_size // config.per_class} classes × {config.per_class})" if config.per_class else ""
     return "\n".join(
         [
             f"data    {len(images.train):,} images of {images.train.num_classes:,} classes for training, "
             f"{counts.min()}/{int(np.median(counts))}/{counts.max()} a class (least/median/most)"
             + (f", {singletons:,} classes of one image" if singletons else ""),
             *(f"        {line}" for line in others),
-            f"model   {config.model}, {weights / 1e6:.2f} M weights, input {bench.model.in_chans}×"
-            f"{bench.model.image_size}, embedding {bench.model.embedding_size}",
+            f"model   {config.model}, {weights / 1e6:.2f} M weights, input {state.model.in_chans}×"
+            f"{state.model.image_size}, embedding {state.model.embedding_size}",
             f"loss    {config.loss}, {learned:,} weights",
-            f"steps   {config.epochs} epochs of {bench.updates} batches of {bench.batch_size}{together}{by_class}",
-            f"device  {bench.device}{amp}{together_with}, {torch.get_num_threads()} threads, seed {config.seed}",
+            f"steps   {config.epochs} epochs of {state.updates} batches of {state.batch_size}{together}{by_class}",
+            f"device  {state.device}{amp}{together_with}, {torch.get_num_threads()} threads, seed {config.seed}",
             f"run     {run.folder}",
         ]
     )

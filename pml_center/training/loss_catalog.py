@@ -1,20 +1,19 @@
-"""What a loss says of itself: in its docstring, its signature, and when it is tried."""
+"""What a loss says of itself, in its docstring, its signature and when it is built: for command line and site."""
 
 import inspect
 import re
-import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from torch import nn
+from torch import Tensor, nn
 
-from pml_center.losses import BaseCenterLoss, BaseSoftmaxLoss
-from pml_center.names import constructor_parameters, unknown_name
+from pml_center.losses import BaseSoftmaxLoss
+from pml_center.names import constructor_parameters, one_line, unknown_name
 from pml_center.training.loss_formula import known_losses
 
-FAMILIES = ("softmax family", "center losses", "other losses of pml-center", "pytorch-metric-learning")
-TRIAL = {"num_classes": 7, "embedding_size": 5}  # primes: the size of a parameter tells which of them it is
+FAMILIES = ("softmax family", "center losses", "batch losses", "pytorch-metric-learning")
+TRIAL = {"num_classes": 7, "embedding_size": 5, "queue_size": 11}  # primes: the size of a tensor tells which it is
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LossDescription:
 
     Attributes:
         name: as a formula writes it.
-        family: one of ``FAMILIES``.
+        family: one of ``FAMILIES``. A batch loss holds nothing for a class: the batch brings its own references.
         summary: a line.
         text: the formula, and when to use it.
         arguments: in the order of the constructor, those that bases take last.
@@ -66,7 +65,7 @@ def list_losses() -> dict[str, dict[str, str]]:
     names = [name for name, kind in known.items() if name == plain[name] or known[plain[name]] is not kind]
     listed: dict[str, dict[str, str]] = {family: {} for family in FAMILIES}
     for name in sorted(names, key=str.lower):
-        listed[_family(known[name])][name] = _summary(_sections(known[name])[""])
+        listed[_family(known[name])][name] = _plain(written_summary(known[name]))
     return listed
 
 
@@ -91,26 +90,44 @@ def describe_loss(name: str) -> LossDescription:
         raise ValueError(unknown_name("loss", name, list(known), "List them with `pml-center losses`."))
     kind = known[name]
     sections = _sections(kind)
-    summary = _summary(sections[""])
+    summary = _plain(written_summary(kind))
     loss = _build(kind)
     return LossDescription(
-        name,
-        _family(kind),
-        summary,
-        _plain(sections[""]).removeprefix(summary).strip(),
-        tuple(_arguments(kind)),
-        _line(sections.get("Source", "")) or _address(kind),
-        _line(sections.get("State", "")),
-        None if loss is None else {key: _symbols(value.shape) for key, value in loss.named_parameters()},
-        None if loss is None else _takes_miners(loss),
+        name=name,
+        family=_family(kind),
+        summary=summary,
+        text=_plain(sections[""]).removeprefix(summary).strip(),
+        arguments=tuple(_arguments(kind)),
+        source=_line(sections.get("Source", "")) or _address(kind),
+        state=_line(sections.get("State", "")),
+        parameters=None if loss is None else shapes(loss.named_parameters()),
+        miners=None if loss is None else _takes_miners(kind),
     )
 
 
+def written_summary(kind: type) -> str:
+    """The first line of its docstring, with the marks that Sphinx reads."""
+    return one_line(_sections(kind)[""].partition("\n\n")[0])
+
+
+def shapes(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[str, ...]]:
+    """The shapes of named tensors of a loss that was built with ``TRIAL``, each size by the argument that it is of.
+
+    Example:
+        >>> from pml_center.losses import SubCenterArcFaceLoss
+        >>> shapes(SubCenterArcFaceLoss(num_classes=7, embedding_size=5).named_parameters())
+        {'class_weights.weight': ('3·num_classes', 'embedding_size')}
+    """
+    return {name: tuple(map(_symbol, tensor.shape)) for name, tensor in tensors}
+
+
 def _family(kind: type) -> str:
-    ours = kind.__module__.startswith("pml_center")
-    return FAMILIES[
-        0 if issubclass(kind, BaseSoftmaxLoss) else 1 if issubclass(kind, BaseCenterLoss) else 2 if ours else 3
-    ]
+    softmax, center, batch, theirs = FAMILIES
+    if not kind.__module__.startswith("pml_center"):
+        return theirs
+    if issubclass(kind, BaseSoftmaxLoss):
+        return softmax
+    return center if "num_classes" in constructor_parameters(kind) else batch
 
 
 def _sections(kind: type) -> dict[str, str]:
@@ -120,12 +137,8 @@ def _sections(kind: type) -> dict[str, str]:
     return {title: inspect.cleandoc(f"\n{text}") for title, text in zip(titles, parts[0::2], strict=True)}
 
 
-def _summary(text: str) -> str:
-    return _line(text.partition("\n\n")[0])
-
-
 def _line(text: str) -> str:
-    return " ".join(_plain(text).split())
+    return one_line(_plain(text))
 
 
 def _address(kind: type) -> str:
@@ -158,20 +171,10 @@ def _build(kind: type[BaseMetricLossFunction]) -> nn.Module | None:
         return None
 
 
-def _takes_miners(loss: nn.Module) -> bool:
-    embeddings = torch.randn(4, TRIAL["embedding_size"], generator=torch.Generator().manual_seed(0))
-    triplet = tuple(torch.tensor([row]) for row in (0, 1, 2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what happens in the first batches of a training
-        try:
-            loss(embeddings, torch.tensor([0, 0, 1, 1]), triplet)
-        except Exception:  # a loss says in its own way that it takes none
-            return False
-    return True
-
-
-def _symbols(shape: torch.Size) -> tuple[str, ...]:
-    return tuple(map(_symbol, shape))
+def _takes_miners(kind: type[BaseMetricLossFunction]) -> bool:
+    """PML's losses that take none refuse them by a call; ours that compare two sets of images are no term."""
+    refuses = "indices_tuple_not_supported" in kind.compute_loss.__code__.co_names
+    return not (refuses or getattr(kind, "takes_references", False))
 
 
 def _symbol(size: int) -> str:

@@ -6,7 +6,8 @@ A formula is read with Python's own grammar and never executed.
 import ast
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytorch_metric_learning.distances
@@ -32,6 +33,42 @@ WRAPPERS = {
     "SelfSupervisedLoss": "which compares two views of each image, and training has one",
 }
 NOT_FINAL = {"BaseSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of a formula as it is written, ``weight * loss @ miner``: nothing is looked up yet.
+
+    Args:
+        weight: None where none is written.
+        loss: a name and its arguments, as Python's grammar reads them.
+        miner: likewise.
+    """
+
+    weight: float | None
+    loss: ast.Call
+    miner: ast.Call | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the loss."""
+        return ast.unparse(self.loss.func)
+
+    @property
+    def arguments(self) -> dict[str, ast.expr]:
+        """Of the loss, by name."""
+        return _arguments(self.loss)
+
+    def changed(self, weight: float | None, arguments: Mapping[str, float]) -> "Term":
+        """The same loss with another weight and with other values of some arguments."""
+        values = self.arguments | {name: ast.Constant(value) for name, value in arguments.items()}
+        keywords = [ast.keyword(name, value) for name, value in values.items()]
+        return replace(self, weight=weight, loss=ast.Call(self.loss.func, [], keywords))
+
+    def __str__(self) -> str:
+        weight = "" if self.weight is None else f"{self.weight} * "
+        miner = "" if self.miner is None else f" @ {_written(self.miner)}"
+        return f"{weight}{_written(self.loss)}{miner}"
 
 
 class LossFormula(nn.Module):
@@ -103,7 +140,7 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         "embedding_size": embedding_size,
         "accumulation_steps": accumulation_steps,
     }
-    return LossFormula([_term(node, supplied) for node in summands(formula)])
+    return LossFormula([_built(term, supplied) for term in parse_terms(formula)])
 
 
 def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
@@ -112,60 +149,69 @@ def known_losses() -> dict[str, type[BaseMetricLossFunction]]:
     return {name: loss for name, loss in known.items() if issubclass(loss, BaseMetricLossFunction)}
 
 
-def summands(formula: str) -> Iterator[ast.expr]:
-    """The terms of a formula, as Python's grammar reads them.
+def parse_terms(formula: str) -> list[Term]:
+    """The terms of a formula, without a look at what they name.
 
     Raises:
         ValueError: a formula that cannot be read.
+
+    Example:
+        >>> [(term.weight, term.name, list(term.arguments)) for term in parse_terms("SoftmaxLoss + 2 * GitLoss(lr=1)")]
+        [(None, 'SoftmaxLoss', []), (2, 'GitLoss', ['lr'])]
     """
     try:
         tree = ast.parse(formula.strip(), mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
-    yield from _added(tree)
+    return [_term(node) for node in _summands(tree)]
 
 
-def _added(node: ast.expr) -> Iterator[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        yield from _added(node.left)
-        yield from _added(node.right)
-    else:
-        yield node
+def _summands(node: ast.expr) -> list[ast.expr]:
+    match node:
+        case ast.BinOp(left, ast.Add(), right):
+            return [*_summands(left), *_summands(right)]
+    return [node]
 
 
-def _term(node: ast.expr, supplied: dict[str, int]) -> tuple[str, float, nn.Module, nn.Module | None]:
-    miner = None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        miner = _build("miner", node.right, _public(pytorch_metric_learning.miners), {})
-        node = node.left
-    weight = 1.0
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        weight = _literal(node.left)
-        node = node.right
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
-            raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
-    loss = _build("loss", node, known_losses(), supplied)
-    if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in loss.modules()):
-        raise ValueError(
-            f"reducer must make one number of the losses, got {ast.unparse(node)!r}. Use MeanReducer or leave it out."
-        )
+def _term(node: ast.expr) -> Term:
+    weight = miner = None
+    match node:
+        case ast.BinOp(node, ast.MatMult(), right):
+            miner = _call(right)
+    match node:
+        case ast.BinOp(left, ast.Mult(), node):
+            weight = _literal(left)
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of a loss must be a positive number, got {weight!r}. {GRAMMAR}")
+    return Term(weight, _call(node), miner)
+
+
+def _call(node: ast.expr) -> ast.Call:
+    """A name alone is a call without arguments."""
+    return node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+
+
+def _written(call: ast.Call) -> str:
+    return ast.unparse(call if call.args or call.keywords else call.func)
+
+
+def _built(term: Term, supplied: dict[str, int]) -> tuple[str, float, nn.Module, nn.Module | None]:
+    miners = _public(pytorch_metric_learning.miners)
+    miner = None if term.miner is None else _build("miner", term.miner, miners, {})
+    loss, got = _build("loss", term.loss, known_losses(), supplied), f"got {_written(term.loss)!r}"
+    parts = list(loss.modules())
+    if any(isinstance(part, pytorch_metric_learning.reducers.DoNothingReducer) for part in parts):
+        raise ValueError(f"reducer must make one number of the losses, {got}. Use MeanReducer or leave it out.")
     if isinstance(loss, BaseElementLoss) and loss.takes_references:
         raise ValueError(
-            f"a term must compare the embeddings of one set of images, got {ast.unparse(node)!r}, which compares two. "
+            f"a term must compare the embeddings of one set of images, {got}, which compares two. "
             "Call it in Python, with ref_emb."
         )
-    for part in loss.modules():
-        _check_stepping(part, ast.unparse(node))
-    return type(loss).__name__, float(weight), loss, miner
-
-
-def _check_stepping(loss: nn.Module, written: str) -> None:
-    """Training takes steps of a dense optimizer."""
-    if getattr(loss, "sparse_gradient", False):
+    if any(getattr(part, "sparse_gradient", False) for part in parts):
         raise ValueError(
-            "sparse_gradient must be False in training, whose optimizers take no sparse gradient, "
-            f"got {written!r}. Leave it out."
+            f"sparse_gradient must be False in training, whose optimizers take no sparse gradient, {got}. Leave it out."
         )
+    return type(loss).__name__, float(term.weight or 1), loss, miner
 
 
 def _public(module) -> dict[str, type]:
@@ -179,10 +225,9 @@ def _with_ours(theirs: dict[str, type], ours: dict[str, type]) -> dict[str, type
     return theirs | {f"pml.{name}": value for name, value in theirs.items()} | ours
 
 
-def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str, int]) -> Any:
-    """An object from ``Name`` or ``Name(argument=value)``, with what is supplied if its constructor asks for it."""
-    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-    name = ast.unparse(call.func)
+def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str, int]) -> Any:
+    """An object from ``Name(argument=value)``, with what is supplied if its constructor asks for it."""
+    name, written = ast.unparse(call.func), ast.unparse(call)
     if not isinstance(call.func, ast.Name | ast.Attribute):
         raise ValueError(f"{kind} must be a name, got {name!r}. {GRAMMAR}")
     if name.removeprefix("pml.") in WRAPPERS:
@@ -190,29 +235,32 @@ def _build(kind: str, node: ast.expr, known: dict[str, type], supplied: dict[str
         raise ValueError(f"{kind} must be one by itself, got {name!r}, {reason}. {GRAMMAR}")
     if name not in known:
         raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
-    accepted = [argument for argument in constructor_arguments(known[name], stop=nn.Module) if argument not in supplied]
+    asked = constructor_arguments(known[name], stop=nn.Module)
+    accepted = [argument for argument in asked if argument not in supplied]
+    takes = f"It takes {', '.join(accepted)}."
     if call.args:
-        takes = f"It takes {', '.join(accepted)}."
-        raise ValueError(f"arguments of {name} must be named, got {ast.unparse(call)!r}. {takes}")
-    arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
+        raise ValueError(f"arguments of {name} must be named, got {written!r}. {takes}")
+    arguments = {argument: _value(node) for argument, node in _arguments(call).items()}
     for argument in arguments:
         if argument in supplied:
             raise ValueError(
-                f"{argument} must be left out because training gives it, got {ast.unparse(call)!r}. It follows from "
+                f"{argument} must be left out because training gives it, got {written!r}. It follows from "
                 "the data and from --embedding-size and --accumulate."
             )
         if argument not in accepted:
-            raise ValueError(
-                unknown_name(f"argument of {name}", argument, accepted, f"It takes {', '.join(accepted)}.")
-            )
-    asked = constructor_arguments(known[name], stop=nn.Module)
+            raise ValueError(unknown_name(f"argument of {name}", argument, accepted, takes))
+    given = {argument: value for argument, value in supplied.items() if argument in asked}
     try:
-        return known[name](**{key: value for key, value in supplied.items() if key in asked}, **arguments)
+        return known[name](**given, **arguments)
     except Exception as error:  # PML's constructors raise whatever their parts do
         if isinstance(error, ValueError) and known[name].__module__.startswith("pml_center"):
             raise
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ValueError(f"{ast.unparse(call)!r} must be buildable, got {reason}. {GRAMMAR}") from error
+        raise ValueError(f"{written!r} must be buildable, got {reason}. {GRAMMAR}") from error
+
+
+def _arguments(call: ast.Call) -> dict[str, ast.expr]:
+    return {str(keyword.arg): keyword.value for keyword in call.keywords}
 
 
 def _value(node: ast.expr) -> Any:
@@ -224,7 +272,7 @@ def _value(node: ast.expr) -> Any:
             | _public(pytorch_metric_learning.reducers)
             | _public(pytorch_metric_learning.regularizers)
         )
-        return _build("part", node, _with_ours(theirs, _public(regularizers)), {})
+        return _build("part", _call(node), _with_ours(theirs, _public(regularizers)), {})
     return _literal(node)
 
 

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -25,9 +25,9 @@ from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import ImageSplits, LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
-from pml_center.training.checkpoint import is_checkpoint, newest, previous_of
+from pml_center.training.checkpoint import found, newest
 from pml_center.training.config import TrainConfig
-from pml_center.training.tensorboard import Board
+from pml_center.training.tensorboard import show_event, summary_writer
 
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", "metrics.jsonl"}
@@ -47,7 +47,9 @@ class Run:
 
     folder: Path
     writes: bool = True  # False in all processes but the first
-    board: Board | None = field(default=None, repr=False, compare=False)  # where events go besides metrics.jsonl
+    board: Any = field(
+        default=None, repr=False, compare=False
+    )  # TensorBoard's writer, where events go besides metrics.jsonl
 
     @classmethod
     def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
@@ -117,12 +119,17 @@ class Run:
     @property
     def identity(self) -> str:
         """A number that no other run has."""
-        return json.loads((self.folder / "env.json").read_text(encoding="utf-8"))["run"]
+        return self._read("env.json")["run"]
 
     @property
     def classes(self) -> list[str]:
         """The names of the classes trained on."""
-        return json.loads((self.folder / "labels.json").read_text(encoding="utf-8"))
+        return self._read("labels.json")
+
+    @property
+    def held_out_names(self) -> list[str]:
+        """The names of the images kept for measuring, without where the data lie."""
+        return self._read("held_out.json")
 
     def held_out(self, images: LabeledImages) -> LabeledImages:
         """Those of the images that the run kept for measuring.
@@ -130,7 +137,7 @@ class Run:
         Raises:
             ValueError: none were kept, or some are no longer there.
         """
-        names = json.loads((self.folder / "held_out.json").read_text(encoding="utf-8"))
+        names = self.held_out_names
         if not names:
             raise ValueError(
                 f"data must be given because {self.folder} was trained with held_out=0, got none. Name a folder."
@@ -153,7 +160,7 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         if self.board is not None:
-            self.board.show(event, step=event.get("epoch", len(self.epochs)))
+            show_event(self.board, event, event.get("epoch", len(self.epochs)))
 
     @contextmanager
     def with_board(self, epoch: int) -> Iterator["Run"]:
@@ -165,8 +172,8 @@ class Run:
         if not (self.writes and self.config.tensorboard):
             yield self
             return
-        with Board(self.folder / "tb", epoch) as board:
-            yield replace(self, board=board)
+        with closing(summary_writer()(str(self.folder / "tb"), purge_step=epoch)) as writer:
+            yield replace(self, board=writer)
 
     def load_model(self, checkpoint: str | None = None) -> Embedder:
         """The trained model, in evaluation mode, on the CPU.
@@ -185,17 +192,15 @@ class Run:
         Raises:
             FileNotFoundError: training wrote none.
         """
-        best = self.checkpoints / "best"
-        default = best if is_checkpoint(best) or is_checkpoint(previous_of(best)) else self.checkpoints / "last"
-        folder = newest(default if checkpoint is None else self.checkpoints / checkpoint)
+        default = "best" if found(self.checkpoints / "best") else "last"
+        folder = newest(self.checkpoints / (checkpoint or default))
         average = folder / "ema.safetensors"
         return load_file(average if part == "model" and average.exists() else folder / f"{part}.safetensors")
 
     @property
     def can_resume(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        last = self.checkpoints / "last"
-        return is_checkpoint(last) or is_checkpoint(previous_of(last))
+        return found(self.checkpoints / "last") is not None
 
     def how_to_go_on(self) -> str:
         """What to do with a run that was stopped."""
@@ -254,7 +259,7 @@ class Run:
         folder = self.report_folder(data)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
-            content = json.loads(report.to_json()) | {"data": full_source(data) if data else "held out"}
+            content = report.content() | {"data": full_source(data) if data else "held out"}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
@@ -274,6 +279,9 @@ class Run:
         mark = self.folder / "env.json"
         is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
+
+    def _read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:

@@ -6,7 +6,7 @@ from pml_center.data import ImageSplits, LabeledImages, open_splits, split_class
 from pml_center.training.config import TrainConfig
 
 
-def divide(config: TrainConfig) -> ImageSplits:
+def split_data(config: TrainConfig) -> ImageSplits:
     """The images of a run: those of a data set that has splits as they are, else by ``held_out`` and ``val``.
 
     They depend on ``split_seed`` and not on ``seed``: runs with other seeds are measured on the same images.

@@ -1,4 +1,4 @@
-"""Workbench: everything that a training step touches, built from a configuration, saved and loaded as one."""
+"""TrainState: everything that a training step touches, built from a configuration, saved and loaded as one."""
 
 import os
 import resource
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from pml_center import distributed
 from pml_center.backbones import Embedder
 from pml_center.data import ImageSplits
+from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
 from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
@@ -26,10 +27,8 @@ from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
 from pml_center.training.seeding import seed_everything
-from pml_center.training.splitting import divide
+from pml_center.training.splitting import split_data
 from pml_center.training.tensorboard import summary_writer
-
-HALF = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Progress:
             self.is_over = bool(patience) and self.waited >= patience
         return is_best
 
-    def take_heart(self) -> None:
+    def renew_patience(self) -> None:
         """Go on although nothing got better."""
         self.is_over, self.waited = False, 0
 
@@ -91,7 +90,7 @@ class Progress:
 
 
 @dataclass
-class Workbench:
+class TrainState:
     """The parts of a run.
 
     ``network`` and ``criterion`` are what a step calls: ``model`` and ``loss``, prepared for several processes.
@@ -112,7 +111,7 @@ class Workbench:
     progress: Progress
 
     @classmethod
-    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "Workbench":
+    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "TrainState":
         """All parts, as they are before the first step.
 
         Args:
@@ -131,7 +130,7 @@ class Workbench:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)
-        images = divide(config)
+        images = split_data(config)
         model = embedder(config, from_scratch)
         if config.init_from is not None and not from_scratch:
             _take_weights(model, config.init_from)
@@ -181,19 +180,9 @@ class Workbench:
         return self.loader.batch_sampler.batch_size  # type: ignore[union-attr]
 
     @property
-    def dtype(self) -> torch.dtype | None:
-        """What the model computes in; None for what its weights are."""
-        return HALF[self.config.amp]
-
-    @property
     def measured(self) -> Embedder:
         """The model that counts: the moving average of the weights, if there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
-
-    @property
-    def memory(self) -> float:
-        """The most that was in use, in GiB."""
-        return peak_memory(self.device)
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
@@ -233,7 +222,7 @@ class Workbench:
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint must fit the configuration and the data of the run, got {folder} "
-                f"({_in_a_line(error)}). Restore the data as they were."
+                f"({one_line(error)}). Restore the data as they were."
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -244,10 +233,6 @@ class Workbench:
                 f"{self.progress.updates}. Restore the images as they were."
             )
         run.forget_after(state["log_size"])
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def peak_memory(device: torch.device) -> float:
@@ -263,6 +248,6 @@ def _take_weights(model: Embedder, folder: str) -> None:
         model.load_state_dict(Run.open(folder).weights("model"))
     except RuntimeError as error:
         raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({_in_a_line(error)}). Use the same --model, "
+            f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "
             "--embedding-size and --neck."
         ) from error

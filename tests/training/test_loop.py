@@ -14,7 +14,7 @@ from PIL import Image
 from pml_center.data import image_folder
 from pml_center.training import Run, TrainConfig, fit, loop, resume
 from pml_center.training.loop import choose_device
-from pml_center.training.splitting import divide
+from pml_center.training.splitting import split_data
 
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
 
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 def test_runs_with_other_seeds_are_measured_on_the_same_images():
     held_out = [
-        divide(dataclasses.replace(SMALL, **changes)).test.classes
+        split_data(dataclasses.replace(SMALL, **changes)).test.classes
         for changes in ({}, {"seed": 1}, {"split_seed": 1}, {"split_seed": 1, "seed": 5})
     ]
     assert held_out[0] == held_out[1] != held_out[2] == held_out[3]
@@ -198,11 +198,11 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
     shared |= {"optimizer": "sgd", "lr": 1e-2, "data": "digits"}
     from pml_center.training import train_state
 
-    images = train_state.divide(small(tmp_path)).train.subset(range(0, 1400, 70))
+    images = train_state.split_data(small(tmp_path)).train.subset(range(0, 1400, 70))
     states = []
     for name, changes in {"one": {"batch_size": 16}, "two": {"batch_size": 8, "accumulate": 2}}.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_state, "divide", lambda config: train_state.ImageSplits(images))
+            patch.setattr(train_state, "split_data", lambda config: train_state.ImageSplits(images))
             run, _ = fit(small(tmp_path / name, **shared, **changes))
         states.append(run.weights("model") | run.weights("loss"))
     for name, value in states[0].items():
@@ -343,14 +343,14 @@ def test_an_empty_file_is_no_configuration():
 )
 def test_options_of_validation_are_answered_by_their_names(changes, message):
     with pytest.raises(ValueError, match=message):
-        divide(dataclasses.replace(SMALL, **changes))
+        split_data(dataclasses.replace(SMALL, **changes))
 
 
 def test_a_validation_split_that_is_there_takes_no_share(tmp_path, folder):
     for split in ("train", "val"):
         shutil.copytree(folder, tmp_path / "parts" / split)
     with pytest.raises(ValueError, match=r"val must be 0 because .*parts comes with validation images, got 0.2"):
-        divide(dataclasses.replace(SMALL, data=str(tmp_path / "parts"), val=0.2))
+        split_data(dataclasses.replace(SMALL, data=str(tmp_path / "parts"), val=0.2))
 
 
 def test_images_held_out_are_left_alone_where_settings_are_only_tried(tmp_path):

@@ -40,7 +40,7 @@ CONFIG = TrainConfig(
 
 def train(folder, config):
     images = digits().subset(range(0, 1797, 7))
-    train_state.divide.__globals__["open_splits"] = lambda *_: train_state.ImageSplits(images)
+    train_state.split_data.__globals__["open_splits"] = lambda *_: train_state.ImageSplits(images)
     keep_embeddings(embeddings_of(folder))
     if Run(folder).can_resume:
         resume(folder, config.epochs)

@@ -1,11 +1,58 @@
-"""EvalOptions: what to measure, and where to say it."""
+"""Options that several commands take."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pml_center.training.config import check_at_least
+
+# What a user may give as data, said once for the help of every command that takes some.
+DATA = (
+    "'digits'; a folder with one sub-folder of images per class, or with such folders in train/, val/ and test/; a zip "
+    "file of either; a CSV file with columns path, label and, if wanted, group and split; or a data set by name: "
+    "torchvision/CIFAR10, pml/CUB, or timm's torch/..., hfds/..., wds/..., tfds/.... One split of it is photos/test, "
+    "images.csv/test, pml/CUB/test."
+)
+
+Flag = Annotated[bool, Parameter(negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
 Protocol = Literal["retrieval", "verification", "identification", "clustering", "fewshot"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How images become embeddings.
+
+    Attributes:
+        pretrained: load the weights that timm names, for a timm model without --weights.
+        weights: a file of weights for a timm model, safetensors or pth.
+        image_size: side of the square that images are resized to, in pixels; by default what the model takes.
+        channels: 1 for grey, 3 for colour; by default what the model takes.
+        flip_test: add the embedding of the mirror image.
+        batch_size: images at a time.
+        device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
+        workers: processes that read images; 0 reads in the main process.
+        cache: keep embeddings, and use those that the same model made of the same files before.
+        data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
+        skip_bad: leave out images that cannot be read, and list them; without it, the first one ends the command.
+    """
+
+    pretrained: bool = True
+    weights: str | None = None
+    image_size: int | None = None
+    channels: Literal[1, 3] | None = None
+    flip_test: Flag = False
+    batch_size: int = 128
+    device: str = "auto"
+    workers: int = 2
+    cache: bool = True
+    data_root: str | None = None
+    skip_bad: Flag = False
+
+    def __post_init__(self) -> None:
+        check_at_least(0, "See --help.", workers=self.workers)
+        check_at_least(1, "See --help.", batch_size=self.batch_size, image_size=self.image_size)
 
 
 @dataclass(frozen=True)
@@ -64,5 +111,5 @@ class EvalOptions:
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0
-    json: Annotated[bool, Parameter(negative=())] = False
+    json: Flag = False
     report: str | None = None
