@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pml_center.arrays import as_array, check_count, check_several, class_codes
+from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
 from pml_center.evaluation.pairs import Rows
@@ -22,8 +22,6 @@ from pml_center.evaluation.statistics import Interval, bootstrap_interval, check
 
 Resampled = Literal["identity", "query"]
 Values = NDArray[np.float64]
-
-ENTRIES = 2**20  # scores of one identity at a time
 
 
 @dataclass(frozen=True)
