@@ -20,6 +20,7 @@ from pml_center.evaluation.clustering import (
     pairwise_f1,
 )
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
@@ -62,6 +63,7 @@ _HOMES = {"write_html": "pml_center.pages.write"}
 __all__ = [
     "ClusteringEvaluator",
     "Episode",
+    "Evaluator",
     "FaissSearcher",
     "FewShotEvaluator",
     "FoldAccuracy",

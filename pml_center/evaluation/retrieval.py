@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
+from pml_center.evaluation.embed import Samples, labelled_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
@@ -32,7 +31,7 @@ MANY_TIES = 0.01  # share of queries from which on a report warns
 
 
 @dataclass(frozen=True)
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator[RetrievalReport]):
     """Retrieval metrics of embeddings, by exact search unless asked otherwise, with confidence intervals.
 
     The metrics bear PML's names and equal PML's values. As many neighbours are searched for as the metrics need. The
@@ -151,36 +150,6 @@ class RetrievalEvaluator:
         return self._evaluate(
             queries, labelled_samples("gallery", gallery, gallery_labels, gallery_groups, gallery_names)
         )
-
-    def run(
-        self,
-        model: nn.Module,
-        data: Any,
-        gallery: Any = None,
-        device: str | torch.device | None = None,
-        **loading: Any,
-    ) -> RetrievalReport:
-        """Embed data with a model and evaluate the embeddings.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            gallery: likewise; None means leave-one-out.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-
-        Example:
-            >>> from torch.utils.data import TensorDataset
-            >>> data = TensorDataset(torch.tensor([[1.0, 0], [2, 1], [0, 1], [1, 2]]), torch.tensor([0, 0, 1, 1]))
-            >>> RetrievalEvaluator().run(nn.Identity(), data)["precision_at_1"]
-            1.0
-        """
-        queries = embed_samples(model, data, device, **loading)
-        return self._evaluate(queries, None if gallery is None else embed_samples(model, gallery, device, **loading))
 
     def get_accuracy(
         self,
