@@ -11,7 +11,7 @@ from pml_center.checks import is_size
 
 Names = Sequence[str] | None
 
-NUMBERS = 2**20  # of a matrix that are looked at together, so that a large one needs little more memory than its own
+ENTRIES = 2**20  # numbers in the largest temporary array, so that work on large arrays takes about 50 MiB beside them
 
 
 def row_name(row: int, names: Names) -> str:
@@ -105,7 +105,7 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Name
         )
     with np.errstate(over="ignore"):  # a value too large becomes infinite, and is reported below
         matrix = np.ascontiguousarray(array, dtype=dtype)
-    step = max(1, NUMBERS // matrix.shape[1])
+    step = max(1, ENTRIES // matrix.shape[1])
     finite = [np.isfinite(matrix[start : start + step]).all(axis=1) for start in range(0, len(matrix), step)]
     bad = np.flatnonzero(~np.concatenate(finite))
     if len(bad):

@@ -20,14 +20,14 @@ from pml_center.evaluation.clustering import (
     pairwise_f1,
 )
 from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samples, save_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
 from pml_center.evaluation.report import Report, ThresholdReport
-from pml_center.evaluation.retrieval import RetrievalEvaluator, evaluate
+from pml_center.evaluation.retrieval import RetrievalEvaluator
 from pml_center.evaluation.retrieval_metrics import (
-    Ranking,
     ir_recall_at_k,
     map_at_k,
     mean_average_precision,
@@ -39,10 +39,11 @@ from pml_center.evaluation.retrieval_metrics import (
     r_precision,
     recall_at_k,
 )
-from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
+from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.roc import Roc, roc
-from pml_center.evaluation.search.exact_search import nearest_neighbours
+from pml_center.evaluation.search.exact_search import Neighbours, nearest_neighbours
 from pml_center.evaluation.search.faiss_searcher import FaissSearcher
+from pml_center.evaluation.search.ranking import Ranking
 from pml_center.evaluation.spread import intra_inter_distance
 from pml_center.evaluation.statistics import (
     PairedTest,
@@ -62,6 +63,7 @@ _HOMES = {"write_html": "pml_center.pages.write"}
 __all__ = [
     "ClusteringEvaluator",
     "Episode",
+    "Evaluator",
     "FaissSearcher",
     "FewShotEvaluator",
     "FoldAccuracy",
@@ -84,7 +86,6 @@ __all__ = [
     "cross_validated_accuracy",
     "embed",
     "embed_samples",
-    "evaluate",
     "holm",
     "intra_inter_distance",
     "ir_recall_at_k",

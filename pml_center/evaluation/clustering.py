@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 
 from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import embed_samples, labelled_samples
+from pml_center.evaluation.embed import labelled_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search.exact_search import ExactSearch, import_faiss
 from pml_center.evaluation.search.references import Matrix, Similarity
@@ -168,7 +167,7 @@ class _Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ClusteringEvaluator:
+class ClusteringEvaluator(Evaluator[Report]):
     """Cluster embeddings with k-means and compare the clusters with the labels: AMI, NMI and pairwise F1.
 
     k-means begins at random: what it finds depends on the seed and on the order of the rows, and in its last digits on
@@ -252,22 +251,6 @@ class ClusteringEvaluator:
             per_unit=per_run,
             unit="run",
         )
-
-    def run(self, model: nn.Module, data: Any, device: str | torch.device | None = None, **loading: Any) -> Report:
-        """Embed data with a model and cluster the embeddings.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-        """
-        samples = embed_samples(model, data, device, **loading)
-        return self(samples.embeddings, samples.labels)
 
     def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> _Scores:
         kmeans = import_faiss().Kmeans(

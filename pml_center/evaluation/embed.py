@@ -112,12 +112,22 @@ def _load_parts(folders: Sequence[str | Path]) -> Samples:
 
 
 def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any = None) -> Samples:
-    """What was given, or what a folder of :func:`save_samples`, or a list of them, holds where nothing was given."""
+    """What was given; where it leaves something out, what samples or folders of :func:`save_samples` hold of it.
+
+    Args:
+        values: embeddings; or samples, a folder, or a list of folders.
+        labels: (N,) the class of each row.
+        groups: (N,) the group of each row.
+        names: (N,) what to call each row.
+    """
     given = Samples(values, labels, groups, names)
-    folders = [values] if isinstance(values, (str, Path)) else values
-    if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
-        return given
-    stored = _load_parts(folders)
+    if isinstance(values, Samples):
+        stored = values
+    else:
+        folders = [values] if isinstance(values, (str, Path)) else values
+        if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
+            return given
+        stored = _load_parts(folders)
     return Samples(
         stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
     )

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
 from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
-from pml_center.evaluation.embed import embed_samples, labelled_samples
+from pml_center.evaluation.embed import labelled_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.pairs import as_list
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.roc import FEW
@@ -155,7 +154,7 @@ def omniglot_runs(path: str | Path) -> tuple[LabeledImages, list[Episode]]:
 
 
 @dataclass(frozen=True)
-class FewShotEvaluator:
+class FewShotEvaluator(Evaluator[Report]):
     """Accuracy of N-way K-shot classification by the nearest class mean or the nearest neighbours.
 
     Args:
@@ -251,22 +250,6 @@ class FewShotEvaluator:
         for number, episode in enumerate(episodes):
             _check_episode(episode, number, len(prepared))
         return self._report(prepared.astype(np.float64), episodes, f"given episodes, {self._rule}", ())
-
-    def run(self, model: nn.Module, data: Any, device: str | torch.device | None = None, **loading: Any) -> Report:
-        """Embed data with a model and classify in episodes of its embeddings.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-        """
-        samples = embed_samples(model, data, device, **loading)
-        return self(samples.embeddings, samples.labels)
 
     @property
     def _rule(self) -> str:

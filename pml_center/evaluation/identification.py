@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from pml_center.arrays import as_array, check_count, check_several, class_codes
+from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
+from pml_center.evaluation.embed import Samples, labelled_samples
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
@@ -23,11 +22,9 @@ from pml_center.evaluation.statistics import Interval, bootstrap_interval, check
 Resampled = Literal["identity", "query"]
 Values = NDArray[np.float64]
 
-ENTRIES = 2**20  # scores of one identity at a time
-
 
 @dataclass(frozen=True)
-class IdentificationEvaluator:
+class IdentificationEvaluator(Evaluator[ThresholdReport]):
     """Search for each image's identity in a gallery: rank-k accuracy, TPIR at a FPIR, and a curve over distractors.
 
     A *mated* query has its identity in the gallery, a *non-mated* one has not.
@@ -164,25 +161,6 @@ class IdentificationEvaluator:
             warnings=warnings,
             thresholds=thresholds,
         )
-
-    def run(
-        self, model: nn.Module, data: Any, gallery: Any, device: str | torch.device | None = None, **loading: Any
-    ) -> ThresholdReport:
-        """Embed queries and a gallery with a model and identify the queries.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: the queries: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            gallery: the references, likewise.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-        """
-        queries, references = (embed_samples(model, each, device, **loading) for each in (data, gallery))
-        return self(queries.embeddings, queries.labels, references.embeddings, references.labels)
 
     def _search(self, queries: Samples, codes: Rows, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)

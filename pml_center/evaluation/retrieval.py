@@ -1,44 +1,37 @@
 """Retrieval: each query is searched for among references, and what is found is measured."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pml_center.arrays import check_count, check_several
-from pml_center.backbones import create_embedder
 from pml_center.checks import check_choices
-from pml_center.data import open_images
-from pml_center.evaluation.embed import Samples, embed_samples, labelled_samples
-from pml_center.evaluation.retrieval_metrics import FIRST_R, WHOLE_GALLERY, Ranking, Values, metric_function
-from pml_center.evaluation.retrieval_report import Neighbours, RetrievalReport
-from pml_center.evaluation.retrieval_task import RetrievalTask, open_task, progress_bar
+from pml_center.evaluation.embed import Samples, labelled_samples
+from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.retrieval_metrics import Metric, metric_named
+from pml_center.evaluation.retrieval_report import RetrievalReport
+from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
 from pml_center.evaluation.search.distance_search import native_similarity
-from pml_center.evaluation.search.exact_search import import_faiss
+from pml_center.evaluation.search.exact_search import Neighbours, import_faiss
 from pml_center.evaluation.search.gallery_ranking import Ties
-from pml_center.evaluation.search.index_search import DEPTH, IndexSearch
+from pml_center.evaluation.search.ranking import Values
 from pml_center.evaluation.search.references import Ids, Similarity
 from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
 from pml_center.names import unknown_name
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
-Metric = Callable[[Ranking], Values]
 
 KEPT = 10  # neighbours that a report keeps of each query
 MANY_TIES = 0.01  # share of queries from which on a report warns
 
 
 @dataclass(frozen=True)
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator[RetrievalReport]):
     """Retrieval metrics of embeddings, by exact search unless asked otherwise, with confidence intervals.
 
     The metrics bear PML's names and equal PML's values. As many neighbours are searched for as the metrics need. The
@@ -108,7 +101,7 @@ class RetrievalEvaluator:
             )
         for k in self.recall_at:
             check_count("recall_at", k)
-        if not self._functions:
+        if not self._all_metrics:
             raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":
             reason = "ties='expected'" if self.ties == "expected" else "metrics of the whole gallery"
@@ -158,36 +151,6 @@ class RetrievalEvaluator:
             queries, labelled_samples("gallery", gallery, gallery_labels, gallery_groups, gallery_names)
         )
 
-    def run(
-        self,
-        model: nn.Module,
-        data: Any,
-        gallery: Any = None,
-        device: str | torch.device | None = None,
-        **loading: Any,
-    ) -> RetrievalReport:
-        """Embed data with a model and evaluate the embeddings.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            gallery: likewise; None means leave-one-out.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-
-        Example:
-            >>> from torch.utils.data import TensorDataset
-            >>> data = TensorDataset(torch.tensor([[1.0, 0], [2, 1], [0, 1], [1, 2]]), torch.tensor([0, 0, 1, 1]))
-            >>> RetrievalEvaluator().run(nn.Identity(), data)["precision_at_1"]
-            1.0
-        """
-        queries = embed_samples(model, data, device, **loading)
-        return self._evaluate(queries, None if gallery is None else embed_samples(model, gallery, device, **loading))
-
     def get_accuracy(
         self,
         query: Any,
@@ -221,29 +184,26 @@ class RetrievalEvaluator:
         references = None if reference is None else labelled_samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
-        values, _ = evaluator._measure(task, Neighbours.none(len(task.codes)))
-        return {name: _mean(value) for name, value in values.items()}
+        return {name: _mean(value) for name, value in evaluator._measure(task, kept=0)[0].items()}
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the metrics, as PML's hooks ask for them."""
-        return list(self._functions)
+        return list(self._all_metrics)
 
     def description(self) -> str:
         """What PML's testers add to the name of a record: nothing."""
         return ""
 
     @property
-    def _functions(self) -> dict[str, Metric]:
-        """Each metric's function."""
-        names = [*(f"recall_at_{k}" for k in self.recall_at), *self.metrics]
-        return {name: metric_function(name) for name in names}
+    def _all_metrics(self) -> dict[str, Metric]:
+        return {name: metric_named(name) for name in [*(f"recall_at_{k}" for k in self.recall_at), *self.metrics]}
 
     @property
     def _ranks_gallery(self) -> bool:
-        return self.ties == "expected" or any(name in WHOLE_GALLERY for name in self._functions)
+        return self.ties == "expected" or any(metric.looks_at == "gallery" for metric in self._all_metrics.values())
 
     def _open(self, queries: Samples, references: Samples | None, included: bool = False) -> RetrievalTask:
-        task = open_task(queries, references, self.similarity, self.index, included)
+        task = RetrievalTask.of(queries, references, self.similarity, self.index, included)
         alone = np.flatnonzero(task.relevant == 0)
         if len(alone) == len(task.codes):
             raise ValueError(
@@ -261,8 +221,7 @@ class RetrievalEvaluator:
     def _evaluate(self, queries: Samples, references: Samples | None) -> RetrievalReport:
         """Evaluate queries among references, or among themselves."""
         task = self._open(queries, references)
-        neighbours = Neighbours.none(len(task.codes), min(KEPT, int(task.search.available.max())))
-        values, tied = self._measure(task, neighbours)
+        values, tied, neighbours = self._measure(task, min(KEPT, int(task.search.available.max())))
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
         metrics, ci = self._summarise(values, task.codes)
@@ -293,27 +252,30 @@ class RetrievalEvaluator:
             excluded=task.search.excluded,
         )
 
-    def _measure(self, task: RetrievalTask, neighbours: Neighbours) -> tuple[dict[str, Values], NDArray[np.bool_]]:
-        """Each metric's values (Q,), NaN for a query that is left out, and where ties decide (Q,)."""
-        functions = self._functions
-        deepest = max((f.keywords["k"] for f in functions.values() if isinstance(f, partial)), default=0)
-        empty = np.full(len(task.codes), 0.0 if self.singletons == "zero" else np.nan)
-        values = {name: empty.copy() for name in functions}
-        tied = np.zeros(len(task.codes), dtype=bool)
-        looks_at_r = any(name in FIRST_R for name in functions)
-        needed = np.maximum(task.relevant if looks_at_r else np.zeros_like(task.relevant), deepest)
+    def _measure(self, task: RetrievalTask, kept: int) -> tuple[dict[str, Values], NDArray[np.bool_], Neighbours]:
+        """Each metric's values (Q,), NaN for a query that is left out; where ties decide (Q,); neighbours (Q, kept)."""
+        metrics, queries = self._all_metrics, len(task.codes)
+        deepest = max((metric.k for metric in metrics.values()), default=0)
+        empty = np.full(queries, 0.0 if self.singletons == "zero" else np.nan)
+        values = {name: empty.copy() for name in metrics}
+        tied = np.zeros(queries, dtype=bool)
         if self._ranks_gallery:
-            if neighbours.ids.size:  # the report shows them all the same
-                deque(task.first_neighbours(0 * needed, neighbours, self.chunk_size), maxlen=0)
+            neighbours = task.search.nearest(kept, chunk_size=self.chunk_size)  # for the report alone
             chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
         else:
-            chunks = task.first_neighbours(needed, neighbours, self.chunk_size)
-        for rows, ranking, undecided in progress_bar(chunks, len(task.codes)):
+            neighbours = Neighbours.none(queries, kept)
+            needed = np.full(queries, deepest)
+            if any(metric.looks_at == "r" for metric in metrics.values()):
+                needed = np.maximum(task.relevant, deepest)
+            chunks = task.first_neighbours(needed, kept, self.chunk_size)
+        for rows, ranking, undecided, found in progress_bar(chunks, queries):
             tied[rows] = undecided
+            if found is not None:
+                neighbours.put(rows, *found)
             some = ranking.relevant > 0
-            for name, function in functions.items():
-                values[name][rows[some]] = function(ranking)[some]
-        return values, tied
+            for name, metric in metrics.items():
+                values[name][rows[some]] = metric(ranking)[some]
+        return values, tied, neighbours
 
     def _summarise(self, values: dict[str, Values], codes: Ids) -> tuple[dict[str, float], dict[str, Interval]]:
         """The means over queries, and over classes where these have different numbers of queries; their intervals."""
@@ -345,12 +307,7 @@ class RetrievalEvaluator:
         return "bootstrap over queries" + (", over classes for macro averages" if macro else "")
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
-        search = task.search
-        parts = [f"exact {search.similarity} search"]
-        if isinstance(search, IndexSearch):
-            kind = self.index if isinstance(self.index, str) else type(self.index).__name__
-            parts = [f"{kind} {search.similarity} search (finds {search.recall():.1%} of the first {DEPTH} neighbours)"]
-        parts.append("leave-one-out" if search.leave_one_out else "separate references")
+        parts = [task.search.protocol, "leave-one-out" if task.search.leave_one_out else "separate references"]
         if groups:
             parts.append("without references of the same label and group")
         if self.singletons == "zero":
@@ -392,42 +349,3 @@ def _warnings(task: RetrievalTask, tie_rate: float, duplicates: int) -> tuple[st
     if len(task.classes) == 1:
         found.append("all labels are equal, so that whatever is found is right. Are these the labels of the classes?")
     return tuple(found)
-
-
-def evaluate(
-    model: nn.Module | str,
-    data: Any,
-    gallery: Any = None,
-    *,
-    device: str | torch.device | None = None,
-    batch_size: int = 64,
-    workers: int = 0,
-    **settings: Any,
-) -> RetrievalReport:
-    """Measure retrieval with a model on a data set, in one call.
-
-    Args:
-        model: images (B, ...) -> embeddings (B, D), or the name of a timm model whose pretrained weights to load, such
-            as ``"resnet50"``, ``"hf-hub:owner/model"`` or ``"local-dir:path"``.
-        data: what :func:`~pml_center.data.open_images` takes, such as a folder with one folder of images per class;
-            or a DataLoader or a data set.
-        gallery: likewise; None means that each image is searched for among the others.
-        device: where to compute; None means where the model is.
-        batch_size: images at a time, where ``data`` is not a DataLoader.
-        workers: processes that read images, likewise.
-        settings: of the :class:`RetrievalEvaluator`.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: as for the evaluator and for embedding.
-
-    Example:
-        >>> from pml_center import create_embedder
-        >>> report = evaluate(create_embedder("convnet"), "digits", recall_at=(1,), ci=None)
-        >>> report.counts["queries"]
-        1797
-    """
-    evaluator = RetrievalEvaluator(**settings)
-    model = create_embedder(model, pretrained=True) if isinstance(model, str) else model
-    data, gallery = (open_images(each) if isinstance(each, (str, Path)) else each for each in (data, gallery))
-    return evaluator.run(model, data, gallery, device, batch_size=batch_size, workers=workers)

@@ -10,96 +10,15 @@ presence of tied scores, ECIR 2008.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
+from pml_center.evaluation.search.ranking import Counts, Ranking, Values
 from pml_center.names import unknown_name
-
-Hits = NDArray[np.bool_]
-Counts = NDArray[np.int64]
-Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Where the relevant references of Q queries stand, as G groups of equal score that hold at least one of them.
-
-    Args:
-        relevant: (Q,) how many references with the query's label there are, R.
-        depth: how many neighbours were looked at; nothing is known beyond.
-        query: (G,) the query of each group; groups are sorted by query, and best first within one.
-        before: (G,) how many references come before the group.
-        size: (G,) how many are in it.
-        hits: (G,) how many of these are relevant, at least 1.
-        hits_before: (G,) how many of those before are relevant.
-
-    Example:
-        >>> ranking = Ranking.of(np.array([[True, False, True]]), np.array([2]))
-        >>> ranking.before, ranking.hits_before
-        (array([0, 2]), array([0, 1]))
-    """
-
-    relevant: Counts
-    depth: int
-    query: Counts
-    before: Counts
-    size: Counts
-    hits: Counts
-    hits_before: Counts
-
-    @classmethod
-    def of(cls, hits: Hits, relevant: Counts, depth: int | None = None) -> "Ranking":
-        """The ranking that the first K neighbours give.
-
-        Args:
-            hits: (Q, K) whether the i-th neighbour has the query's label; the query itself removed.
-            relevant: (Q,) how many references with the query's label there are, among the first K or beyond.
-            depth: how many neighbours were looked at, where the gallery has fewer than that; None means K.
-        """
-        query, before = np.nonzero(hits)
-        ones = np.ones_like(query)
-        found = np.count_nonzero(hits, axis=1)
-        hits_before = np.arange(len(query)) - np.repeat(found.cumsum() - found, found)
-        depth = hits.shape[1] if depth is None else depth
-        return cls(np.asarray(relevant, dtype=np.int64), depth, query, before, ones, ones, hits_before)
-
-    def inside(self, k: int | Counts) -> Counts:
-        """How many members of each group (G,) stand among the first k, one number or one for each query.
-
-        Raises:
-            ValueError: ``k`` beyond ``depth``.
-        """
-        deepest = int(np.max(k, initial=0))
-        if deepest > self.depth:
-            raise ValueError(
-                f"k must be at most the number of neighbours per query ({self.depth}), got {deepest}. "
-                "Search for more neighbours: with fewer the metric would come out wrong."
-            )
-        k = np.broadcast_to(k, self.relevant.shape)[self.query]
-        return np.asarray(np.clip(k - self.before, 0, self.size), dtype=np.int64)
-
-    def sum(self, values: Values | Counts) -> Values:
-        """Add up what the groups (G,) contribute to their query, (Q,)."""
-        weights = np.asarray(values, dtype=np.float64)
-        return np.asarray(np.bincount(self.query, weights, len(self.relevant)), dtype=np.float64)
-
-    def check_complete(self) -> None:
-        """All relevant references must have been found.
-
-        Raises:
-            ValueError: some stand beyond ``depth``.
-        """
-        missing = np.flatnonzero(self.sum(self.hits) < self.relevant)
-        if len(missing):
-            raise ValueError(
-                f"hits must hold all relevant references, got fewer for query {missing[0]} ({len(missing)} of "
-                f"{len(self.relevant)} queries). Rank the whole gallery: with less the metric comes out wrong."
-            )
 
 
 def recall_at_k(ranking: Ranking, k: int) -> Values:
@@ -362,42 +281,62 @@ def _mean_over_first_hit(
     return means
 
 
-WITHOUT_K: dict[str, Callable[[Ranking], Values]] = {
-    "r_precision": r_precision,
-    "mean_average_precision_at_r": mean_average_precision_at_r,
-    "mean_average_precision": mean_average_precision,
-    "mean_reciprocal_rank": mean_reciprocal_rank,
-    "mean_inverse_negative_penalty": mean_inverse_negative_penalty,
-}
-WITH_K: dict[str, Callable[..., Values]] = {
-    "recall_at_": recall_at_k,
-    "precision_at_": precision_at_k,
-    "ir_recall_at_": ir_recall_at_k,
-    "map_at_": map_at_k,
-    "ndcg_at_": ndcg_at_k,
-}
-FIRST_R = ("r_precision", "mean_average_precision_at_r")  # they look at the first R neighbours
-WHOLE_GALLERY = ("mean_average_precision", "mean_reciprocal_rank", "mean_inverse_negative_penalty")
+@dataclass(frozen=True)
+class Metric:
+    """A metric of rankings.
+
+    Args:
+        function: the ranking of Q queries, and ``k`` where the metric has one -> values (Q,).
+        looks_at: the neighbours that it is decided by: ``"k"``, the first k; ``"r"``, as many as there are relevant
+            references; ``"gallery"``, all.
+        k: how many are the first; 0 where the metric has none.
+
+    Example:
+        >>> Metric(precision_at_k, "k", k=2)(Ranking.of(np.array([[True, True, False]]), np.array([2])))
+        array([1.])
+    """
+
+    function: Callable[..., Values]
+    looks_at: Literal["k", "r", "gallery"]
+    k: int = 0
+
+    def __call__(self, ranking: Ranking) -> Values:
+        """Its values (Q,) for the queries of a ranking."""
+        return self.function(ranking, self.k) if self.looks_at == "k" else self.function(ranking)
 
 
-def metric_function(name: str) -> Callable[[Ranking], Values]:
-    """The function of a metric by its name; ``partial`` with ``k`` where the name has one.
+METRICS = {
+    "r_precision": Metric(r_precision, "r"),
+    "mean_average_precision_at_r": Metric(mean_average_precision_at_r, "r"),
+    "mean_average_precision": Metric(mean_average_precision, "gallery"),
+    "mean_reciprocal_rank": Metric(mean_reciprocal_rank, "gallery"),
+    "mean_inverse_negative_penalty": Metric(mean_inverse_negative_penalty, "gallery"),
+    "recall_at_K": Metric(recall_at_k, "k"),
+    "precision_at_K": Metric(precision_at_k, "k"),
+    "ir_recall_at_K": Metric(ir_recall_at_k, "k"),
+    "map_at_K": Metric(map_at_k, "k"),
+    "ndcg_at_K": Metric(ndcg_at_k, "k"),
+}
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of a name, which has a number in place of K.
 
     Raises:
         ValueError: an unknown name, or a K that is not a positive integer.
 
     Example:
-        >>> metric_function("precision_at_2")(Ranking.of(np.array([[True, True, False]]), np.array([2])))
-        array([1.])
-        >>> metric_function("r_precission")
+        >>> metric_named("precision_at_2").k
+        2
+        >>> metric_named("r_precission")
         Traceback (most recent call last):
         ...
         ValueError: metric must be a known name, got 'r_precission'. Did you mean 'r_precision' or ...
     """
-    if name in WITHOUT_K:
-        return WITHOUT_K[name]
     match = re.fullmatch(r"(\w+_at_)([1-9]\d*)", name)
-    if match and match[1] in WITH_K:
-        return partial(WITH_K[match[1]], k=int(match[2]))
-    known = [*WITHOUT_K, *(f"{prefix}K" for prefix in WITH_K)]
-    raise ValueError(unknown_name("metric", name, known, f"Choose from {', '.join(known)} with K from 1."))
+    metric = METRICS.get(f"{match[1]}K" if match else name)
+    if metric is None or (metric.looks_at == "k") != bool(match):
+        raise ValueError(
+            unknown_name("metric", name, list(METRICS), f"Choose from {', '.join(METRICS)} with K from 1.")
+        )
+    return replace(metric, k=int(match[2])) if match else metric

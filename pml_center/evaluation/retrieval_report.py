@@ -3,30 +3,16 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
 from pml_center.evaluation.report import Report
+from pml_center.evaluation.search.exact_search import Neighbours
 from pml_center.evaluation.statistics import PairedTest
 
 NEAR_DUPLICATE = {"cosine": 0.99, "euclidean": 0.0}  # the score from which two embeddings may be of one image
-
-
-class Neighbours(NamedTuple):
-    """The first neighbours of every query, nearest first; id -1 and score -inf where a query has no more."""
-
-    ids: NDArray[np.int64]
-    """(Q, K) rows of the references."""
-    scores: NDArray[np.float32]
-    """(Q, K), larger is nearer."""
-
-    @classmethod
-    def none(cls, queries: int, k: int = 0) -> "Neighbours":
-        """No neighbours yet, with room for k of each query."""
-        return cls(np.full((queries, k), -1), np.full((queries, k), -np.inf, dtype=np.float32))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

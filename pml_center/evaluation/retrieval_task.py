@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,25 @@ from tqdm import tqdm
 
 from pml_center.arrays import class_codes, joined, parts_of
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.retrieval_metrics import Counts, Ranking
-from pml_center.evaluation.retrieval_report import Neighbours
 from pml_center.evaluation.search.distance_search import DistanceSearch, native_similarity
-from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search.exact_search import ExactSearch, Neighbours
 from pml_center.evaluation.search.gallery_ranking import Ties, rank_gallery
 from pml_center.evaluation.search.index_search import IndexSearch
+from pml_center.evaluation.search.ranking import Counts, Ranking
 from pml_center.evaluation.search.references import Ids
 
-Flags = NDArray[np.bool_]
+
+class Ranked(NamedTuple):
+    """Some queries, and where their relevant references stand."""
+
+    rows: Ids
+    """(c,) which queries."""
+    ranking: Ranking
+    """Of these queries."""
+    tied: NDArray[np.bool_]
+    """(c,) whether a tie may decide about a metric: of a hit and a miss, or of the last neighbour and the next."""
+    neighbours: Neighbours | None = None
+    """Their first neighbours (c, n), where it took them to rank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +43,7 @@ class RetrievalTask:
         relevant: (Q,) how many references have the query's label and exist for it, R.
 
     Example:
-        >>> task = open_task(Samples([[1.0, 0], [0, 1], [1, 1]], ["a", "b", "a"]))
+        >>> task = RetrievalTask.of(Samples([[1.0, 0], [0, 1], [1, 1]], ["a", "b", "a"]))
         >>> task.classes, task.codes, task.relevant
         (['a', 'b'], array([0, 1, 0]), array([1, 0, 1]))
     """
@@ -44,24 +54,51 @@ class RetrievalTask:
     reference_codes: Ids
     relevant: Counts
 
-    def first_neighbours(
-        self, needed: Counts, neighbours: Neighbours, chunk_size: int | None = None
-    ) -> Iterator[tuple[Ids, Ranking, Flags]]:
-        """Rank among the first neighbours of each query, which are also written to ``neighbours``.
+    @classmethod
+    def of(
+        cls,
+        queries: Samples,
+        references: Samples | None = None,
+        similarity: Any = "cosine",
+        index: Any = "Flat",
+        included: bool = False,
+    ) -> "RetrievalTask":
+        """Check two sets and number their classes.
+
+        Args:
+            queries: embeddings, labels and perhaps groups and names.
+            references: likewise; None means leave-one-out.
+            similarity: a name or a PML distance.
+            index: ``"Flat"``, a string for ``faiss.index_factory`` or a ``knn_func``.
+            included: the first Q references are the queries, each of which is left out for itself.
+
+        Raises:
+            TypeError: embeddings that are not real numbers, labels or groups that are not hashable.
+            ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; groups of one
+                set only; first references that are not the queries.
+        """
+        classes: dict[Hashable, int] = {}
+        codes = reference_codes = _codes(queries.labels, queries, "labels", classes)
+        if references is not None:
+            reference_codes = _codes(references.labels, references, "gallery_labels", classes)
+        excluded = _same_label_and_group(queries, references, codes, reference_codes)
+        if included and references is not None:
+            _check_included(queries, references, codes, reference_codes)
+            excluded = np.arange(len(codes)), np.arange(len(reference_codes))
+        search = _open_search(queries, references, similarity, index, excluded, included)
+        of_class = np.bincount(reference_codes, minlength=len(classes))
+        # What is left out shares the label of the query.
+        return cls(search, list(classes), codes, reference_codes, of_class[codes] - search.left_out)
+
+    def first_neighbours(self, needed: Counts, kept: int, chunk_size: int | None = None) -> Iterator[Ranked]:
+        """Rank among the first neighbours of each query.
 
         Args:
             needed: (Q,) how many neighbours the metrics of a query look at.
-            neighbours: of all queries; as many are written as it has columns.
+            kept: how many neighbours to find at least.
             chunk_size: at most this many queries at a time.
-
-        Returns:
-            An iterator of query rows (c,), their ranking, and whether a tie may decide about a metric (c,): of a hit
-            and a miss among these neighbours, or of the last of them and the next.
         """
-        kept = neighbours.ids.shape[1]
         for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
-            k = min(kept, ids.shape[1])
-            neighbours.ids[rows, :k], neighbours.scores[rows, :k] = ids[:, :k], scores[:, :k]
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
             place = np.arange(1, hits.shape[1])
             last = needed[rows, None]
@@ -69,11 +106,10 @@ class RetrievalTask:
             ties = (scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] >= 0)
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
-            yield rows, Ranking.of(hits[:, :deepest], self.relevant[rows], deepest), ties.any(axis=1)
+            ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], deepest)
+            yield Ranked(rows, ranking, ties.any(axis=1), Neighbours(ids, scores))
 
-    def whole_gallery(
-        self, ties: Ties, deepest: int, chunk_size: int | None = None
-    ) -> Iterator[tuple[Ids, Ranking, Flags]]:
+    def whole_gallery(self, ties: Ties, deepest: int, chunk_size: int | None = None) -> Iterator[Ranked]:
         """Rank the whole gallery for the queries that have something to find; see :func:`rank_gallery`.
 
         Args:
@@ -83,40 +119,7 @@ class RetrievalTask:
         """
         some = np.flatnonzero(self.relevant)
         for rows, ranking, tied in rank_gallery(self.search, self.codes, self.reference_codes, some, ties, chunk_size):
-            yield rows, replace(ranking, depth=max(ranking.depth, deepest)), tied
-
-
-def open_task(
-    queries: Samples,
-    references: Samples | None = None,
-    similarity: Any = "cosine",
-    index: Any = "Flat",
-    included: bool = False,
-) -> RetrievalTask:
-    """Check two sets and number their classes.
-
-    Args:
-        queries: embeddings, labels and perhaps groups and names.
-        references: likewise; None means leave-one-out.
-        similarity: a name or a PML distance.
-        index: ``"Flat"``, a string for ``faiss.index_factory`` or a ``knn_func``.
-        included: the first Q references are the queries, each of which is left out for itself.
-
-    Raises:
-        TypeError: embeddings that are not real numbers, labels or groups that are not hashable.
-        ValueError: as for :func:`nearest_neighbours`; labels or groups that do not match their rows; groups of one set
-            only; first references that are not the queries.
-    """
-    classes: dict[Hashable, int] = {}
-    codes = _codes(queries.labels, queries, "labels", classes)
-    reference_codes = codes if references is None else _codes(references.labels, references, "gallery_labels", classes)
-    excluded = _same_label_and_group(queries, references, codes, reference_codes)
-    if included and references is not None:
-        _check_included(queries, references, codes, reference_codes)
-        excluded = np.arange(len(codes)), np.arange(len(reference_codes))
-    search = _open_search(queries, references, similarity, index, excluded, included)
-    relevant = np.bincount(reference_codes, minlength=len(classes))[codes] - search.left_out  # these share the label
-    return RetrievalTask(search, list(classes), codes, reference_codes, relevant)
+            yield Ranked(rows, replace(ranking, depth=max(ranking.depth, deepest)), tied)
 
 
 def _open_search(
@@ -178,9 +181,9 @@ def _check_included(queries: Samples, references: Samples, codes: Ids, reference
         )
 
 
-def progress_bar(chunks: Iterator[tuple[Ids, Ranking, Flags]], queries: int) -> Iterator[tuple[Ids, Ranking, Flags]]:
+def progress_bar(chunks: Iterator[Ranked], queries: int) -> Iterator[Ranked]:
     """The same chunks, with a bar on stderr when that is a terminal and the work takes seconds."""
     with tqdm(total=queries, desc="search", unit="query", delay=2, disable=None) as bar:
-        for rows, ranking, tied in chunks:
-            yield rows, ranking, tied
-            bar.update(len(rows))
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk.rows))

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import check_count
+from pml_center.arrays import ENTRIES, check_count
 from pml_center.checks import check_choices
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
-
-ENTRIES = 2**20  # numbers in the largest temporary array
 
 
 def bootstrap_interval(

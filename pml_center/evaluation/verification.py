@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
-from pml_center.evaluation.embed import embed_samples, samples_of
+from pml_center.evaluation.embed import samples_of
+from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
 from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.report import ThresholdReport
@@ -91,7 +90,7 @@ class VerificationReport(ThresholdReport):
 
 
 @dataclass(frozen=True)
-class VerificationEvaluator:
+class VerificationEvaluator(Evaluator[VerificationReport]):
     """Accuracy, equal error rate and ``TAR@FAR``: of the pairs of a protocol, or of all pairs of labelled rows.
 
     Args:
@@ -189,30 +188,6 @@ class VerificationEvaluator:
             people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
         report = self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
         return replace(report, pairs=pairs, names=samples.names)
-
-    def run(
-        self,
-        model: nn.Module,
-        data: Any,
-        pairs: Pairs | str | Path | None = None,
-        device: str | torch.device | None = None,
-        **loading: Any,
-    ) -> VerificationReport:
-        """Embed data with a model and verify pairs of the embeddings.
-
-        Args:
-            model: images (B, ...) -> embeddings (B, D).
-            data: a DataLoader, a data set, or :class:`~pml_center.data.LabeledImages`.
-            pairs: those to verify, or a file of pairs; None means all.
-            device: where to compute; None means where the model is.
-            loading: ``batch_size``, ``workers`` and ``progress`` of :func:`embed_samples`.
-
-        Raises:
-            TypeError: labels that are not integers.
-            ValueError: as for :func:`embed_samples` and for calling the evaluator.
-        """
-        samples = embed_samples(model, data, device, **loading)
-        return self(samples.embeddings, samples.labels, pairs, samples.names)
 
     def of_scores(self, scores: Any, same: Any, folds: Any = None, people: Any = None) -> VerificationReport:
         """Verify pairs that something else has scored.

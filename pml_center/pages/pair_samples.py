@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.search.exact_search import ENTRIES, ExactSearch
+from pml_center.arrays import ENTRIES
+from pml_center.evaluation.search.exact_search import ExactSearch
 
 
 def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray) -> tuple[NDArray, NDArray]:

@@ -22,8 +22,11 @@ from pml_center.evaluation import (
     r_precision,
     recall_at_k,
 )
-from pml_center.evaluation.retrieval_metrics import WHOLE_GALLERY, WITH_K, WITHOUT_K, metric_function
+from pml_center.evaluation.retrieval_metrics import METRICS, metric_named
 
+OF_THE_GALLERY = [name for name, metric in METRICS.items() if metric.looks_at == "gallery"]
+WITH_K = [name.removesuffix("K") for name, metric in METRICS.items() if metric.looks_at == "k"]
+WITHOUT_K = [name for name, metric in METRICS.items() if metric.looks_at != "k"]
 NAMES = [*WITHOUT_K, *(f"{name}{k}" for name in WITH_K for k in (1, 2, 3, 6))]
 HITS = np.array([[1, 0, 1, 0, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=bool)
 RELEVANT = np.array([3, 2, 1, 0])
@@ -56,17 +59,17 @@ def test_too_few_neighbours_for_a_metric_are_an_error_and_not_a_wrong_number():
     for metric in (r_precision, mean_average_precision_at_r, lambda ranking: recall_at_k(ranking, 4)):
         with pytest.raises(ValueError, match=r"k must be at most the number of neighbours per query \(3\), got 4"):
             metric(ranking)
-    for name in WHOLE_GALLERY:
+    for name in OF_THE_GALLERY:
         with pytest.raises(ValueError, match=r"must hold all relevant references, got fewer for query 1 \(1 of 2"):
-            metric_function(name)(ranking)
+            metric_named(name)(ranking)
 
 
 @pytest.mark.parametrize("name", WITH_K)
 def test_k_must_be_a_positive_integer(name):
     with pytest.raises(ValueError, match="k must be a positive integer, got 0"):
-        WITH_K[name](Ranking.of(HITS, RELEVANT), 0)
+        METRICS[f"{name}K"].function(Ranking.of(HITS, RELEVANT), 0)
     with pytest.raises(ValueError, match=f"metric must be a known name, got '{name}0'"):
-        metric_function(f"{name}0")
+        metric_named(f"{name}0")
 
 
 @settings(deadline=None, derandomize=True)
@@ -131,7 +134,7 @@ def orders(groups):
 )
 def test_ties_take_the_mean_over_all_their_orders(name, groups):
     every = orders(groups)
-    metric = metric_function(name)
+    metric = metric_named(name)
     expected = metric(Ranking.of(every, every.sum(axis=1))).mean()
     assert metric(tied(groups))[0] == pytest.approx(expected, abs=1e-12)
 
@@ -146,6 +149,6 @@ def test_one_large_group_is_computed_in_closed_form(name):
         query = np.repeat(np.arange(40), 20)
         ones = np.ones(800, dtype=int)
         ranking = Ranking(np.full(40, 20), 100_000, query, place.ravel(), ones, ones, np.tile(np.arange(20), 40))
-        values.extend(metric_function(name)(ranking))
+        values.extend(metric_named(name)(ranking))
     error = np.std(values) / np.sqrt(len(values))
-    assert metric_function(name)(tied(groups))[0] == pytest.approx(np.mean(values), abs=5 * error + 1e-12)
+    assert metric_named(name)(tied(groups))[0] == pytest.approx(np.mean(values), abs=5 * error + 1e-12)

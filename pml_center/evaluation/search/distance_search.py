@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pml_center.arrays import joined
-from pml_center.evaluation.search.exact_search import ENTRIES, ExactSearch, first_of
+from pml_center.arrays import ENTRIES, joined
+from pml_center.evaluation.search.exact_search import ExactSearch, first_of
 from pml_center.evaluation.search.ordering import order_keys
 from pml_center.evaluation.search.references import Ids, Matrix, Similarity
 
-NUMBERS = 2**24  # in the largest temporary array of a distance, which may hold (q, N, D)
+DIFFERENCES = 2**24  # numbers in the largest temporary array of a distance, which may hold (q, N, D)
 
 
 def native_similarity(distance: Any) -> Similarity | None:
@@ -74,7 +74,7 @@ class DistanceSearch(ExactSearch):
 
     def block_size(self, entries: int) -> int:
         """How many queries have a block of at most so many scores, and of few enough differences of vectors."""
-        return max(1, min(super().block_size(entries), NUMBERS // self.references.whole.size))
+        return max(1, min(super().block_size(entries), DIFFERENCES // self.references.whole.size))
 
     def blocks(self, rows: Ids) -> Iterator[tuple[int, Matrix]]:
         """The scores (q, N) of all references for some queries, as one block; minus infinity where excluded.
@@ -105,12 +105,14 @@ class DistanceSearch(ExactSearch):
                 "Look for vectors that the distance cannot compare, such as zero or constant ones."
             )
         block = np.asarray(values if self._distance.is_inverted else -values, dtype=np.float32)
-        self.exclude(block, rows)
+        self.exclude(block, rows, np.arange(block.shape[1]))
         return block
 
-    def _chunk_size(self, width: int) -> int:
+    def chunk_length(self, width: int) -> int:
+        """How many queries have few enough scores at a time."""
         return self.block_size(ENTRIES)
 
-    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+    def ranked_candidates(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        """Rank all references, whatever ``width`` and ``copies`` say; see :meth:`ExactSearch.ranked_candidates`."""
         ids, scores = first_of(order_keys(self._block(rows), np.arange(len(self.references))), k + 1)
         return ids, scores, np.ones(len(rows), dtype=bool)

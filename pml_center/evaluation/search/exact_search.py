@@ -9,21 +9,39 @@ function of the vectors alone.
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import Names, check_count, check_width, joined
+from pml_center.arrays import ENTRIES, Names, check_count, check_width, joined
 from pml_center.checks import check_choices
 from pml_center.evaluation.search.ordering import Keys, order_keys, rows_of, scores_of
 from pml_center.evaluation.search.references import Ids, Matrix, References, Similarity, checked_rows
 
-ENTRIES = 2**20  # numbers in the largest temporary array; all of them together then take about 50 MiB
 SPARE = 2  # candidates beyond k, so that few queries need a second look
 WIDEN = 4  # how many times more candidates a second look takes
 # Queries and references in a matrix product of faiss. Its own 4096 and 1024 need the same memory and 6 % more time.
 BLOCK = {"distance_compute_blas_query_bs": 1024, "distance_compute_blas_database_bs": 4096}
+
+
+class Neighbours(NamedTuple):
+    """The first neighbours of every query, nearest first; id -1 and score -inf where a query has no more."""
+
+    ids: Ids
+    """(Q, K) rows of the references."""
+    scores: Matrix
+    """(Q, K), larger is nearer."""
+
+    @classmethod
+    def none(cls, queries: int, k: int = 0) -> "Neighbours":
+        """No neighbours yet, with room for k of each query."""
+        return cls(np.full((queries, k), -1), np.full((queries, k), -np.inf, dtype=np.float32))
+
+    def put(self, rows: Ids, ids: Ids, scores: Matrix) -> None:
+        """Keep the first of the neighbours (q, n) of some queries, as many as there is room for."""
+        k = min(ids.shape[1], self.ids.shape[1])
+        self.ids[rows, :k], self.scores[rows, :k] = ids[:, :k], scores[:, :k]
 
 
 def nearest_neighbours(
@@ -32,7 +50,7 @@ def nearest_neighbours(
     references: Any = None,
     similarity: Similarity = "cosine",
     chunk_size: int | None = None,
-) -> tuple[Ids, Matrix]:
+) -> Neighbours:
     """The k nearest references of each query, exactly: ``argsort(-scores)[:, :k]`` without the (Q, N) matrix.
 
     Neighbours are ranked by score, largest first; equal scores by reference row, smallest first. The result depends
@@ -68,12 +86,13 @@ def nearest_neighbours(
                [0.8, 0.6]], dtype=float32)
     """
     search = ExactSearch(queries, references, similarity)
-    chunks = search.chunks(k, chunk_size=chunk_size)
-    ids = np.empty((len(search.queries), k), dtype=np.int64)
-    scores = np.empty((len(search.queries), k), dtype=np.float32)
-    for rows, near, near_scores in chunks:
-        ids[rows], scores[rows] = near[:, :k], near_scores[:, :k]
-    return ids, scores
+    if check_count("k", k) > (fewest := search.available.min()):
+        left = " other than the query" if search.leave_one_out else ""
+        raise ValueError(
+            f"k must be at most {fewest}, the number of references{left}, got {k}. "
+            "Ask for fewer neighbours or add references."
+        )
+    return search.nearest(k, chunk_size=chunk_size)
 
 
 class ExactSearch:
@@ -127,6 +146,11 @@ class ExactSearch:
         self.excluded = excluded
 
     @property
+    def protocol(self) -> str:
+        """How it searches, in a few words."""
+        return f"exact {self.similarity} search"
+
+    @property
     def available(self) -> Ids:
         """How many neighbours each query can have, (Q,)."""
         return len(self.references) - self.left_out
@@ -145,7 +169,7 @@ class ExactSearch:
         """Search for the neighbours of some queries, a chunk at a time.
 
         Args:
-            k: how many neighbours, in [1, available]; or (Q,) how many for each query, which are cut at ``available``.
+            k: how many neighbours of every query, or of each (Q,); where fewer are ``available``, these.
             rows: (q,) the queries to search for; None means all.
             chunk_size: at most this many queries at a time; None lets memory decide.
 
@@ -156,22 +180,21 @@ class ExactSearch:
             Each query comes once, in no fixed order.
 
         Raises:
-            ValueError: ``k`` or ``chunk_size`` out of range.
+            ValueError: ``chunk_size`` that is not a positive integer.
         """
         chunk_size = len(self.queries) if chunk_size is None else check_count("chunk_size", chunk_size)
-        if isinstance(k, np.ndarray):
-            k = np.minimum(k, self.available)
-        elif check_count("k", k) > (fewest := self.available.min()):
-            left = " other than the query" if self.leave_one_out else ""
-            raise ValueError(
-                f"k must be at most {fewest}, the number of references{left}, got {k}. "
-                "Ask for fewer neighbours or add references."
-            )
-        needed = np.broadcast_to(k, len(self.queries))  # (Q,)
+        needed = np.minimum(k, self.available)  # (Q,)
         widths = needed + self.left_out + SPARE
         copies = int(widths.max())  # behind so many equal references, another is not among the nearest
         rows = np.arange(len(self.queries)) if rows is None else rows
         return self._settle(rows[np.argsort(widths[rows], kind="stable")], needed, widths, copies, chunk_size)
+
+    def nearest(self, k: int, rows: Ids | None = None, chunk_size: int | None = None) -> Neighbours:
+        """The first k neighbours of some queries; arguments as of :meth:`chunks`."""
+        found = Neighbours.none(len(self.queries), k)
+        for near, ids, scores in self.chunks(k, rows, chunk_size) if k else ():
+            found.put(near, ids, scores)
+        return found if rows is None else Neighbours(found.ids[rows], found.scores[rows])
 
     def block_size(self, entries: int) -> int:
         """How many queries have blocks of at most so many scores."""
@@ -190,15 +213,16 @@ class ExactSearch:
                 block *= 2
                 block -= np.square(queries).sum(axis=1, keepdims=True)
                 block -= np.einsum("ij,ij->i", references, references)
-            self.exclude(block, rows, int(ids[0]))
+            if self.excluded is not None:
+                places, excluded = self._excluded_members.of(self.excluded[0][rows])
+                inside = (ids[0] <= excluded) & (excluded <= ids[-1])
+                block[places[inside], excluded[inside] - ids[0]] = -np.inf
             yield int(ids[0]), block
 
-    def exclude(self, block: Matrix, rows: Ids, first: int = 0) -> None:
-        """Write minus infinity over the scores (q, n) of references that do not exist for some queries."""
+    def exclude(self, scores: Matrix, rows: Ids, ids: Ids) -> None:
+        """Write minus infinity over the scores (q, n) of references, (q, n) or (n,), that do not exist for queries."""
         if self.excluded is not None:
-            places, ids = self._excluded_members.of(self.excluded[0][rows])
-            inside = (first <= ids) & (ids < first + block.shape[1])
-            block[places[inside], ids[inside] - first] = -np.inf
+            scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
 
     def pair_scores(self, queries: Ids, references: Ids) -> Matrix:
         """The scores (P,) of some pairs of a query and a reference, each computed from its own two vectors alone."""
@@ -210,6 +234,43 @@ class ExactSearch:
     def exact_scores(self, rows: Ids, places: Ids, ids: Ids) -> Matrix:
         """The scores (P,) of the references ``ids`` for the queries ``rows[places]``."""
         return self.pair_scores(rows[places], ids)
+
+    def chunk_length(self, width: int) -> int:
+        """How many queries keep the temporary arrays small, with so many candidates each."""
+        return max(1, ENTRIES // max(int(width), self.queries.shape[1]))
+
+    def ranked_candidates(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        """Rank candidates for some queries; with :meth:`chunk_length` what another way to search provides.
+
+        Each part of the references proposes ``width`` candidates; a part that is smaller proposes all it has.
+
+        Args:
+            rows: (q,) the queries.
+            k: how many neighbours are wanted.
+            width: how many candidates to rank.
+            copies: a reference behind so many equal ones need not be looked at.
+
+        Returns:
+            The first k + 1 candidates as ids and scores, (q, k + 1) or all there are, and for each query whether k of
+            them are the k nearest of all (q,).
+        """
+        queries = self.queries[rows]
+        keys, last, whole = None, np.full(len(rows), -np.inf), True
+        for numbers, references in self.references.open(copies):
+            ids, bound = _candidates(queries, references, min(width, len(references)), self.similarity)
+            scores = _scores(queries, references, ids, self.similarity)
+            ids = numbers[ids]
+            self.exclude(scores, rows, ids)
+            found = order_keys(scores, ids)
+            keys = found if keys is None else smallest(np.concatenate([keys, found], axis=1), k + 1)
+            last = np.maximum(last, bound)
+            whole &= width >= len(references)
+        assert keys is not None
+        ids, scores = first_of(keys, k + 1)
+        settled = np.full(len(rows), whole or k == 0)
+        if not settled.all():
+            settled = scores[:, k - 1] > last + self.rounding[rows]
+        return ids, scores, settled
 
     @cached_property
     def _excluded_members(self) -> "Members":
@@ -225,45 +286,17 @@ class ExactSearch:
         """
         start = 0
         while start < len(rows):
-            chunk = rows[start : start + min(chunk_size, self._chunk_size(widths[rows[start]]))]
-            chunk = chunk[: self._chunk_size(widths[chunk[-1]])]
+            chunk = rows[start : start + min(chunk_size, self.chunk_length(widths[rows[start]]))]
+            chunk = chunk[: self.chunk_length(widths[chunk[-1]])]
             width = min(int(widths[chunk[-1]]), self.references.longest)
             k = int(needed[chunk].max())
-            ids, scores, settled = self._nearest(chunk, k, width, copies)
+            ids, scores, settled = self.ranked_candidates(chunk, k, width, copies)
             if settled.any():
                 yield chunk[settled], ids[settled], scores[settled]
             if not settled.all():
                 wider = np.full(len(widths), WIDEN * width)
                 yield from self._settle(chunk[~settled], needed, wider, copies, chunk_size)
             start += len(chunk)
-
-    def _chunk_size(self, width: int) -> int:
-        """How many queries keep the temporary arrays small."""
-        return max(1, ENTRIES // max(int(width), self.queries.shape[1]))
-
-    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
-        """The first k + 1 of ``width`` candidates, and for each query whether k of them are the k nearest of all.
-
-        Each part of the references proposes so many; a part that is smaller proposes all it has.
-        """
-        queries = self.queries[rows]
-        keys, last, whole = None, np.full(len(rows), -np.inf), True
-        for numbers, references in self.references.open(copies):
-            ids, bound = _candidates(queries, references, min(width, len(references)), self.similarity)
-            scores = _scores(queries, references, ids, self.similarity)
-            ids = numbers[ids]
-            if self.excluded is not None:
-                scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
-            found = order_keys(scores, ids)
-            keys = found if keys is None else smallest(np.concatenate([keys, found], axis=1), k + 1)
-            last = np.maximum(last, bound)
-            whole &= width >= len(references)
-        assert keys is not None
-        ids, scores = first_of(keys, k + 1)
-        settled = np.full(len(rows), whole or k == 0)
-        if not settled.all():
-            settled = scores[:, k - 1] > last + self.rounding[rows]
-        return ids, scores, settled
 
 
 class Members:

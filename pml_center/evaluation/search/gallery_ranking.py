@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.retrieval_metrics import Ranking
 from pml_center.evaluation.search.exact_search import ExactSearch, Members, import_faiss, spans
 from pml_center.evaluation.search.ordering import Keys, order_keys, rows_of
+from pml_center.evaluation.search.ranking import Ranking
 from pml_center.evaluation.search.references import Ids, Matrix
 
 Ties = Literal["index", "expected"]

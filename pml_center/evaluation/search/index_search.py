@@ -45,6 +45,7 @@ class IndexSearch(ExactSearch):
         **options: Any,
     ):
         super().__init__(queries, None if references is None else joined(references), similarity, **options)
+        self._kind = index if isinstance(index, str) else type(index).__name__
         # The rows have length 1 already where they are compared by cosine.
         self._plain: Similarity = "dot" if similarity == "cosine" else similarity
         self._knn: Callable = FaissSearcher(index, self._plain) if isinstance(index, str) else copy(index)
@@ -52,30 +53,28 @@ class IndexSearch(ExactSearch):
         if isinstance(self._knn, FaissSearcher):
             self._knn.train(self.references.whole)
 
+    @property
+    def protocol(self) -> str:
+        """How it searches, in a few words, and how many of the exact neighbours it finds."""
+        found = f"finds {self.recall():.1%} of the first {DEPTH} neighbours"
+        return f"{self._kind} {self.similarity} search ({found})"
+
     def recall(self) -> float:
         """The share of the exact first neighbours that are found, of a sample of the queries."""
         rows = np.random.default_rng(0).permutation(len(self.queries))[:SAMPLE]
         excluded = None if self.excluded is None else (self.excluded[0][rows], self.excluded[1])
         exact = ExactSearch(self.queries[rows], self.references.whole, self._plain, excluded, overlap=True)
-        true, found = _first(exact, np.arange(len(rows))), _first(self, rows)
+        true, found = exact.nearest(DEPTH).ids, self.nearest(DEPTH, rows).ids
         hits = (found[:, :, None] == true[:, None]) & (found >= 0)[:, :, None]
         return int(hits.sum()) / int(np.minimum(exact.available, DEPTH).sum())
 
-    def _nearest(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+    def ranked_candidates(self, rows: Ids, k: int, width: int, copies: int) -> tuple[Ids, Matrix, NDArray[np.bool_]]:
+        """Rank what the index proposes, which is all there is; see :meth:`ExactSearch.ranked_candidates`."""
         queries = torch.from_numpy(self.queries[rows])
         known = () if self._trained else (torch.from_numpy(self.references.whole),)
         ids = self._knn(queries, width, *known)[1].cpu().numpy()
         scores = self.pair_scores(np.repeat(rows, width), np.maximum(ids, 0).ravel()).reshape(ids.shape)
         scores[ids < 0] = -np.inf
-        if self.excluded is not None:
-            scores[self.excluded[1][ids] == self.excluded[0][rows, None]] = -np.inf
+        self.exclude(scores, rows, ids)
         ids, scores = first_of(order_keys(scores, ids), k + 1)
         return ids, scores, np.ones(len(rows), dtype=bool)
-
-
-def _first(search: ExactSearch, rows: Ids) -> Ids:
-    """The first neighbours (q, DEPTH) of some queries, -1 where there are no more."""
-    found = np.full((len(search.queries), DEPTH), -1)
-    for near, ids, _ in search.chunks(np.full(len(found), DEPTH), rows):
-        found[near, : ids.shape[1]] = ids[:, :DEPTH]
-    return found[rows]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import NUMBERS, Names, as_matrix, check_width, parts_of, row_name
+from pml_center.arrays import ENTRIES, Names, as_matrix, check_width, parts_of, row_name
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 Ids = NDArray[np.int64]
@@ -134,7 +134,7 @@ def prepare(
     Raises:
         ValueError: a zero vector with ``"cosine"``.
     """
-    rows = max(1, NUMBERS // matrix.shape[1])
+    rows = max(1, ENTRIES // matrix.shape[1])
     norms = np.concatenate(
         [np.linalg.norm(matrix[i : i + rows].astype(np.float64), axis=1) for i in range(0, len(matrix), rows)]
     )

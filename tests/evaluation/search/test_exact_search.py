@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pml_center.evaluation import nearest_neighbours, search
+from pml_center.evaluation import nearest_neighbours
+from pml_center.evaluation.search import exact_search as search
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 

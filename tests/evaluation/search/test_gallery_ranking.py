@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pytorch_metric_learning.distances import LpDistance
 
-from pml_center.evaluation import Ranking, gallery, nearest_neighbours
+from pml_center.evaluation import Ranking, nearest_neighbours
+from pml_center.evaluation.search import gallery_ranking
 from pml_center.evaluation.search.distance_search import DistanceSearch
 from pml_center.evaluation.search.exact_search import ExactSearch
 from pml_center.evaluation.search.gallery_ranking import rank_gallery
@@ -96,7 +97,7 @@ def test_ties_are_ranked_by_row_or_kept_as_groups(data):
         scores[np.equal.outer(*(excluded or (np.arange(rows),) * 2))] = -np.inf
         searched = ExactSearch(embeddings, None, similarity, excluded)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gallery, "ENTRIES", entries)
+            patch.setattr(gallery_ranking, "ENTRIES", entries)
             found, tied = whole(searched, codes, codes)
             assert found == by_sorting(scores, codes, codes)
             found, also_tied = whole(searched, codes, codes, "expected")
@@ -119,7 +120,7 @@ def test_duplicates_rank_alike_in_every_block_and_number_of_threads(similarity, 
         for number in (1, threads):
             faiss.omp_set_num_threads(number)
             for entries in (1, 3000, 50_000):
-                monkeypatch.setattr(gallery, "ENTRIES", entries)
+                monkeypatch.setattr(gallery_ranking, "ENTRIES", entries)
                 assert whole(ExactSearch(embeddings, None, similarity), codes, codes)[0] == expected
     finally:
         faiss.omp_set_num_threads(threads)
@@ -167,14 +168,14 @@ def test_few_queries_of_a_large_gallery_are_ranked_in_blocks(monkeypatch):
         return blocks(self, rows)
 
     monkeypatch.setattr(ExactSearch, "blocks", spy)
-    monkeypatch.setattr(gallery, "ENTRIES", 1000)
+    monkeypatch.setattr(gallery_ranking, "ENTRIES", 1000)
     codes = np.arange(300) % 3
     whole(ExactSearch(random_rows(300, 4)), codes, codes)
     assert set(sizes) == {3}
 
 
 def test_ranking_needs_neither_all_scores_nor_a_list_per_query(monkeypatch):
-    monkeypatch.setattr(gallery, "ENTRIES", 2**17)
+    monkeypatch.setattr(gallery_ranking, "ENTRIES", 2**17)
     codes = np.arange(3000) % 100
     searched = ExactSearch(random_rows(3000, 8))
     tracemalloc.start()
