@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_chunk_size, check_embeddings, check_labels, check_size
+from pml_center.checks import check_between, check_chunk_size, check_embeddings, check_labels, check_size
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
@@ -394,12 +394,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
 
 
 def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size) -> None:
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
-    if sub_centers < 1:
-        raise ValueError(f"sub_centers must be at least 1, got {sub_centers}. Common values are 1 and 3.")
-    if not 0 < sample_rate <= 1:
-        raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
+    check_between("positive", "Common values are 16 to 64.", scale=scale)
+    check_between("at least 1", "Common values are 1 and 3.", sub_centers=sub_centers)
+    check_between("in (0, 1]", "Common values are 1 and 0.1.", sample_rate=sample_rate)
+    check_between("in [0, 1)", "Common values are 0 and 0.1.", label_smoothing=label_smoothing)
     check_chunk_size(chunk_size)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0, check_chunk_size, check_embeddings, check_positive
+from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
 
@@ -70,9 +70,9 @@ class CenterContrastiveLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        check_positive("Common values are 16 to 64.", scale=scale)
-        check_at_least_0("A common one is 0.2.", margin=margin)
-        check_at_least_0("A common one is 1.", center_weight=center_weight)
+        check_between("finite and positive", "Common values are 16 to 64.", scale=scale)
+        check_between("finite and at least 0", "A common one is 0.2.", margin=margin)
+        check_between("finite and at least 0", "A common one is 1.", center_weight=center_weight)
         check_chunk_size(chunk_size)
         self.margin, self.scale, self.center_weight, self.chunk_size = margin, scale, center_weight, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin", "scale", "center_weight"], is_stat=False)
