@@ -13,6 +13,7 @@ from pml_center.names import unknown_name
 
 INTERVAL = re.compile(r"in ([\[(])([^,]+), ([^\])]+)([\])])")
 LEAST = re.compile(r"at least ([^\s,]+)")
+BELOW = re.compile(r"below ([^\s,]+)")
 PARTS_OF_PI = {"π": math.pi, "π/2": math.pi / 2}
 
 
@@ -212,9 +213,10 @@ def check_between(rule: str, remedy: str, /, **values: Any) -> None:
     """Numbers must be finite and inside the interval that a rule states in the words of the message.
 
     Args:
-        rule: what follows "must be": ``"in [0, π] radians"``, ``"in (0, 1)"``, ``"at least 1"`` or ``"positive"``, with
-            words around it as you like. A bracket takes its end in, a parenthesis leaves it out; an end is a number,
-            ``π``, ``π/2``, or ``name=number``. With the word ``integer`` only integers, of Python or of numpy, pass.
+        rule: what follows "must be": ``"in [0, π] radians"``, ``"in (0, 1)"``, ``"at least 1"`` or ``"positive"``, the
+            last two also with ``"and below 2"``, and words around them as you like. A bracket takes its end in, a
+            parenthesis leaves it out; an end is a number, ``π``, ``π/2``, or ``name=number``. With the word ``integer``
+            only integers pass, of Python or of numpy.
         remedy: the last sentence of the message.
         values: the numbers by the names of their arguments.
 
@@ -247,11 +249,11 @@ def _is_inside(value: Any, rule: str) -> bool:
         left, low, high, right = interval.groups()
         is_above = value >= _end(low) if left == "[" else value > _end(low)
         return is_above and (value <= _end(high) if right == "]" else value < _end(high))
-    if least := LEAST.search(rule):
-        return value >= _end(least[1])
-    if "positive" not in rule:
+    least, below = LEAST.search(rule), BELOW.search(rule)
+    if not (least or "positive" in rule):
         raise AssertionError(f"no interval in the rule {rule!r}")
-    return value > 0
+    is_above = value >= _end(least[1]) if least else value > 0
+    return is_above and not (below and value >= _end(below[1]))
 
 
 def _end(text: str) -> float:

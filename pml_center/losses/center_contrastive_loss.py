@@ -42,9 +42,11 @@ class CenterContrastiveLoss(BaseCenterLoss):
 
     Example:
         >>> import torch
-        >>> loss = CenterContrastiveLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CenterContrastiveLoss(2, 2, margin=0.5, scale=1, alpha=0.5, weight_init_func=torch.nn.init.eye_)
+        >>> loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0]))  # log(1 + e^(0.8 − 0.1)) + 0.4² + 0.8²
+        tensor(1.9032)
+        >>> loss.centers[0]  # (1, 0) + 0.5 · (−0.4, 0.8) / (1 + 1)
+        tensor([0.9000, 0.2000])
 
     Source: Cai, Xiong and Tian, Center contrastive loss for metric learning, 2023, arXiv:2308.00458. From its abstract:
         a bank of class centers that is updated in step with training, and a contrastive loss between queries and

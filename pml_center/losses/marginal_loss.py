@@ -45,8 +45,7 @@ class MarginalLoss(BaseElementLoss):
 
     def __init__(self, threshold: float = 1.2, margin: float = 0.3, **kwargs):
         super().__init__(**kwargs)
-        if not 0 < threshold < 4:
-            raise ValueError(f"threshold must be in (0, 4), got {threshold}. The paper has 1.2.")
+        check_between("in (0, 4)", "The paper has 1.2.", threshold=threshold)
         check_between("finite and at least 0", "The paper has 0.3.", margin=margin)
         self.threshold, self.margin = threshold, margin
         self.add_to_recordable_attributes(list_of_names=["threshold", "margin"], is_stat=False)
