@@ -13,7 +13,8 @@ from pml_center.names import unknown_name
 
 INTERVAL = re.compile(r"in ([\[(])([^,]+), ([^\])]+)([\])])")
 LEAST = re.compile(r"at least ([^\s,]+)")
-BELOW = re.compile(r"below ([^\s,]+)")
+BOUND = re.compile(r"below ([^\s,]+)")
+ABOVE, BELOW = {"[": operator.ge, "(": operator.gt}, {"]": operator.le, ")": operator.lt}
 PARTS_OF_PI = {"π": math.pi, "π/2": math.pi / 2}
 
 
@@ -193,10 +194,8 @@ def check_workers(workers: int) -> None:
         ValueError: workers must be in [0, ...], eight for each processor core, got 1000000. Use --workers ...
     """
     cores = os.cpu_count() or 1
-    if not 0 <= workers <= 8 * cores:
-        raise ValueError(
-            f"workers must be in [0, {8 * cores}], eight for each processor core, got {workers}. Use --workers {cores}."
-        )
+    rule = f"in [0, {8 * cores}], eight for each processor core"
+    check_between(rule, f"Use --workers {cores}.", workers=workers)
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
@@ -247,13 +246,12 @@ def _is_inside(value: Any, rule: str) -> bool:
     """Whether a number is in the interval of a rule, see :func:`check_between`."""
     if interval := INTERVAL.search(rule):
         left, low, high, right = interval.groups()
-        is_above = value >= _end(low) if left == "[" else value > _end(low)
-        return is_above and (value <= _end(high) if right == "]" else value < _end(high))
-    least, below = LEAST.search(rule), BELOW.search(rule)
+        return ABOVE[left](value, _end(low)) and BELOW[right](value, _end(high))
+    least, bound = LEAST.search(rule), BOUND.search(rule)
     if not (least or "positive" in rule):
         raise AssertionError(f"no interval in the rule {rule!r}")
     is_above = value >= _end(least[1]) if least else value > 0
-    return is_above and not (below and value >= _end(below[1]))
+    return is_above and (bound is None or value < _end(bound[1]))
 
 
 def _end(text: str) -> float:

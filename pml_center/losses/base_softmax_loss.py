@@ -63,7 +63,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         sample_rate: in (0, 1], the share of the classes that takes part in a training step: those of the batch and a
             random choice of the others (An et al. 2021, Partial FC). Evaluation always sees all.
         gradient: ``"full"`` differentiates the target; ``"detached"`` takes its margin, what it has beyond the cosine,
-            for a constant: steadier at small angles. None is the paper's, ``"full"`` for most.
+            for a constant, which is steadier at small angles; a loss whose margin cannot be one refuses it. None is the
+            choice of the paper, ``"full"`` unless the loss says otherwise.
         sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
             rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
         label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
@@ -123,13 +124,15 @@ class BaseSoftmaxLoss(BaseClassLoss):
                 f"distance must be {default} because {type(self).__name__} is defined on it, "
                 f"got {type(self.distance).__name__}. Leave distance out."
             )
+        if gradient is None:
+            gradient = self.default_gradient or "full"
+        check_choices(gradient=(gradient, Gradient))
         if gradient == "detached" and self.default_gradient is None:
             raise ValueError(
                 f'gradient must be "full" because the margin of {type(self).__name__} cannot be taken for a constant, '
                 f"got {gradient!r}. Leave it out."
             )
-        self.gradient: Gradient = gradient or self.default_gradient or "full"
-        check_choices(gradient=(self.gradient, Gradient))
+        self.gradient = gradient
         self.scale = scale
         self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
