@@ -87,8 +87,8 @@ class LGMLoss(BaseCenterLoss):
                 f'update must be "gradient" with covariance="diagonal", which is learned beside the means, '
                 f'got {update!r}. Leave it out, or pass covariance="identity".'
             )
-        check_between("finite and at least 0", "The authors' is 0.3.", margin=margin)
-        check_between("finite and at least 0", "The authors' is 0.1.", likelihood_weight=likelihood_weight)
+        usual = "The authors have 0.3 and 0.1."
+        check_between("finite and at least 0", usual, margin=margin, likelihood_weight=likelihood_weight)
         self.margin, self.likelihood_weight, self.chunk_size = margin, likelihood_weight, chunk_size
         is_learned = covariance == "diagonal"
         self.log_variances = nn.Parameter(torch.zeros(num_classes, embedding_size)) if is_learned else None

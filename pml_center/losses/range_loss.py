@@ -65,11 +65,9 @@ class RangeLoss(BaseElementLoss):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        usual = "The paper has 2e4, 5e-5 and 1e-4."
-        check_between(
-            "finite and at least 0", usual, margin=margin, intra_weight=intra_weight, inter_weight=inter_weight
-        )
-        self.k, self.margin, self.squared = check_size("k", k), margin, squared
+        values = {"margin": margin, "intra_weight": intra_weight, "inter_weight": inter_weight}
+        check_between("finite and at least 0", "The paper has 2e4, 5e-5 and 1e-4.", **values)
+        self.k, self.margin, self.squared = check_size("k", k, "The paper has 2."), margin, squared
         self.intra_weight, self.inter_weight = intra_weight, inter_weight
         self.distance = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
         self.add_to_recordable_attributes(list_of_names=["k", "margin", "intra_weight", "inter_weight"], is_stat=False)
