@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from pml_center.checks import is_size
+from pml_center.checks import check_between
 
 Names = Sequence[str] | None
 
@@ -195,6 +195,5 @@ def check_count(name: str, value: int) -> int:
         ...
         ValueError: k must be a positive integer, got 0. Use 1 or more.
     """
-    if not is_size(value):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}. Use 1 or more.")
+    check_between("a positive integer", "Use 1 or more.", **{name: value})
     return int(value)

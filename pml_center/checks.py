@@ -3,12 +3,19 @@
 import math
 import operator
 import os
+import re
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from pml_center.names import unknown_name
+
+INTERVAL = re.compile(r"in ([\[(])([^,]+), ([^\])]+)([\])])")
+LEAST = re.compile(r"at least ([^\s,]+)")
+BOUND = re.compile(r"below ([^\s,]+)")
+ABOVE, BELOW = {"[": operator.ge, "(": operator.gt}, {"]": operator.le, ")": operator.lt}
+PARTS_OF_PI = {"π": math.pi, "π/2": math.pi / 2}
 
 
 def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name: str = "embeddings") -> None:
@@ -156,8 +163,13 @@ def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
     return counts.long().expand(num_classes).clone()
 
 
-def check_size(name: str, value: Any) -> int:
+def check_size(name: str, value: Any, remedy: str = "Count them in your data.") -> int:
     """A size must be an integer of at least 1, of Python or of numpy.
+
+    Args:
+        name: what it is called, for the message.
+        value: the size.
+        remedy: the last sentence of the message.
 
     Returns:
         The size as Python's int.
@@ -165,22 +177,8 @@ def check_size(name: str, value: Any) -> int:
     Raises:
         ValueError: another value.
     """
-    if not is_size(value):
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}. Count them in your data.")
+    check_between("an integer of at least 1", remedy, **{name: value})
     return operator.index(value)
-
-
-def is_size(value: Any) -> bool:
-    """Whether it is an integer of at least 1, of Python or of numpy.
-
-    Example:
-        >>> is_size(3), is_size(0), is_size(3.0)
-        (True, False, False)
-    """
-    try:
-        return operator.index(value) >= 1 and not isinstance(value, bool)
-    except TypeError:
-        return False
 
 
 def check_workers(workers: int) -> None:
@@ -196,10 +194,8 @@ def check_workers(workers: int) -> None:
         ValueError: workers must be in [0, ...], eight for each processor core, got 1000000. Use --workers ...
     """
     cores = os.cpu_count() or 1
-    if not 0 <= workers <= 8 * cores:
-        raise ValueError(
-            f"workers must be in [0, {8 * cores}], eight for each processor core, got {workers}. Use --workers {cores}."
-        )
+    rule = f"in [0, {8 * cores}], eight for each processor core"
+    check_between(rule, f"Use --workers {cores}.", workers=workers)
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
@@ -208,16 +204,18 @@ def check_chunk_size(chunk_size: int | None) -> None:
     Raises:
         ValueError: another value.
     """
-    if chunk_size is not None and not is_size(chunk_size):
-        raise ValueError(
-            f"chunk_size must be an integer of at least 1, got {chunk_size!r}. Leave it out to have it chosen."
-        )
+    if chunk_size is not None:
+        check_size("chunk_size", chunk_size, "Leave it out to have it chosen.")
 
 
-def check_at_least_0(remedy: str, **values: Any) -> None:
-    """Numbers must be finite and at least 0.
+def check_between(rule: str, remedy: str, /, **values: Any) -> None:
+    """Numbers must be finite and inside the interval that a rule states in the words of the message.
 
     Args:
+        rule: what follows "must be": ``"in [0, π] radians"``, ``"in (0, 1)"``, ``"at least 1"`` or ``"positive"``, the
+            last two also with ``"and below 2"``, and words around them as you like. A bracket takes its end in, a
+            parenthesis leaves it out; an end is a number, ``π``, ``π/2``, or ``name=number``. With the word ``integer``
+            only integers pass, of Python or of numpy.
         remedy: the last sentence of the message.
         values: the numbers by the names of their arguments.
 
@@ -225,36 +223,53 @@ def check_at_least_0(remedy: str, **values: Any) -> None:
         ValueError: another value.
 
     Example:
-        >>> check_at_least_0("A common one is 0.2.", margin=float("nan"))
+        >>> check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=4)
         Traceback (most recent call last):
         ...
-        ValueError: margin must be finite and at least 0, got nan. A common one is 0.2.
-    """
-    for name, value in values.items():
-        if not (_is_finite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, got {value!r}. {remedy}")
-
-
-def check_positive(remedy: str, **values: Any) -> None:
-    """Numbers must be finite and positive; arguments as for :func:`check_at_least_0`.
-
-    Raises:
-        ValueError: another value.
-
-    Example:
-        >>> check_positive("The paper's is 1.", delta="1")
+        ValueError: margin must be in [0, π] radians, got 4. The paper's margin is 0.5.
+        >>> check_between("finite and positive", "The paper's is 1.", delta="1")
         Traceback (most recent call last):
         ...
         ValueError: delta must be finite and positive, got '1'. The paper's is 1.
+        >>> check_between("an integer of at least 1", "Leave it out to have it chosen.", chunk_size=2.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: chunk_size must be an integer of at least 1, got 2.0. Leave it out to have it chosen.
     """
     for name, value in values.items():
-        if not (_is_finite(value) and value > 0):
-            raise ValueError(f"{name} must be finite and positive, got {value!r}. {remedy}")
+        is_number = _is_integer(value) if "integer" in rule else _is_finite(value)
+        if not (is_number and _is_inside(value, rule)):
+            raise ValueError(f"{name} must be {rule}, got {value!r}. {remedy}")
+
+
+def _is_inside(value: Any, rule: str) -> bool:
+    """Whether a number is in the interval of a rule, see :func:`check_between`."""
+    if interval := INTERVAL.search(rule):
+        left, low, high, right = interval.groups()
+        return ABOVE[left](value, _end(low)) and BELOW[right](value, _end(high))
+    least, bound = LEAST.search(rule), BOUND.search(rule)
+    if not (least or "positive" in rule):
+        raise AssertionError(f"no interval in the rule {rule!r}")
+    is_above = value >= _end(least[1]) if least else value > 0
+    return is_above and (bound is None or value < _end(bound[1]))
+
+
+def _end(text: str) -> float:
+    """The number that an end of an interval stands for."""
+    number = text.rpartition("=")[2]
+    return PARTS_OF_PI[number] if number in PARTS_OF_PI else float(number)
 
 
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is a tensor's of several numbers
+        return False
+
+
+def _is_integer(value: Any) -> bool:
+    try:
+        return operator.index(value) is not None and not isinstance(value, bool)
     except TypeError:
         return False
 

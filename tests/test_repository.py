@@ -37,6 +37,7 @@ HOOKS = {
 }
 OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) here and nowhere else
 DECLARED = {
+    "default_gradient",
     "from_pml_units",
     "takes_lengths",
 }  # constants and read-only properties that a paper may state beside the hooks

@@ -35,9 +35,10 @@ class AdaCosLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = AdaCosLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = AdaCosLoss(2, 2, weight_init_func=torch.nn.init.eye_)
+        >>> _ = loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0]))
+        >>> loss.running_scale  # log(e^0.8) / cos(π/4)
+        tensor(1.1314)
 
     Source: Zhang et al., AdaCos: adaptively scaling cosine logits for effectively learning deep face representations,
         CVPR 2019, arXiv:1905.00292.

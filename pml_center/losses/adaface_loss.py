@@ -1,13 +1,11 @@
 """AdaFaceLoss."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, additive_cosine, detached
+from pml_center.ops.margins import additive_angular, additive_cosine
 
 SMALLEST_NORM, LARGEST_NORM = 1e-3, 100.0  # of an embedding, for the statistics
 LEAST_STD = 1e-3  # added to the standard deviation
@@ -28,9 +26,7 @@ class AdaFaceLoss(BaseSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         concentration: h ≥ 0, how soon z reaches its ends; 0 is :class:`CosFaceLoss`.
         momentum: in [0, 1], the weight of the newest batch in μ and σ.
-        gradient: ``"full"`` differentiates the target; ``"detached"`` takes the margin for a constant.
-        beyond_pi: where ``θ_y − m·z > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), not normalised; labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -42,9 +38,11 @@ class AdaFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = AdaFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = AdaFaceLoss(2, 2, margin=0.5, scale=1, concentration=2, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings = torch.tensor([[12.0, 16.0], [60.0, 80.0]])  # of length 20, the mean, and 100
+        >>> loss.get_logits(embeddings, torch.tensor([0, 0])).detach()  # 0.6 − 0.5, cos(θ − 0.5) − 1
+        tensor([[ 0.1000,  0.8000],
+                [-0.0899,  0.8000]])
 
     Source: Kim et al., AdaFace, CVPR 2022, arXiv:2204.00964 (section 3.3).
 
@@ -64,20 +62,13 @@ class AdaFaceLoss(BaseSoftmaxLoss):
         scale: float = 64,
         concentration: float = 0.333,
         momentum: float = 0.01,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi / 2:
-            raise ValueError(f"margin must be in [0, π/2] radians, got {margin}. The paper's margin is 0.4.")
-        if not concentration >= 0:
-            raise ValueError(f"concentration must be at least 0, got {concentration}. The paper's is 0.333.")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be in [0, 1], got {momentum}. The paper's is 0.01.")
+        check_between("in [0, π/2] radians", "The paper's margin is 0.4.", margin=margin)
+        check_between("at least 0", "The paper's is 0.333.", concentration=concentration)
+        check_between("in [0, 1]", "The paper's is 0.01.", momentum=momentum)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.concentration, self.momentum = margin, concentration, momentum
-        self.gradient, self.beyond_pi = gradient, beyond_pi
         self.register_buffer("batch_mean", torch.tensor(20.0))
         self.register_buffer("batch_std", torch.tensor(100.0))
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
@@ -95,5 +86,4 @@ class AdaFaceLoss(BaseSoftmaxLoss):
         norm = batch.norm.detach().clamp(SMALLEST_NORM, LARGEST_NORM)
         quality = (norm - self.batch_mean) / (self.batch_std + LEAST_STD)
         shift = self.margin * (self.concentration * quality).clamp(-1, 1).to(batch.cosine)
-        margined = additive_cosine(additive_angular(batch.cosine, -shift, self.beyond_pi), self.margin + shift)
-        return detached(batch.cosine, margined, self.gradient)
+        return additive_cosine(additive_angular(batch.cosine, -shift), self.margin + shift)

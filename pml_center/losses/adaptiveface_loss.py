@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import additive_cosine
 
@@ -32,15 +33,21 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = AdaptiveFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = AdaptiveFaceLoss(2, 2, 0.5, scale=1, margin_weight=2, weight_init_func=torch.nn.init.eye_)
+        >>> value = loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0]))
+        >>> value.detach()  # log(1 + e^(0.8 − 0.1)) + 2 · (1 − 0.5)
+        tensor(2.1032)
+        >>> value.backward()
+        >>> loss.margins.grad  # the margin of class 1, which nothing resists, grows faster
+        tensor([-0.3318, -1.0000])
 
     Source: Liu et al., AdaptiveFace, CVPR 2019.
 
     Differs: FaceX-Zoo writes the margins back into [0, 1] in every forward pass, which is the same but for margins that
         are beyond an end.
     """
+
+    default_gradient = None  # margins learn through the target
 
     def __init__(
         self,
@@ -51,10 +58,8 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
         margin_weight: float = 70,
         **kwargs,
     ):
-        if not 0 <= initial_margin <= 1:
-            raise ValueError(f"initial_margin must be in [0, 1], got {initial_margin}. CosFace's margin is 0.35.")
-        if not margin_weight >= 0:
-            raise ValueError(f"margin_weight must be at least 0, got {margin_weight}. A common value is 70.")
+        check_between("in [0, 1]", "CosFace's margin is 0.35.", initial_margin=initial_margin)
+        check_between("at least 0", "A common value is 70.", margin_weight=margin_weight)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margins = nn.Parameter(torch.full((num_classes,), float(initial_margin)))
         self.initial_margin, self.margin_weight = initial_margin, margin_weight

@@ -1,13 +1,11 @@
 """AngularTripletCenterLoss."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_center.checks import check_chunk_size
+from pml_center.checks import check_between, check_chunk_size
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import angle_between, nearest_other
 
@@ -63,8 +61,7 @@ class AngularTripletCenterLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. A common one is 0.7, 40 degrees.")
+        check_between("in [0, π] radians", "A common one is 0.7, 40 degrees.", margin=margin)
         check_chunk_size(chunk_size)
         self.margin, self.chunk_size = margin, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

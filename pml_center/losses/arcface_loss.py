@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import BeyondPi, additive_angular
 
 
 class ArcFaceLoss(BaseSoftmaxLoss):
@@ -25,11 +25,9 @@ class ArcFaceLoss(BaseSoftmaxLoss):
         margin: degrees in [0, 180], as in PML; the paper's 0.5 rad is 28.6. Larger is stricter; 0 is
             :class:`NormalizedSoftmaxLoss`.
         scale: s > 0, the factor of all cosines.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant, as
-            insightface does since 2022: steadier at small angles.
         beyond_pi: ``"linear"`` as above; ``"rotate"`` lets the cosine turn, as insightface does since 2022;
             ``"easy"`` applies the margin only where ``cos θ_y > 0``.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -38,9 +36,11 @@ class ArcFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = ArcFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = ArcFaceLoss(2, 2, margin=30, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings = torch.tensor([[0.6, 0.8], [-0.96, 0.28]])  # 53.1° and 163.7° from class 0
+        >>> loss.get_logits(embeddings, torch.tensor([0, 0])).detach()  # cos 83.1°, −0.96 − π/6 · sin 30°
+        tensor([[ 0.1196,  0.8000],
+                [-1.2218,  0.2800]])
 
     Source: Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698 (equation 3).
 
@@ -57,12 +57,10 @@ class ArcFaceLoss(BaseSoftmaxLoss):
         embedding_size: int,
         margin: float = 28.6,
         scale: float = 64,
-        gradient: Gradient = "full",
         beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= 180:
-            raise ValueError(f"margin must be in [0, 180] degrees, got {margin}. The paper's margin is 28.6.")
+        check_between("in [0, 180] degrees", "The paper's margin is 28.6.", margin=margin)
         if 0 < margin < 1:
             warnings.warn(
                 f"ArcFaceLoss(margin={margin}) is {margin} degrees, almost no margin, because PML's margins are in "
@@ -70,11 +68,10 @@ class ArcFaceLoss(BaseSoftmaxLoss):
                 stacklevel=2,
             )
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
-        self.margin, self.gradient, self.beyond_pi = margin, gradient, beyond_pi
+        check_choices(beyond_pi=(beyond_pi, BeyondPi))
+        self.margin, self.beyond_pi = margin, beyond_pi
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        margined = additive_angular(batch.cosine, math.radians(self.margin), self.beyond_pi)
-        return detached(batch.cosine, margined, self.gradient)
+        return additive_angular(batch.cosine, math.radians(self.margin), self.beyond_pi)

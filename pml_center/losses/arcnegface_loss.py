@@ -1,14 +1,12 @@
 """ArcNegFaceLoss."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class ArcNegFaceLoss(BaseSoftmaxLoss):
@@ -25,9 +23,7 @@ class ArcNegFaceLoss(BaseSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         strength: α > 0, of a class that is as near as one's own.
         width: σ > 0, of the differences of cosines that count.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -36,9 +32,10 @@ class ArcNegFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = ArcNegFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = ArcNegFaceLoss(2, 2, margin=0.5, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # a = cos(θ + 0.5); t = 1.2 · e^(−(0.8 − a)²/2)
+        tensor([[0.1430, 0.7407]])
 
     Source: Liu et al., Towards flops-constrained face recognition, ICCV workshops 2019, arXiv:1909.00632.
     """
@@ -51,24 +48,17 @@ class ArcNegFaceLoss(BaseSoftmaxLoss):
         scale: float = 64,
         strength: float = 1.2,
         width: float = 2.0,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
-        for name, value, usual in (("strength", strength, 1.2), ("width", width, 2)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}. The paper's is {usual}.")
+        check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        check_between("positive", "The paper has 1.2 and 2.", strength=strength, width=width)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.strength, self.width = margin, strength, width
-        self.gradient, self.beyond_pi = gradient, beyond_pi
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        return detached(batch.cosine, additive_angular(batch.cosine, self.margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, self.margin)
 
     def negative_margin(self, target: Tensor) -> Elementwise:
         """``t·c + t − 1``."""

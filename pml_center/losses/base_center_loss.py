@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices, check_positive, is_size
+from pml_center.checks import check_between, check_choices
 from pml_center.distributed.collectives import gather_rows, processes
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import joined_by_wrapper
@@ -93,9 +93,8 @@ class BaseCenterLoss(BaseClassLoss):
         check_choices(update=(update, Update))
         if init is not None:
             check_choices(init=(init, Init))
-        check_positive("The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
-        if alpha > 1:
-            raise ValueError(f"alpha must be in (0, 1], got {alpha}. The paper's rate is 0.5.")
+        check_between("finite and positive", "The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
+        check_between("in (0, 1]", "The paper's rate is 0.5.", alpha=alpha)
         if sparse_gradient and update != "gradient":
             raise ValueError(
                 f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
@@ -106,11 +105,9 @@ class BaseCenterLoss(BaseClassLoss):
                 f"sparse_gradient must be False for {type(self).__name__}, whose gradient reaches the centers of all "
                 "classes, got True. Leave it out."
             )
-        if accumulation_steps is not None and not is_size(accumulation_steps):
-            raise ValueError(
-                f"accumulation_steps must be an integer of at least 1, or None, got {accumulation_steps!r}. "
-                "It is the number of batches for one step of your optimizer."
-            )
+        if accumulation_steps is not None:
+            remedy = "It is the number of batches for one step of your optimizer."
+            check_between("an integer of at least 1, or None", remedy, accumulation_steps=accumulation_steps)
         if init is not None and weight_init_func is not None:
             raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
         if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:

@@ -11,7 +11,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_chunk_size, check_embeddings, check_labels, check_size
+from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels, check_size
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.class_weights import Chosen, ClassWeights
@@ -25,6 +25,7 @@ from pml_center.ops.cross_entropy import (
     own_similarity,
     scaled,
 )
+from pml_center.ops.margins import Gradient, detached
 
 Schedule = Callable[[int], float]
 
@@ -61,6 +62,9 @@ class BaseSoftmaxLoss(BaseClassLoss):
         sub_centers: rows of weights per class; an embedding meets the nearest (Deng et al. 2020, Sub-center ArcFace).
         sample_rate: in (0, 1], the share of the classes that takes part in a training step: those of the batch and a
             random choice of the others (An et al. 2021, Partial FC). Evaluation always sees all.
+        gradient: ``"full"`` differentiates the target; ``"detached"`` takes its margin, what it has beyond the cosine,
+            for a constant, which is steadier at small angles; a loss whose margin cannot be one refuses it. None is the
+            choice of the paper, ``"full"`` unless the loss says otherwise.
         sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
             rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
         label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
@@ -83,6 +87,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
     """
 
     normalizes: bool = True  # embeddings and weights are compared by cosine, else by the plain product
+    default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
 
@@ -97,6 +102,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         bias: bool = False,
         sub_centers: int = 1,
         sample_rate: float = 1.0,
+        gradient: Gradient | None = None,
         sparse_gradient: bool = False,
         label_smoothing: float = 0.0,
         margin_schedule: Schedule | None = None,
@@ -118,6 +124,15 @@ class BaseSoftmaxLoss(BaseClassLoss):
                 f"distance must be {default} because {type(self).__name__} is defined on it, "
                 f"got {type(self.distance).__name__}. Leave distance out."
             )
+        if gradient is None:
+            gradient = self.default_gradient or "full"
+        check_choices(gradient=(gradient, Gradient))
+        if gradient == "detached" and self.default_gradient is None:
+            raise ValueError(
+                f'gradient must be "full" because the margin of {type(self).__name__} cannot be taken for a constant, '
+                f"got {gradient!r}. Leave it out."
+            )
+        self.gradient = gradient
         self.scale = scale
         self.sub_centers = sub_centers
         self.label_smoothing = label_smoothing
@@ -358,7 +373,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
 
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""
-        target = self.target_cosine(batch)
+        target = detached(batch.cosine, self.target_cosine(batch), self.gradient)
         if self.margin_schedule is None:
             return target
         return batch.cosine + self.margin_schedule(max(int(self.step), 1)) * (target - batch.cosine)
@@ -394,12 +409,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
 
 
 def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size) -> None:
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}. Common values are 16 to 64.")
-    if sub_centers < 1:
-        raise ValueError(f"sub_centers must be at least 1, got {sub_centers}. Common values are 1 and 3.")
-    if not 0 < sample_rate <= 1:
-        raise ValueError(f"sample_rate must be in (0, 1], got {sample_rate}. Common values are 1 and 0.1.")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}. Common values are 0 and 0.1.")
+    check_between("positive", "Common values are 16 to 64.", scale=scale)
+    check_between("at least 1", "Common values are 1 and 3.", sub_centers=sub_centers)
+    check_between("in (0, 1]", "Common values are 1 and 0.1.", sample_rate=sample_rate)
+    check_between("in [0, 1)", "Common values are 0 and 0.1.", label_smoothing=label_smoothing)
     check_chunk_size(chunk_size)

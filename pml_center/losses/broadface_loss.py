@@ -1,15 +1,13 @@
 """BroadFaceLoss."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
 from pml_center.ops.cross_entropy import SHORTEST
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class BroadFaceLoss(BaseSoftmaxLoss):
@@ -26,10 +24,8 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         margin: m, radians in [0, π], as in :class:`ArcFaceLoss`. Larger is stricter.
         scale: s > 0, the factor of all cosines.
         queue_size: past embeddings, at least 1. Time and logits grow with it as with the size of a batch.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; one sub-center.
-            With ``sample_rate`` below 1 the queue still meets all classes.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; one
+            sub-center. With ``sample_rate`` below 1 the queue still meets all classes.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``, where the queue
         has its share of the mean if it is PML's ``MeanReducer``.
@@ -42,9 +38,11 @@ class BroadFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = BroadFaceLoss(num_classes=10, embedding_size=64, queue_size=100)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = BroadFaceLoss(2, 2, queue_size=3, weight_init_func=torch.nn.init.eye_)
+        >>> for _ in range(2):
+        ...     value = loss(torch.eye(2), torch.tensor([0, 1]))
+        >>> loss.queue_labels  # the newest are last
+        tensor([1, 0, 1])
 
     Source: Kim et al., BroadFace, ECCV 2020, arXiv:2008.06674.
     """
@@ -60,14 +58,10 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         margin: float = 0.5,
         scale: float = 64,
         queue_size: int = 32_000,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
-        if queue_size < 1:
-            raise ValueError(f"queue_size must be at least 1, got {queue_size}. Common are 8000 to 32000.")
+        check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        check_between("at least 1", "Common are 8000 to 32000.", queue_size=queue_size)
         if kwargs.get("loss_weights") is not None:
             raise ValueError(
                 "loss_weights must be None because past samples have no weights, got some. Leave them out."
@@ -78,8 +72,7 @@ class BroadFaceLoss(BaseSoftmaxLoss):
                 f"sub_centers must be 1 because BroadFaceLoss follows one row per class, got {self.sub_centers}. "
                 "Leave it out."
             )
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
-        self.margin, self.gradient, self.beyond_pi = margin, gradient, beyond_pi
+        self.margin = margin
         self.register_buffer("queue", torch.zeros(queue_size, embedding_size))
         self.register_buffer("queue_rows", torch.zeros(queue_size, embedding_size))
         self.register_buffer("queue_labels", torch.full((queue_size,), -1))
@@ -87,7 +80,7 @@ class BroadFaceLoss(BaseSoftmaxLoss):
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        return detached(batch.cosine, additive_angular(batch.cosine, self.margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, self.margin)
 
     def prototypes(self, chosen: Chosen) -> Tensor:
         """The weights, whose gradient is that of a mean over batch and queue."""

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0, check_chunk_size, check_embeddings, check_positive
+from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
 
@@ -42,9 +42,11 @@ class CenterContrastiveLoss(BaseCenterLoss):
 
     Example:
         >>> import torch
-        >>> loss = CenterContrastiveLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CenterContrastiveLoss(2, 2, margin=0.5, scale=1, alpha=0.5, weight_init_func=torch.nn.init.eye_)
+        >>> loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0]))  # log(1 + e^(0.8 − 0.1)) + 0.4² + 0.8²
+        tensor(1.9032)
+        >>> loss.centers[0]  # (1, 0) + 0.5 · (−0.4, 0.8) / (1 + 1)
+        tensor([0.9000, 0.2000])
 
     Source: Cai, Xiong and Tian, Center contrastive loss for metric learning, 2023, arXiv:2308.00458. From its abstract:
         a bank of class centers that is updated in step with training, and a contrastive loss between queries and
@@ -70,9 +72,8 @@ class CenterContrastiveLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        check_positive("Common values are 16 to 64.", scale=scale)
-        check_at_least_0("A common one is 0.2.", margin=margin)
-        check_at_least_0("A common one is 1.", center_weight=center_weight)
+        check_between("finite and positive", "Common values are 16 to 64.", scale=scale)
+        check_between("finite and at least 0", "Common are 0.2 and 1.", margin=margin, center_weight=center_weight)
         check_chunk_size(chunk_size)
         self.margin, self.scale, self.center_weight, self.chunk_size = margin, scale, center_weight, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin", "scale", "center_weight"], is_stat=False)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 
@@ -28,17 +29,19 @@ class CircleSoftmaxLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = CircleSoftmaxLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CircleSoftmaxLoss(2, 2, margin=0.25, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # 0.65 · (0.6 − 0.75), 1.05 · (0.8 − 0.25)
+        tensor([[-0.0975,  0.5775]])
 
     Source: Sun et al., Circle loss, CVPR 2020, arXiv:2002.10857 (one positive; m and γ of face
         recognition).
     """
 
+    default_gradient = None  # what multiplies the cosine is its gradient
+
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.25, scale: float = 256, **kwargs):
-        if not 0 <= margin < 1:
-            raise ValueError(f"margin must be in [0, 1), got {margin}. The paper's margin is 0.25.")
+        check_between("in [0, 1)", "The paper's margin is 0.25.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

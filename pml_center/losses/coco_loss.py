@@ -26,11 +26,11 @@ class COCOLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = COCOLoss(num_classes=10, embedding_size=64)
-        >>> round(loss.scale, 2)
+        >>> round(COCOLoss(10, 64).scale, 2)  # ½·log 9 + 3
         4.1
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = COCOLoss(2, 2, weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(torch.tensor([[0.6, 0.8]])).detach()  # 3 · 0.6, 3 · 0.8
+        tensor([[1.8000, 2.4000]])
 
     Source: Liu et al., Rethinking feature discrimination and polymerization for large-scale recognition, 2017,
         arXiv:1710.00870.

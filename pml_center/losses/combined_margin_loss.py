@@ -1,13 +1,11 @@
 """CombinedMarginLoss."""
 
-import math
-
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
-from pml_center.ops.margins import BeyondPi, Gradient, additive_cosine, combined_angular, detached
+from pml_center.ops.margins import BeyondPi, additive_cosine, combined_angular
 
 
 class CombinedMarginLoss(BaseSoftmaxLoss):
@@ -23,13 +21,12 @@ class CombinedMarginLoss(BaseSoftmaxLoss):
         m2: radians in [0, π], added to the angle.
         m3: a cosine of at least 0, subtracted.
         scale: s > 0, the factor of all cosines.
-        gradient: ``"full"`` differentiates ψ; ``"detached"`` takes ``ψ − cos θ`` for a constant.
         beyond_pi: where ``m₁θ + m₂ > π``: ``"linear"`` continues by ``cos θ − a·sin a``, where a is what the angle has
             gained there (m₂ if m₁ = 1); ``"rotate"`` lets the cosine turn; ``"easy"`` applies m₁ and m₂ only where
             ``cos θ_y > 0``.
         filter_threshold: cosines to other classes above it count as 0 and get no gradient: likely the same person
             under two labels. None filters nothing.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -38,9 +35,10 @@ class CombinedMarginLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = CombinedMarginLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CombinedMarginLoss(2, 2, m1=1, m2=0.3, m3=0.2, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # cos(θ + 0.3) − 0.2
+        tensor([[0.1368, 0.8000]])
 
     Source: Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698 (equation 4).
 
@@ -56,27 +54,22 @@ class CombinedMarginLoss(BaseSoftmaxLoss):
         m2: float = 0.3,
         m3: float = 0.2,
         scale: float = 64,
-        gradient: Gradient = "full",
         beyond_pi: BeyondPi = "linear",
         filter_threshold: float | None = None,
         **kwargs,
     ):
-        if not m1 > 0:
-            raise ValueError(f"m1 must be positive, got {m1}. 1 leaves the angle alone.")
-        if not 0 <= m2 <= math.pi:
-            raise ValueError(f"m2 must be in [0, π] radians, got {m2}. The paper's are 0.3 and 0.4.")
-        if not m3 >= 0:
-            raise ValueError(f"m3 must be at least 0, got {m3}. The paper's are 0.2 and 0.15.")
+        check_between("positive", "1 leaves the angle alone.", m1=m1)
+        check_between("in [0, π] radians", "The paper's are 0.3 and 0.4.", m2=m2)
+        check_between("at least 0", "The paper's are 0.2 and 0.15.", m3=m3)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
+        check_choices(beyond_pi=(beyond_pi, BeyondPi))
         self.m1, self.m2, self.m3 = m1, m2, m3
-        self.gradient, self.beyond_pi, self.filter_threshold = gradient, beyond_pi, filter_threshold
+        self.beyond_pi, self.filter_threshold = beyond_pi, filter_threshold
         self.add_to_recordable_attributes(list_of_names=["m1", "m2", "m3"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(m₁θ + m₂) − m₃``."""
-        margined = additive_cosine(combined_angular(batch.cosine, self.m1, self.m2, self.beyond_pi), self.m3)
-        return detached(batch.cosine, margined, self.gradient)
+        return additive_cosine(combined_angular(batch.cosine, self.m1, self.m2, self.beyond_pi), self.m3)
 
     def negative_margin(self, target: Tensor) -> Elementwise | None:
         """0 above the threshold."""

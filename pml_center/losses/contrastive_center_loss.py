@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pml_center.checks import check_positive
+from pml_center.checks import check_between
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
 from pml_center.ops.centers import half_squared_distance, other_squared_distances
 
@@ -60,7 +60,7 @@ class ContrastiveCenterLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        check_positive("The paper's is 1.", delta=delta)
+        check_between("finite and positive", "The paper's is 1.", delta=delta)
         self.delta = delta
         self.add_to_recordable_attributes(list_of_names=["delta"], is_stat=False)
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import additive_cosine
 
@@ -26,17 +27,19 @@ class CosFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = CosFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CosFaceLoss(2, 2, margin=0.5, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # 0.6 − 0.5
+        tensor([[0.1000, 0.8000]])
+        >>> loss(embeddings, labels).detach()  # log(1 + e^(0.8 − 0.1))
+        tensor(1.1032)
 
     Source: Wang et al., CosFace, CVPR 2018, arXiv:1801.09414 (equation 4); Wang et al., Additive margin
         softmax, 2018, arXiv:1801.05599.
     """
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64, **kwargs):
-        if not 0 <= margin <= 2:
-            raise ValueError(f"margin must be in [0, 2], a difference of cosines, got {margin}. The paper's is 0.35.")
+        check_between("in [0, 2], a difference of cosines", "The paper's is 0.35.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

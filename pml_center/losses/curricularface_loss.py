@@ -1,15 +1,14 @@
 """CurricularFaceLoss."""
 
-import math
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached, hard_curricular
+from pml_center.ops.margins import additive_angular, hard_curricular
 
 
 class CurricularFaceLoss(BaseSoftmaxLoss):
@@ -26,9 +25,7 @@ class CurricularFaceLoss(BaseSoftmaxLoss):
         margin: m, radians in [0, π]. Larger is stricter.
         scale: s > 0, the factor of all cosines.
         momentum: in [0, 1], the weight of the newest batch in t.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: the target where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -39,9 +36,13 @@ class CurricularFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = CurricularFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = CurricularFaceLoss(2, 2, margin=0.5, scale=1, momentum=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # cos(θ + 0.5), and 0.8 · (0 + 0.8) as t is 0
+        tensor([[0.1430, 0.6400]])
+        >>> _ = loss(embeddings, labels)
+        >>> loss.get_logits(embeddings, labels).detach()  # t is 0.6 now
+        tensor([[0.1430, 1.1200]])
 
     Source: Huang et al., CurricularFace, CVPR 2020, arXiv:2004.00288 (equations 5 to 9).
 
@@ -57,18 +58,12 @@ class CurricularFaceLoss(BaseSoftmaxLoss):
         margin: float = 0.5,
         scale: float = 64,
         momentum: float = 0.01,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be in [0, 1], got {momentum}. The paper's is 0.01.")
+        check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        check_between("in [0, 1]", "The paper's is 0.01.", momentum=momentum)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.momentum = margin, momentum
-        self.gradient, self.beyond_pi = gradient, beyond_pi
         self.register_buffer("difficulty", torch.zeros(()))
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
@@ -78,7 +73,7 @@ class CurricularFaceLoss(BaseSoftmaxLoss):
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        return detached(batch.cosine, additive_angular(batch.cosine, self.margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, self.margin)
 
     def negative_threshold(self, batch: Batch, target: Tensor) -> Tensor:
         """``cos(θ + m)``, which is not continued."""

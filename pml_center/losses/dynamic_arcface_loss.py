@@ -1,14 +1,13 @@
 """DynamicArcFaceLoss."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices, check_class_counts
+from pml_center.checks import check_between, check_class_counts
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class DynamicArcFaceLoss(BaseSoftmaxLoss):
@@ -26,9 +25,7 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
         exponent: λ ≥ 0. 0 is :class:`ArcFaceLoss` with the margin a + b.
         least_margin: b ≥ 0, radians; a + b is at most π.
         scale: s > 0, the factor of all cosines.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -39,9 +36,10 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = DynamicArcFaceLoss(num_classes=3, embedding_size=64, class_counts=[500, 20, 3])
-        >>> loss(torch.randn(3, 64), torch.arange(3)).shape
-        torch.Size([])
+        >>> loss = DynamicArcFaceLoss(2, 2, class_counts=[16, 1], scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(torch.eye(2), torch.tensor([0, 1])).detach()  # cos(0.5 / 2 + 0.05), cos(0.5 + 0.05)
+        tensor([[0.9553, 0.0000],
+                [0.0000, 0.8525]])
 
     Source: Ha et al., Google Landmark Recognition 2020 competition third place solution, 2020, arXiv:2010.05350.
         Another paper of 2021 has the name Dyn-ArcFace, and margins from the distances of class centers.
@@ -58,22 +56,14 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
         exponent: float = 0.25,
         least_margin: float = 0.05,
         scale: float = 64,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        for name, value, usual in (("factor", factor, 0.5), ("least_margin", least_margin, 0.05)):
-            if not 0 <= value <= math.pi or factor + least_margin > math.pi:
-                raise ValueError(
-                    f"{name} must be in [0, π] radians, and factor + least_margin too, got {value}. "
-                    f"The paper's is {usual}."
-                )
-        if not exponent >= 0:
-            raise ValueError(f"exponent must be at least 0, got {exponent}. The paper's is 0.25.")
+        rule, usual = "in [0, π] radians, and factor + least_margin too", "The paper has 0.5 and 0.05."
+        check_between(rule, usual, factor=factor, least_margin=least_margin)
+        check_between("in [0, π] radians", usual, **{"factor + least_margin": factor + least_margin})
+        check_between("at least 0", "The paper's is 0.25.", exponent=exponent)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
         self.factor, self.exponent, self.least_margin = factor, exponent, least_margin
-        self.gradient, self.beyond_pi = gradient, beyond_pi
         self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         self.add_to_recordable_attributes(list_of_names=["factor", "exponent", "least_margin"], is_stat=False)
 
@@ -81,7 +71,7 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
         """``cos(θ + m_y)``, continued."""
         counts = self.class_counts[batch.labels].to(batch.cosine)
         margin = self.factor * counts.pow(-self.exponent) + self.least_margin
-        return detached(batch.cosine, additive_angular(batch.cosine, margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, margin)
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, additive_cosine, detached
+from pml_center.ops.margins import BeyondPi, additive_angular, additive_cosine
 
 Variant = Literal["angular", "cosine"]
 
@@ -29,11 +29,9 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
             for a cosine. 0 is :class:`ArcFaceLoss` or :class:`CosFaceLoss`.
         scale: s > 0, the factor of all cosines.
         plus: whether far samples get the large margins (ElasticFace+).
-        gradient: of ``"angular"``: ``"full"`` differentiates ``cos(θ + E)``; ``"detached"`` takes the margin for a
-            constant.
         beyond_pi: of ``"angular"``: where ``θ_y + E > π``, see :class:`ArcFaceLoss`.
         seed: of the margins.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -45,9 +43,12 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = ElasticFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = ElasticFaceLoss(2, 2, margin=0.5, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss(embeddings, labels) == loss(embeddings, labels)  # each with a margin of its own
+        tensor(False)
+        >>> loss.eval().get_logits(embeddings, labels).detach()  # cos(θ + 0.5)
+        tensor([[0.1430, 0.8000]])
 
     Source: Boutros et al., ElasticFace, CVPR workshops 2022, arXiv:2109.09416.
 
@@ -67,19 +68,17 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
         std: float | None = None,
         scale: float = 64,
         plus: bool = False,
-        gradient: Gradient = "full",
         beyond_pi: BeyondPi = "linear",
         seed: int = 0,
         **kwargs,
     ):
-        check_choices(variant=(variant, Variant), gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
+        check_choices(variant=(variant, Variant), beyond_pi=(beyond_pi, BeyondPi))
         usual_margin, usual_std = {"angular": (0.5, 0.0175), "cosine": (0.35, 0.025)}[variant]
         std = (usual_std if plus else 0.05) if std is None else std
-        if not std >= 0:
-            raise ValueError(f"std must be at least 0, got {std}. The paper's is 0.05.")
+        check_between("at least 0", "The paper's is 0.05.", std=std)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.std = variant, usual_margin if margin is None else margin, std
-        self.plus, self.gradient, self.beyond_pi, self.seed = plus, gradient, beyond_pi, seed
+        self.plus, self.beyond_pi, self.seed = plus, beyond_pi, seed
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
         self.add_to_recordable_attributes(list_of_names=["margin", "std"], is_stat=False)
 
@@ -100,4 +99,4 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
             margin = margin.sort().values[rank]
         if self.variant == "cosine":
             return additive_cosine(cosine, margin)
-        return detached(cosine, additive_angular(cosine, margin, self.beyond_pi), self.gradient)
+        return additive_angular(cosine, margin, self.beyond_pi)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0
+from pml_center.checks import check_between
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.centers import class_sums
 
@@ -49,7 +49,7 @@ class HeteroCenterLoss(BaseElementLoss):
 
     def __init__(self, margin: float = 0.0, **kwargs):
         super().__init__(**kwargs)
-        check_at_least_0("The paper has none, which is 0.", margin=margin)
+        check_between("finite and at least 0", "The paper has none, which is 0.", margin=margin)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 

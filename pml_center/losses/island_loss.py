@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0
+from pml_center.checks import check_between
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
 
@@ -67,7 +67,7 @@ class IslandLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
-        check_at_least_0("The paper has 10; 0 is center loss.", repulsion=repulsion)
+        check_between("finite and at least 0", "The paper has 10; 0 is center loss.", repulsion=repulsion)
         self.repulsion = repulsion
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_choices, check_class_counts
+from pml_center.checks import check_between, check_choices, check_class_counts
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import BeyondPi, additive_angular
 
 
 class KappaFaceLoss(BaseSoftmaxLoss):
@@ -30,9 +30,8 @@ class KappaFaceLoss(BaseSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         temperature: T ≥ 0, how much the concentrations count.
         balance: γ in [0, 1], the share of the concentrations; the rest is that of the numbers of samples.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
         beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -44,9 +43,10 @@ class KappaFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = KappaFaceLoss(num_classes=3, embedding_size=64, class_counts=[500, 20, 3])
-        >>> loss(torch.randn(3, 64), torch.arange(3)).shape
-        torch.Size([])
+        >>> loss = KappaFaceLoss(2, 2, class_counts=[3, 1])
+        >>> _ = loss(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]]), torch.tensor([0, 0, 0, 1]))
+        >>> loss.margin_shares  # an epoch is over: the rare class has the larger margin
+        tensor([0.3517, 0.5814])
 
     Source: Oinar et al., KappaFace, IEEE Access 2023, arXiv:2201.07394.
 
@@ -70,20 +70,16 @@ class KappaFaceLoss(BaseSoftmaxLoss):
         scale: float = 64,
         temperature: float = 0.4,
         balance: float = 0.7,
-        gradient: Gradient = "full",
         beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.8.")
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}. The paper's is 0.4.")
-        if not 0 <= balance <= 1:
-            raise ValueError(f"balance must be in [0, 1], got {balance}. The paper's is 0.7.")
+        check_between("in [0, π] radians", "The paper's margin is 0.8.", margin=margin)
+        check_between("at least 0", "The paper's is 0.4.", temperature=temperature)
+        check_between("in [0, 1]", "The paper's is 0.7.", balance=balance)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
+        check_choices(beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.temperature, self.balance = margin, temperature, balance
-        self.gradient, self.beyond_pi = gradient, beyond_pi
+        self.beyond_pi = beyond_pi
         self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         self.register_buffer("class_sums", torch.zeros(num_classes, embedding_size))
         self.register_buffer("class_seen", torch.zeros(num_classes, dtype=torch.long))
@@ -107,7 +103,7 @@ class KappaFaceLoss(BaseSoftmaxLoss):
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m_0·w_y)``, continued."""
         margin = self.margin * self.margin_shares[batch.labels].to(batch.cosine)
-        return detached(batch.cosine, additive_angular(batch.cosine, margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, margin, self.beyond_pi)
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:

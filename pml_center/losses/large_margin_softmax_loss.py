@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import multiplied_angular
 
@@ -33,9 +34,13 @@ class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
     Example:
         >>> import torch
         >>> from pml_center.losses.schedules import Annealing
-        >>> loss = LargeMarginSoftmaxLoss(num_classes=10, embedding_size=64, margin_schedule=Annealing())
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> embeddings, labels = torch.tensor([[3.0, 4.0]]), torch.tensor([0])
+        >>> loss = LargeMarginSoftmaxLoss(2, 2, margin=2, weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(embeddings, labels).detach()  # 5 · cos 2θ = 5 · (2 · 0.6² − 1)
+        tensor([[-1.4000,  4.0000]])
+        >>> loss = LargeMarginSoftmaxLoss(2, 2, 2, margin_schedule=Annealing(), weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(embeddings, labels).detach()  # a thousandth of the way from 3 to there, at first
+        tensor([[2.9951, 4.0000]])
 
     Source: Liu et al., Large-margin softmax loss for convolutional neural networks, ICML 2016, arXiv:1612.02295
         (equations 4 to 6).
@@ -45,11 +50,11 @@ class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
     """
 
     normalizes = False
+    default_gradient = None  # lengths are part of the target
     from_pml_units: ClassVar[dict[str, Callable]] = {"distance": lambda _: None}
 
     def __init__(self, num_classes: int, embedding_size: int, margin: int = 4, scale: float = 1, **kwargs):
-        if margin < 1 or margin != int(margin):
-            raise ValueError(f"margin must be an integer of at least 1, got {margin}. The paper's margins are 2 to 4.")
+        check_between("an integer of at least 1", "The paper's margins are 2 to 4.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pml_center.checks import check_at_least_0, check_choices, check_chunk_size, check_embeddings, check_labels
+from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
 from pml_center.ops.centers import half_squared_distance, log_likelihoods, other_log_likelihoods, with_rows
 
@@ -87,8 +87,8 @@ class LGMLoss(BaseCenterLoss):
                 f'update must be "gradient" with covariance="diagonal", which is learned beside the means, '
                 f'got {update!r}. Leave it out, or pass covariance="identity".'
             )
-        check_at_least_0("The authors' is 0.3.", margin=margin)
-        check_at_least_0("The authors' is 0.1.", likelihood_weight=likelihood_weight)
+        usual = "The authors have 0.3 and 0.1."
+        check_between("finite and at least 0", usual, margin=margin, likelihood_weight=likelihood_weight)
         self.margin, self.likelihood_weight, self.chunk_size = margin, likelihood_weight, chunk_size
         is_learned = covariance == "diagonal"
         self.log_variances = nn.Parameter(torch.zeros(num_classes, embedding_size)) if is_learned else None

@@ -1,10 +1,10 @@
 """LiArcFaceLoss."""
 
-import math
 from functools import partial
 
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import linear_angular
@@ -30,9 +30,9 @@ class LiArcFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = LiArcFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = LiArcFaceLoss(2, 2, margin=torch.pi / 8, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(torch.tensor([[1.0, 1.0]]), torch.tensor([0])).detach()  # 1 − 2 · (1/4 + 1/8), 1 − 2 · 1/4
+        tensor([[0.2500, 0.5000]])
 
     Source: Li et al., AirFace: lightweight and efficient model for face recognition, ICCV workshops 2019,
         arXiv:1907.12256.
@@ -41,9 +41,10 @@ class LiArcFaceLoss(BaseSoftmaxLoss):
         labels gives scaled cosines, which come in the same order.
     """
 
+    default_gradient = None  # all similarities are linear in the angle
+
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.45, scale: float = 64, **kwargs):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. Common values are 0.42 to 0.45.")
+        check_between("in [0, π] radians", "Common values are 0.42 to 0.45.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

@@ -1,10 +1,8 @@
 """MagFaceLoss."""
 
-import math
-
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.lengths import magnitude_penalty
 from pml_center.ops.margins import BeyondPi, additive_angular
@@ -37,15 +35,19 @@ class MagFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = MagFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = MagFaceLoss(2, 2, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings = torch.tensor([[6.0, 8.0], [66.0, 88.0]])  # of length 10 and 110
+        >>> loss.get_logits(embeddings, torch.tensor([0, 0])).detach()  # cos(θ + 0.45), cos(θ + 0.8)
+        tensor([[ 0.1923,  0.8000],
+                [-0.1559,  0.8000]])
 
     Source: Meng et al., MagFace, CVPR 2021, arXiv:2103.06627 (section 3.2).
 
     Differs: the authors' code is ``beyond_pi="easy"`` by default, and has λ_g = 20 in the program, 35 in the
         instructions. FaceX-Zoo's target jumps where ``θ_y + m > π``.
     """
+
+    default_gradient = None  # lengths learn through the target
 
     def __init__(
         self,
@@ -60,18 +62,12 @@ class MagFaceLoss(BaseSoftmaxLoss):
         beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 < lower_norm < upper_norm:
-            raise ValueError(
-                f"lower_norm must be positive and below upper_norm={upper_norm}, got {lower_norm}. "
-                "The paper's are 10 and 110."
-            )
-        if not 0 <= lower_margin <= upper_margin <= math.pi:
-            raise ValueError(
-                f"lower_margin must be in [0, upper_margin={upper_margin}] and that at most π radians, "
-                f"got {lower_margin}. The paper's are 0.45 and 0.8."
-            )
-        if not regularizer_weight >= 0:
-            raise ValueError(f"regularizer_weight must be at least 0, got {regularizer_weight}. The paper's is 35.")
+        check_between("positive", "The paper has 10 and 110.", upper_norm=upper_norm)
+        check_between(f"positive and below upper_norm={upper_norm}", "The paper has 10 and 110.", lower_norm=lower_norm)
+        check_between("in [0, π] radians", "The paper has 0.45 and 0.8.", upper_margin=upper_margin)
+        rule = f"in [0, upper_margin={upper_margin}] radians"
+        check_between(rule, "The paper has 0.45 and 0.8.", lower_margin=lower_margin)
+        check_between("at least 0", "The paper's is 35.", regularizer_weight=regularizer_weight)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         check_choices(beyond_pi=(beyond_pi, BeyondPi))
         self.lower_norm, self.upper_norm = lower_norm, upper_norm

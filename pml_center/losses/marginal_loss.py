@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0
+from pml_center.checks import check_between
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.cross_entropy import directions
 
@@ -45,9 +45,8 @@ class MarginalLoss(BaseElementLoss):
 
     def __init__(self, threshold: float = 1.2, margin: float = 0.3, **kwargs):
         super().__init__(**kwargs)
-        if not 0 < threshold < 4:
-            raise ValueError(f"threshold must be in (0, 4), got {threshold}. The paper has 1.2.")
-        check_at_least_0("The paper has 0.3.", margin=margin)
+        check_between("in (0, 4)", "The paper has 1.2.", threshold=threshold)
+        check_between("finite and at least 0", "The paper has 0.3.", margin=margin)
         self.threshold, self.margin = threshold, margin
         self.add_to_recordable_attributes(list_of_names=["threshold", "margin"], is_stat=False)
 

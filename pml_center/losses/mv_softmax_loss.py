@@ -1,16 +1,15 @@
 """MVSoftmaxLoss."""
 
-import math
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
-from pml_center.ops.margins import Gradient, additive_angular, additive_cosine, detached, hard_shifted
+from pml_center.ops.margins import additive_angular, additive_cosine, hard_shifted
 
 Variant = Literal["cosine", "angular"]
 
@@ -31,9 +30,7 @@ class MVSoftmaxLoss(BaseSoftmaxLoss):
         scale: s > 0, the factor of all cosines.
         hardness: t ≥ 0, the extra of hard negatives; 0 is :class:`CosFaceLoss` or :class:`ArcFaceLoss`.
         easy_margin: whether the target has its margin only where ``cos θ_y > 0``.
-        gradient: of ``"angular"``: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a
-            constant.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -42,9 +39,10 @@ class MVSoftmaxLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = MVSoftmaxLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = MVSoftmaxLoss(2, 2, margin=0.35, scale=1, hardness=0.2, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # 0.6 − 0.35; 0.8 is above it: 1.2 · 0.8 + 0.2
+        tensor([[0.2500, 1.1600]])
 
     Source: Wang et al., Mis-classified vector guided softmax loss for face recognition, AAAI 2020, arXiv:1912.00833.
 
@@ -62,25 +60,22 @@ class MVSoftmaxLoss(BaseSoftmaxLoss):
         scale: float = 32,
         hardness: float = 0.2,
         easy_margin: bool = False,
-        gradient: Gradient = "full",
         **kwargs,
     ):
-        check_choices(variant=(variant, Variant), gradient=(gradient, Gradient))
+        check_choices(variant=(variant, Variant))
         margin = {"cosine": 0.35, "angular": 0.5}[variant] if margin is None else margin
-        if variant == "angular" and not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
-        if not hardness >= 0:
-            raise ValueError(f"hardness must be at least 0, got {hardness}. The paper's is 0.2.")
+        if variant == "angular":
+            check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        check_between("at least 0", "The paper's is 0.2.", hardness=hardness)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.hardness = variant, margin, hardness
-        self.easy_margin, self.gradient = easy_margin, gradient
+        self.easy_margin = easy_margin
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The target f."""
         if self.variant == "angular":
-            margined = additive_angular(batch.cosine, self.margin, "easy" if self.easy_margin else "linear")
-            return detached(batch.cosine, margined, self.gradient)
+            return additive_angular(batch.cosine, self.margin, "easy" if self.easy_margin else "linear")
         margined = additive_cosine(batch.cosine, self.margin)
         return torch.where(batch.cosine > 0, margined, batch.cosine) if self.easy_margin else margined
 

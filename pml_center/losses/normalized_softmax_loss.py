@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 
 
@@ -35,9 +36,12 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = NormalizedSoftmaxLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = NormalizedSoftmaxLoss(2, 2, temperature=0.5, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings).detach()  # 0.6 / 0.5, 0.8 / 0.5
+        tensor([[1.2000, 1.6000]])
+        >>> loss(embeddings, labels).detach()  # log(1 + e^(1.6 − 1.2))
+        tensor(0.9130)
 
     Source: Wang et al., NormFace: L2 hypersphere embedding for face verification, ACM MM 2017,
         arXiv:1704.06369; Zhai and Wu, Classification is a strong baseline for deep metric learning, BMVC
@@ -60,8 +64,7 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
         normalize_weights: bool = True,
         **kwargs,
     ):
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}. Common values are 0.02 to 0.1.")
+        check_between("positive", "Common values are 0.02 to 0.1.", temperature=temperature)
         if isinstance(scale, str) and scale != "auto":
             raise ValueError(
                 f"scale must be a number, 'auto' or None, got {scale!r}. Leave it out for 1 / temperature."

@@ -6,18 +6,18 @@ import math
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, negative_sum
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class NPCFaceLoss(BaseSoftmaxLoss):
     """NPCFace: the nearer the wrong classes of a sample, the larger the margin to its own.
 
     Another class is hard if its cosine c is above ``cos(θ_y + m)``; its cosine becomes ``t·c + a``. The target is
-    ``cos(θ_y + m_0 + m_1·c̄)`` with c̄ the mean of the hard cosines, 0 if there are none. For large, clean sets of many
-    classes, where hard positives and hard negatives are the same samples.
+    ``cos(θ_y + m_0 + m_1·c̄)`` with c̄ the mean of the hard cosines, 0 if there are none, and ``cos θ_y`` where that is
+    not above 0. For large, clean sets of many classes, where hard positives and hard negatives are the same samples.
 
     Args:
         num_classes: C.
@@ -28,9 +28,7 @@ class NPCFaceLoss(BaseSoftmaxLoss):
         added_margin: m_1, radians, at least 0; with m_0 at most π.
         slope: t, at least 1.
         shift: a, a cosine.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: see :class:`ArcFaceLoss`; ``"easy"``, margin only where ``cos θ_y > 0``, is the authors'.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -39,9 +37,10 @@ class NPCFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = NPCFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = NPCFaceLoss(2, 2, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # cos(θ + 0.4 + 0.2 · 0.8), 1.1 · 0.8 + 0.2
+        tensor([[0.0834, 1.0800]])
 
     Source: Zeng et al., NPCFace, 2020, arXiv:2007.10172; what the paper leaves open as in the authors' FaceX-Zoo.
     """
@@ -56,23 +55,19 @@ class NPCFaceLoss(BaseSoftmaxLoss):
         added_margin: float = 0.2,
         slope: float = 1.1,
         shift: float = 0.2,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "easy",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. Common is 0.5.")
-        if not (0 <= added_margin <= least_margin and least_margin + added_margin <= math.pi):
+        margins = {"margin": margin, "least_margin": least_margin, "added_margin": added_margin}
+        check_between("in [0, π] radians", "Common are 0.5, 0.4 and 0.2.", **margins)
+        if not (added_margin <= least_margin and least_margin + added_margin <= math.pi):
             raise ValueError(
                 "least_margin and added_margin must be radians with 0 <= added_margin <= least_margin and a sum of at "
                 f"most π, got {least_margin} and {added_margin}. Common are 0.4 and 0.2."
             )
-        if not slope >= 1:
-            raise ValueError(f"slope must be at least 1, got {slope}. Common is 1.1.")
+        check_between("at least 1", "Common is 1.1.", slope=slope)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.least_margin, self.added_margin = margin, least_margin, added_margin
-        self.slope, self.shift, self.gradient, self.beyond_pi = slope, shift, gradient, beyond_pi
+        self.slope, self.shift = slope, shift
         self.add_to_recordable_attributes(list_of_names=["margin", "least_margin", "added_margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
@@ -82,8 +77,7 @@ class NPCFaceLoss(BaseSoftmaxLoss):
         hard = dataclasses.replace(batch.negatives, margin=lambda cosine: cosine * (cosine > threshold))
         one = dataclasses.replace(batch.negatives, margin=lambda cosine: (cosine > threshold).to(cosine))
         mean = negative_sum(hard) / negative_sum(one).clamp_min(1)
-        margined = additive_angular(batch.cosine, self.least_margin + self.added_margin * mean, self.beyond_pi)
-        return detached(batch.cosine, margined, self.gradient)
+        return additive_angular(batch.cosine, self.least_margin + self.added_margin * mean, "easy")
 
     def negative_threshold(self, batch: Batch, target: Tensor) -> Tensor:
         """``cos(θ + m)``."""

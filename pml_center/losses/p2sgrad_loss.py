@@ -25,9 +25,9 @@ class P2SGradLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = P2SGradLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = P2SGradLoss(2, 2, weight_init_func=torch.nn.init.eye_)
+        >>> loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0])).detach()  # ½ · ((0.6 − 1)² + 0.8²)
+        tensor(0.4000)
 
     Source: Zhang et al., P2SGrad, CVPR 2019, arXiv:1905.02479.
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0, check_size
+from pml_center.checks import check_between, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import farthest_pairs, squared_distances
@@ -65,9 +65,9 @@ class RangeLoss(BaseElementLoss):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        usual = "The paper has 2e4, 5e-5 and 1e-4."
-        check_at_least_0(usual, margin=margin, intra_weight=intra_weight, inter_weight=inter_weight)
-        self.k, self.margin, self.squared = check_size("k", k), margin, squared
+        values = {"margin": margin, "intra_weight": intra_weight, "inter_weight": inter_weight}
+        check_between("finite and at least 0", "The paper has 2e4, 5e-5 and 1e-4.", **values)
+        self.k, self.margin, self.squared = check_size("k", k, "The paper has 2."), margin, squared
         self.intra_weight, self.inter_weight = intra_weight, inter_weight
         self.distance = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
         self.add_to_recordable_attributes(list_of_names=["k", "margin", "intra_weight", "inter_weight"], is_stat=False)

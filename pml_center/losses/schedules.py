@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pml_center.checks import check_between
+
 
 @dataclass(frozen=True)
 class Annealing:
@@ -29,10 +31,7 @@ class Annealing:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(
-                    f"{name} must be at least 0, got {value}. The authors' code has {getattr(type(self), name)}."
-                )
+            check_between("at least 0", f"The authors' code has {getattr(type(self), name)}.", **{name: value})
 
     def __call__(self, step: int) -> float:
         """The share of the margin."""
@@ -54,8 +53,7 @@ class LinearWarmup:
     steps: int
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}. Leave the schedule out to have none.")
+        check_between("at least 1", "Leave the schedule out to have none.", steps=self.steps)
 
     def __call__(self, step: int) -> float:
         """The share."""

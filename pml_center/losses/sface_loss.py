@@ -1,10 +1,9 @@
 """SFaceLoss."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
 from pml_center.ops.margins import angle
@@ -33,12 +32,16 @@ class SFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = SFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = SFaceLoss(2, 2, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> loss(torch.tensor([[0.6, 0.8]]), torch.tensor([0])).detach()  # 0.8 − 0.6
+        tensor(0.2000)
+        >>> loss(torch.tensor([[0.8, 0.6]]), torch.tensor([0])).detach()  # near enough: pulled no more
+        tensor(0.6000)
 
     Source: Zhong et al., SFace, IEEE TIP 2021, arXiv:2205.12010.
     """
+
+    default_gradient = None  # what multiplies the cosine is its gradient
 
     def __init__(
         self,
@@ -50,11 +53,9 @@ class SFaceLoss(BaseSoftmaxLoss):
         push_until: float = 1.23,
         **kwargs,
     ):
-        if not slope > 0:
-            raise ValueError(f"slope must be positive, got {slope}. The paper's is 80.")
-        for name, value, usual in (("pull_until", pull_until, 0.8), ("push_until", push_until, 1.23)):
-            if not 0 <= value <= math.pi:
-                raise ValueError(f"{name} must be in [0, π] radians, got {value}. The paper's is {usual}.")
+        check_between("positive", "The paper's is 80.", slope=slope)
+        usual = "The paper has 0.8 and 1.23."
+        check_between("in [0, π] radians", usual, pull_until=pull_until, push_until=push_until)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.slope, self.pull_until, self.push_until = slope, pull_until, push_until
         self.add_to_recordable_attributes(list_of_names=["slope", "pull_until", "push_until"], is_stat=False)

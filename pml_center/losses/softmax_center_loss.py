@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pml_center.checks import check_at_least_0
+from pml_center.checks import check_between
 from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
@@ -79,7 +79,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        check_at_least_0("The paper has 0.003.", center_weight=center_weight)
+        check_between("finite and at least 0", "The paper has 0.003.", center_weight=center_weight)
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         stats = self.collect_stats
         self.softmax = SoftmaxLoss(

@@ -26,9 +26,10 @@ class SoftmaxLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = SoftmaxLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = SoftmaxLoss(2, 2, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[3.0, 4.0]]), torch.tensor([0])
+        >>> loss(embeddings, labels).detach()  # log(1 + e^(4 − 3))
+        tensor(1.3133)
 
     Source: Bridle, Training stochastic model recognition algorithms as networks can lead to maximum mutual
         information estimation of parameters, NeurIPS 1989; label smoothing: Szegedy et al., CVPR 2016,

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
 from pml_center.ops.margins import Gradient, additive_angular, detached
@@ -33,9 +33,9 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         factor: w > 0; the authors' code has 50, 1 is the formula of the paper.
         variant: ``"cosine"`` is above, SphereFace2-C; ``"angular"``, SphereFace2-A, has ``g(cos(min(π, θ_y + m)))`` and
             leaves the other classes alone.
-        gradient: ``"detached"`` takes g and margin for a constant that is added to the cosine, as the authors do;
-            ``"full"`` differentiates them.
-        kwargs: ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no ``label_smoothing``.
+        kwargs: ``gradient``, ``"detached"`` by default as the authors have it, which takes g and margin for a constant
+            that is added to the cosine; ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no
+            ``label_smoothing``.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -47,15 +47,18 @@ class SphereFace2Loss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = SphereFace2Loss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = SphereFace2Loss(2, 2, margin=0.4, scale=1, exponent=3, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss.get_logits(embeddings, labels).detach()  # 2 · 0.8³ − 1 − 0.4, 2 · 0.9³ − 1 + 0.4
+        tensor([[-0.3760,  0.8580]])
 
     Source: Wen et al., SphereFace2, ICLR 2022, arXiv:2108.01513.
 
     Differs: wespeaker is ``gradient="full", factor=scale`` with b from 0; its angular margin moves the other
         classes as well, which the authors' does not.
     """
+
+    default_gradient: ClassVar[Gradient | None] = "detached"
 
     def __init__(
         self,
@@ -67,24 +70,19 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         exponent: float = 3,
         factor: float = 50,
         variant: Variant = "cosine",
-        gradient: Gradient = "detached",
         **kwargs,
     ):
-        if not 0 <= margin <= 1:
-            raise ValueError(f"margin must be in [0, 1], got {margin}. The paper's margin is 0.4.")
-        if not 0 < positive_weight < 1:
-            raise ValueError(f"positive_weight must be in (0, 1), got {positive_weight}. The paper's is 0.7.")
-        if not exponent >= 1:
-            raise ValueError(f"exponent must be at least 1, got {exponent}. The paper's is 3.")
-        if not factor > 0:
-            raise ValueError(f"factor must be positive, got {factor}. Common values are 1 and 50.")
+        check_between("in [0, 1]", "The paper's margin is 0.4.", margin=margin)
+        check_between("in (0, 1)", "The paper's is 0.7.", positive_weight=positive_weight)
+        check_between("at least 1", "The paper's is 3.", exponent=exponent)
+        check_between("positive", "Common values are 1 and 50.", factor=factor)
         if kwargs.pop("bias", False):
             raise ValueError(
                 "bias must be False because SphereFace2Loss has one threshold for all classes, got True. Leave it out."
             )
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(variant=(variant, Variant), gradient=(gradient, Gradient))
-        self.margin, self.exponent, self.variant, self.gradient = margin, exponent, variant, gradient
+        check_choices(variant=(variant, Variant))
+        self.margin, self.exponent, self.variant = margin, exponent, variant
         self.positive_weight, self.factor = positive_weight, factor
         right = torch.zeros((), dtype=torch.double)  # cosine
         own = scale * float(_margined(right, margin, exponent, variant))
@@ -96,8 +94,7 @@ class SphereFace2Loss(BaseSoftmaxLoss):
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``g(cos θ) − m``, or ``g(cos(min(π, θ + m)))``."""
-        margined = _margined(batch.cosine, self.margin, self.exponent, self.variant)
-        return detached(batch.cosine, margined, self.gradient)
+        return _margined(batch.cosine, self.margin, self.exponent, self.variant)
 
     def negative_margin(self, target: Tensor) -> Elementwise:
         """``g(cos θ) + m``, or ``g(cos θ)``."""

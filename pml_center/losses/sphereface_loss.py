@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import Gradient, detached, multiplied_angular
+from pml_center.ops.margins import multiplied_angular
 
 Version = Literal["sphereface", "r"]
 
@@ -26,11 +26,10 @@ class SphereFaceLoss(BaseSoftmaxLoss):
         embedding_size: D.
         margin: m ≥ 1, the factor of the angle. 1 is no margin.
         scale: s > 0, a factor of all logits.
-        gradient: ``"full"`` differentiates ψ; ``"detached"`` takes ``ψ − cos θ`` for a constant.
         scale_by_norm: whether r is the length of the embedding, or 1.
         version: ``"r"`` is SphereFace-R: ``gradient="detached"``, ``scale_by_norm=False``, and a margin of 1.7 and a
             scale of 30 where both are left at 4 and 1.
-        kwargs: ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``margin_schedule``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -39,10 +38,13 @@ class SphereFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> from pml_center.losses.schedules import Annealing
-        >>> loss = SphereFaceLoss(num_classes=10, embedding_size=64, margin_schedule=Annealing())
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> embeddings, labels = torch.tensor([[3.0, 4.0]]), torch.tensor([0])
+        >>> loss = SphereFaceLoss(2, 2, margin=2, weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(embeddings, labels).detach()  # 5 · cos 2θ = 5 · (2 · 0.6² − 1), 5 · 0.8
+        tensor([[-1.4000,  4.0000]])
+        >>> loss = SphereFaceLoss(2, 2, margin=2, scale=10, version="r", weight_init_func=torch.nn.init.eye_)
+        >>> loss.get_logits(embeddings, labels).detach()  # 10 in place of the length
+        tensor([[-2.8000,  8.0000]])
 
     Source: Liu et al., SphereFace, CVPR 2017, arXiv:1704.08063 (equations 6 and 7); Liu et al., SphereFace revived,
         TPAMI 2022, arXiv:2109.05565.
@@ -58,24 +60,22 @@ class SphereFaceLoss(BaseSoftmaxLoss):
         embedding_size: int,
         margin: float = 4,
         scale: float = 1,
-        gradient: Gradient = "full",
         scale_by_norm: bool = True,
         version: Version = "sphereface",
         **kwargs,
     ):
-        check_choices(gradient=(gradient, Gradient), version=(version, Version))
+        check_choices(version=(version, Version))
         if version == "r":
             margin, scale = (1.7, 30) if (margin, scale) == (4, 1) else (margin, scale)
-            gradient, scale_by_norm = "detached", False
-        if not margin >= 1:
-            raise ValueError(f"margin must be at least 1, got {margin}. The papers' margins are 4 and 1.7.")
+            scale_by_norm, kwargs["gradient"] = False, "detached"
+        check_between("at least 1", "The papers' margins are 4 and 1.7.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        self.margin, self.gradient, self.scale_by_norm = margin, gradient, scale_by_norm
+        self.margin, self.scale_by_norm = margin, scale_by_norm
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """ψ(θ)."""
-        return detached(batch.cosine, multiplied_angular(batch.cosine, self.margin), self.gradient)
+        return multiplied_angular(batch.cosine, self.margin)
 
     def logit_scale(self, batch: Batch) -> float | Tensor:
         """``s·‖x‖``, or s."""

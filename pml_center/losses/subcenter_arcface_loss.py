@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class SubCenterArcFaceLoss(BaseSoftmaxLoss):
@@ -24,9 +24,7 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
         margin: degrees in [0, 180], as in PML; the paper's 0.5 rad is 28.6.
         scale: s > 0, the factor of all cosines.
         sub_centers: K, centers per class.
-        gradient: as in :class:`ArcFaceLoss`.
-        beyond_pi: as in :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -35,11 +33,14 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = SubCenterArcFaceLoss(10, 64)
-        >>> embeddings, labels = torch.randn(8, 64), torch.arange(8)
-        >>> loss(embeddings, labels).shape
-        torch.Size([])
-        >>> outliers, dominant = loss.get_outliers(embeddings, labels)
+        >>> loss = SubCenterArcFaceLoss(2, 2, scale=1, sub_centers=2)
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # two a class
+        >>> _ = loss.class_weights.weight.data.copy_(rows)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8], [0.0, 2.0], [1.0, 0.1]]), torch.tensor([0, 0, 0])
+        >>> loss.get_logits(embeddings[:1]).detach()  # the nearest: max(0.6, 0.8), max(−0.6, −0.8)
+        tensor([[ 0.8000, -0.6000]])
+        >>> loss.get_outliers(embeddings, labels)[0]  # most of class 0 are at its second center, the last is not
+        tensor([2])
 
     Source: Deng et al., Sub-center ArcFace: boosting face recognition by large-scale noisy web faces, ECCV 2020.
 
@@ -57,18 +58,13 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
         margin: float = 28.6,
         scale: float = 64,
         sub_centers: int = 3,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= 180:
-            raise ValueError(f"margin must be in [0, 180] degrees, got {margin}. The paper's margin is 28.6.")
+        check_between("in [0, 180] degrees", "The paper's margin is 28.6.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, sub_centers=sub_centers, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
-        self.margin, self.gradient, self.beyond_pi = margin, gradient, beyond_pi
+        self.margin = margin
         self.add_to_recordable_attributes(list_of_names=["margin", "sub_centers"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        margined = additive_angular(batch.cosine, math.radians(self.margin), self.beyond_pi)
-        return detached(batch.cosine, margined, self.gradient)
+        return additive_angular(batch.cosine, math.radians(self.margin))

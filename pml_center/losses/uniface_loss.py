@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import NegativeLogits, negative_sum
 from pml_center.ops.margins import additive_cosine
@@ -42,9 +42,12 @@ class UniFaceLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = UniFaceLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = UniFaceLoss(2, 2, margin=0.4, scale=1, weight_init_func=torch.nn.init.eye_)
+        >>> loss.threshold.detach()  # b = log 20
+        tensor(2.9957)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss(embeddings, labels).detach()  # log(1 + e^(b − 0.6 + 0.4)) + log(1 + e^(0.8 − b))
+        tensor(2.9605)
 
     Source: Zhou et al., UniFace, ICCV 2023.
 
@@ -62,8 +65,7 @@ class UniFaceLoss(BaseSoftmaxLoss):
         thresholds: Thresholds = "unified",
         **kwargs,
     ):
-        if not negative_weight > 0:
-            raise ValueError(f"negative_weight must be positive, got {negative_weight}. The paper's is 1.")
+        check_between("positive", "The paper's is 1.", negative_weight=negative_weight)
         check_choices(thresholds=(thresholds, Thresholds))
         if kwargs.pop("bias", False):
             raise ValueError(

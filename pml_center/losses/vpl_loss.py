@@ -1,15 +1,13 @@
 """VPLLoss."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
-from pml_center.ops.margins import BeyondPi, Gradient, additive_angular, detached
+from pml_center.ops.margins import additive_angular
 
 
 class VPLLoss(BaseSoftmaxLoss):
@@ -27,9 +25,7 @@ class VPLLoss(BaseSoftmaxLoss):
         share: λ in [0, 1), of the latest embedding; 0 is ArcFace.
         max_age: batches, at least 1, after which an embedding is out of date.
         start_step: batches before the first mixture; embeddings move too fast at the beginning.
-        gradient: ``"full"`` differentiates ``cos(θ + m)``; ``"detached"`` takes the margin for a constant.
-        beyond_pi: where ``θ_y + m > π``, see :class:`ArcFaceLoss`.
-        kwargs: ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
+        kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -41,9 +37,12 @@ class VPLLoss(BaseSoftmaxLoss):
 
     Example:
         >>> import torch
-        >>> loss = VPLLoss(num_classes=10, embedding_size=64)
-        >>> loss(torch.randn(8, 64), torch.arange(8)).shape
-        torch.Size([])
+        >>> loss = VPLLoss(2, 2, margin=0, scale=1, share=0.5, start_step=0, weight_init_func=torch.nn.init.eye_)
+        >>> embeddings, labels = torch.tensor([[0.6, 0.8]]), torch.tensor([0])
+        >>> loss(embeddings, labels).detach()  # log(1 + e^(0.8 − 0.6))
+        tensor(0.7981)
+        >>> loss(embeddings, labels).detach()  # class 0 is half this embedding now, at a cosine of 0.8944
+        tensor(0.6470)
 
     Source: Deng et al., Variational prototype learning for deep face recognition, CVPR 2021; what the paper leaves
         open as in the authors' insightface.
@@ -61,20 +60,14 @@ class VPLLoss(BaseSoftmaxLoss):
         share: float = 0.15,
         max_age: int = 200,
         start_step: int = 8000,
-        gradient: Gradient = "full",
-        beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        if not 0 <= margin <= math.pi:
-            raise ValueError(f"margin must be in [0, π] radians, got {margin}. The paper's margin is 0.5.")
-        if not 0 <= share < 1:
-            raise ValueError(f"share must be in [0, 1), got {share}. The paper's is 0.15.")
-        for name, value, least, usual in (("max_age", max_age, 1, 200), ("start_step", start_step, 0, 8000)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}. The authors' is {usual}.")
+        check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        check_between("in [0, 1)", "The paper's is 0.15.", share=share)
+        check_between("at least 1", "The authors' is 200.", max_age=max_age)
+        check_between("at least 0", "The authors' is 8000.", start_step=start_step)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(gradient=(gradient, Gradient), beyond_pi=(beyond_pi, BeyondPi))
-        self.margin, self.gradient, self.beyond_pi = margin, gradient, beyond_pi
+        self.margin = margin
         self.share, self.max_age, self.start_step = share, max_age, start_step
         self.register_buffer("latest", torch.zeros(num_classes, embedding_size))
         self.register_buffer("seen", torch.full((num_classes,), -max_age))  # out of date in the first batch
@@ -101,7 +94,7 @@ class VPLLoss(BaseSoftmaxLoss):
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
-        return detached(batch.cosine, additive_angular(batch.cosine, self.margin, self.beyond_pi), self.gradient)
+        return additive_angular(batch.cosine, self.margin)
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:

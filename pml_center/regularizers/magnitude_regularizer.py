@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.ops.lengths import magnitude_penalty
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
@@ -33,11 +34,8 @@ class MagnitudeRegularizer(BaseRowRegularizer):
 
     def __init__(self, lower_norm: float = 10, upper_norm: float = 110, **kwargs):
         super().__init__(**kwargs)
-        if not 0 < lower_norm < upper_norm:
-            raise ValueError(
-                f"lower_norm must be positive and below upper_norm={upper_norm}, got {lower_norm}. "
-                "The paper's are 10 and 110."
-            )
+        check_between("positive", "The paper has 10 and 110.", upper_norm=upper_norm)
+        check_between(f"positive and below upper_norm={upper_norm}", "The paper has 10 and 110.", lower_norm=lower_norm)
         self.lower_norm, self.upper_norm = lower_norm, upper_norm
         self.add_to_recordable_attributes(list_of_names=["lower_norm", "upper_norm"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["clipped_share"], is_stat=True)

@@ -1,13 +1,12 @@
 """RingRegularizer."""
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.distributed.collectives import gather_rows, processes
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
@@ -54,8 +53,8 @@ class RingRegularizer(BaseRowRegularizer):
 
     def __init__(self, radius: float | None = None, kind: Kind = "l2", **kwargs):
         super().__init__(**kwargs)
-        if radius is not None and not 0 < radius < math.inf:
-            raise ValueError(f"radius must be positive and finite, got {radius}. Leave it out to have it found.")
+        if radius is not None:
+            check_between("positive and finite", "Leave it out to have it found.", radius=radius)
         check_choices(kind=(kind, Kind))
         self.kind = kind
         self.radius = nn.Parameter(torch.tensor(0.0 if radius is None else float(radius)))

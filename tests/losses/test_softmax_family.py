@@ -255,3 +255,42 @@ def test_a_filtered_negative_counts_as_a_cosine_of_0():
         loss.class_weights.weight.copy_(torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1]]))
     value = loss(torch.tensor([[1.0, 0]]), torch.tensor([0]))
     assert value.item() == pytest.approx(math.log1p(2 * math.exp(-2)))
+
+
+REFUSES = (
+    "AdaptiveFaceLoss",
+    "CircleSoftmaxLoss",
+    "LargeMarginSoftmaxLoss",
+    "LiArcFaceLoss",
+    "MagFaceLoss",
+    "SFaceLoss",
+)
+
+
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "CosFaceLoss", "CurricularFaceLoss", "MVSoftmaxLoss", "VPLLoss"])
+def test_a_detached_margin_leaves_the_value_and_pulls_as_the_cosine_does(name, generator):
+    full, detached = (getattr(losses, name)(5, 4, scale=1, gradient=kind).double() for kind in ("full", "detached"))
+    detached.load_state_dict(full.state_dict())
+    embeddings = torch.randn(8, 4, generator=generator, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(5, (8,), generator=generator)
+    torch.testing.assert_close(detached.get_logits(embeddings, labels), full.get_logits(embeddings, labels))
+    margined, cosine = detached.get_logits(embeddings, labels), full.get_logits(embeddings)
+    pull, of_cosine = (
+        torch.autograd.grad(logits.gather(1, labels.unsqueeze(1)).sum(), embeddings)[0] for logits in (margined, cosine)
+    )
+    torch.testing.assert_close(pull, of_cosine)
+
+
+@pytest.mark.parametrize("name", REFUSES)
+def test_a_margin_that_is_no_constant_is_not_detached(name):
+    kind = getattr(losses, name)
+    assert kind(3, 2).gradient == "full"
+    with pytest.raises(ValueError, match=f"gradient must be \"full\" because the margin of {name} .* got 'detached'"):
+        kind(3, 2, gradient="detached")
+
+
+def test_a_paper_may_detach_by_default():
+    assert losses.SphereFace2Loss(3, 2).gradient == "detached"
+    assert losses.CosFaceLoss(3, 2).gradient == "full"
+    with pytest.raises(ValueError, match="gradient must be a known name, got 'ful'"):
+        losses.ArcFaceLoss(3, 2, gradient="ful")
