@@ -136,7 +136,7 @@ class JoinedLoss(nn.Module):
                 )
         device = next(value.device for value in values if value is not None)
         tensors = {id(value): value.to(device) for value in values if value is not None}  # one given twice stays one
-        lengths = collectives.gather_lengths([len(tensor) for tensor in tensors.values()], device)
+        lengths = collectives.lengths_by_rank([len(tensor) for tensor in tensors.values()], device)
         joined = {
             key: collectives.join_rows(tensor, of_tensor)
             for (key, tensor), of_tensor in zip(tensors.items(), zip(*lengths, strict=True), strict=True)
@@ -197,7 +197,7 @@ def gather_rows(rows: Rows) -> Rows:
         return rows
     tensor = torch.as_tensor(rows)
     place = tensor.device if tensor.is_cuda else collectives.meeting_place(torch.device("cuda"))
-    joined = torch.cat(collectives.gather_rows(tensor.detach().to(place))).to(tensor.device)
+    joined = torch.cat(collectives.rows_by_rank(tensor.detach().to(place))).to(tensor.device)
     return joined.numpy() if isinstance(rows, np.ndarray) else joined
 
 

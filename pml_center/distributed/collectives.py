@@ -5,12 +5,14 @@ it, and behaves as if it were alone. Gradients follow one rule: their mean over 
 ``DistributedDataParallel`` takes, is that of one process with the joined batch.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import EllipsisType
+from types import EllipsisType, FrameType
 
 import torch
 import torch.distributed as dist
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
@@ -39,12 +41,27 @@ def joined() -> Iterator[None]:
         _is_joined = before
 
 
+def joined_by_wrapper() -> bool:
+    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
+    return called_by(DistributedLossWrapper)
+
+
+def called_by(kind: type) -> bool:
+    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), kind):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def meeting_place(device: torch.device, group: dist.ProcessGroup | None = None) -> torch.device:
     """Where to exchange small numbers: the CPU where it can be, for a GPU would have to be waited for."""
     return torch.device("cpu") if "cpu:" in dist.get_backend_config(group) else device
 
 
-def gather_lengths(
+def lengths_by_rank(
     lengths: Sequence[int], device: torch.device, group: dist.ProcessGroup | None = None
 ) -> list[list[int]]:
     """The numbers of rows that each process has, in the order of their ranks; ``device`` is where the rows are."""
@@ -54,7 +71,7 @@ def gather_lengths(
     return [each.tolist() for each in received]
 
 
-def gather_rows(
+def rows_by_rank(
     rows: Tensor, group: dist.ProcessGroup | None = None, lengths: Sequence[int] | None = None
 ) -> list[Tensor]:
     """The rows of every process, in the order of their ranks; the same on each.
@@ -65,7 +82,7 @@ def gather_rows(
         lengths: R of each process, where it is known.
     """
     if lengths is None:
-        lengths = [length for (length,) in gather_lengths([len(rows)], rows.device, group)]
+        lengths = [length for (length,) in lengths_by_rank([len(rows)], rows.device, group)]
     padded = rows.new_zeros(max(lengths), *rows.shape[1:])  # collectives want equal shapes
     padded[: len(rows)] = rows
     received = [torch.empty_like(padded) for _ in lengths]
@@ -129,7 +146,7 @@ class _JoinRows(torch.autograd.Function):
     def forward(ctx, rows, lengths):
         start = sum(lengths[: dist.get_rank()])
         ctx.own = slice(start, start + len(rows))
-        return torch.cat(gather_rows(rows, lengths=lengths))
+        return torch.cat(rows_by_rank(rows, lengths=lengths))
 
     @staticmethod
     @first_order
@@ -146,7 +163,7 @@ class _JoinParts(torch.autograd.Function):
     def forward(ctx, part, size):
         parts = [part_of(size, rank, dist.get_world_size()) for rank in range(dist.get_world_size())]
         ctx.own = parts[dist.get_rank()]
-        return torch.cat(gather_rows(part, lengths=[each.stop - each.start for each in parts]))
+        return torch.cat(rows_by_rank(part, lengths=[each.stop - each.start for each in parts]))
 
     @staticmethod
     @first_order

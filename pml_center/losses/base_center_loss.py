@@ -1,7 +1,6 @@
 """BaseCenterLoss: owns, updates and checks the centers."""
 
 import math
-import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,17 +10,14 @@ from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_choices
-from pml_center.distributed.collectives import gather_rows, processes
+from pml_center.distributed.collectives import joined_by_wrapper, processes, rows_by_rank
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import joined_by_wrapper
+from pml_center.losses.base_element_loss import working_dtype
+from pml_center.losses.watch import Collapse, ForgottenStep
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]
-
-FORGOTTEN_AFTER = 100  # training batches that may wait for step_centers()
-LOOK_EVERY = 50  # training batches between two looks for collapse: a look costs a pass over the batch
-COLLAPSED = 1e-4  # of the embeddings' length: a spread below is one point
 
 
 class CenterBatch(NamedTuple):
@@ -40,9 +36,17 @@ class CenterBatch(NamedTuple):
 class BaseCenterLoss(BaseClassLoss):
     """A loss that compares each embedding with the center of its class: abstract.
 
-    A final subclass says :meth:`pull`, and where it needs to :meth:`spread`. Here centers are
-    gathered, started, counted, and moved once the loss of a training batch is known: in closed form from buffers, or by
-    an optimizer.
+    Here centers are gathered, started, counted, and moved once the loss of a training batch is known: in closed form
+    from buffers, or by an optimizer. A final subclass must say
+
+    - :meth:`pull`: the loss of each sample,
+
+    and may say
+
+    - :meth:`spread`: what moves the centers beside the pull;
+    - ``reaches_all_centers``: True if centers of absent classes have a gradient, too;
+    - ``only_pulls``: True if it is smallest where all embeddings are the same point;
+    - ``default_init`` and ``takes_any_distance``, with :meth:`get_default_distance`.
 
     Args:
         num_classes: C.
@@ -67,8 +71,8 @@ class BaseCenterLoss(BaseClassLoss):
 
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
-    reaches_all_centers: ClassVar[bool] = False  # whether the centers of absent classes have a gradient, too
-    only_pulls: ClassVar[bool] = False  # whether it is smallest where all embeddings are the same point
+    reaches_all_centers: ClassVar[bool] = False
+    only_pulls: ClassVar[bool] = False
 
     centers: Tensor
     last_seen: Tensor
@@ -127,7 +131,8 @@ class BaseCenterLoss(BaseClassLoss):
         self.add_to_recordable_attributes(
             list_of_names=["avg_norm", "avg_center_norm", "avg_intra", "avg_inter"], is_stat=True
         )
-        self._batches_unlooked: float = 0
+        self._forgotten_step = ForgottenStep(type(self).__name__)
+        self._collapse = Collapse(type(self).__name__, self.only_pulls)
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """The loss of each sample, (B,)."""
@@ -135,58 +140,6 @@ class BaseCenterLoss(BaseClassLoss):
 
     def spread(self, centers: Tensor) -> None:
         """A term of the step beside the pull: move all centers in place, (C, D). Seen before the pull moves any."""
-
-    @torch.no_grad()
-    def step_centers(self) -> None:
-        """Move the centers by what has gathered since their last step: for ``accumulation_steps=None``, or a short end.
-
-        Call it beside ``optimizer.step()``, on every process. With no batch since the last step it does nothing.
-
-        Raises:
-            ValueError: centers that an optimizer moves.
-        """
-        if self.update == "gradient":
-            raise ValueError(
-                'step_centers must not be called with update="gradient", whose centers an optimizer moves. '
-                "Call optimizer.step() alone."
-            )
-        if self._pending is not None:
-            self._move(self._pending)
-            self._pending, self._pending_batches = None, 0
-
-    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Pull, then step the centers: the loss is that of the centers before the step."""
-        batch = self._batch(embeddings, labels)
-        if torch.compiler.is_compiling():
-            torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
-        losses = self.pull(batch)
-        with torch.no_grad():
-            self._record(batch)
-            if self.training and self.update != "gradient":
-                compared = self._compared(embeddings)
-                difference = compared - batch.own.to(compared.dtype)
-                del batch  # one (B, D) block less while the centers step
-                self._gather(difference, labels)
-            elif self.training:
-                self._see(labels)
-        return losses
-
-    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Count the batch, and start the centers of classes that come for the first time."""
-        super().before_batch(embeddings, labels)
-        if not self.training:
-            return
-        if not (len(labels) or processes(self.process_group) > 1):
-            if self.update != "gradient" and self.accumulation_steps != 1:  # one of the batches of a step all the same
-                self._gather(self._compared(embeddings), labels)
-            return
-        self.step = self.step + 1  # replaced, never mutated
-        with torch.no_grad():
-            if self.init == "first_batch":
-                self._start_centers(self._compared(embeddings), labels)
-            if not len(labels):  # other processes may have some, and wait for us
-                self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
-        self._warn_of_collapse(embeddings.detach(), labels)
 
     def own_centers(self, labels: Tensor) -> Tensor:
         """The center of each label, (B, D)."""
@@ -207,12 +160,59 @@ class BaseCenterLoss(BaseClassLoss):
         normal = self.default_init == "normal" or is_learned_direction
         return c_f.TorchInitWrapper(nn.init.normal_ if normal else nn.init.zeros_)
 
-    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
-        """Watches centers that have started: a start is no optimizer's work."""
-        if self.init == "first_batch" and self.update == "gradient":
-            labels = labels[self.last_seen.index_select(0, labels) > 0]
-        if len(labels):
-            super()._warn_of_a_forgotten_optimizer(labels)
+    @torch.no_grad()
+    def step_centers(self) -> None:
+        """Move the centers by what has gathered since their last step: for ``accumulation_steps=None``, or a short end.
+
+        Call it beside ``optimizer.step()``, on every process. With no batch since the last step it does nothing.
+
+        Raises:
+            ValueError: centers that an optimizer moves.
+        """
+        if self.update == "gradient":
+            raise ValueError(
+                'step_centers must not be called with update="gradient", whose centers an optimizer moves. '
+                "Call optimizer.step() alone."
+            )
+        if self._pending is not None:
+            self._move(self._pending)
+            self._pending, self._pending_batches = None, 0
+
+    def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
+        """Look for collapse, too, and only at centers that have started: a start is no optimizer's work."""
+        starts = self.init == "first_batch" and self.update == "gradient"
+        super().watch(embeddings, labels[self.last_seen.index_select(0, labels) > 0] if starts else labels, rows)
+        self._collapse.see(embeddings, labels)
+
+    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Count the batch, and start the centers of classes that come for the first time."""
+        if not self.training:
+            return
+        with torch.no_grad():
+            if len(labels) or processes(self.process_group) > 1:
+                self.step = self.step + 1  # replaced, never mutated
+                if self.init == "first_batch":
+                    self._start_centers(self._compared(embeddings), labels)
+            if not len(labels):  # one of the batches of a step all the same, and other processes may wait for us
+                self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
+
+    def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Pull, then step the centers: the loss is that of the centers before the step."""
+        batch = self._batch(embeddings, labels)
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break()  # a graph with the pull would keep all centers, which step before backward
+        losses = self.pull(batch)
+        with torch.no_grad():
+            if self.collect_stats:
+                self._record(batch)
+            if self.training and self.update != "gradient":
+                compared = self._compared(embeddings)
+                difference = compared - batch.own.to(compared.dtype)
+                del batch  # one (B, D) block less while the centers step
+                self._gather(difference, labels)
+            elif self.training:
+                self._see(labels)
+        return losses
 
     def _batch(self, embeddings: Tensor, labels: Tensor) -> CenterBatch:
         """What :meth:`pull` sees."""
@@ -235,13 +235,12 @@ class BaseCenterLoss(BaseClassLoss):
 
     def _compared(self, embeddings: Tensor) -> Tensor:
         """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
-        dtype = torch.promote_types(self.class_rows().dtype, torch.float32)
-        return self.distance.maybe_normalize(embeddings.detach()).to(dtype)
+        return self.distance.maybe_normalize(embeddings.detach()).to(working_dtype(self.centers))
 
     def _see(self, labels: Tensor) -> None:
         """Remember when the classes of all processes were seen."""
         if processes(self.process_group) > 1:
-            labels = torch.cat(gather_rows(labels, self.process_group))
+            labels = torch.cat(rows_by_rank(labels, self.process_group))
         self.last_seen.index_fill_(0, labels, self.step)
 
     def _gather(self, difference: Tensor, labels: Tensor) -> None:
@@ -255,13 +254,9 @@ class BaseCenterLoss(BaseClassLoss):
             return
         self._pending = found if self._pending is None else merge_class_sums([self._pending, found])
         self._pending_batches += 1
-        if self.accumulation_steps is None and self._pending_batches == FORGOTTEN_AFTER:
-            warnings.warn(
-                f"{type(self).__name__} has gathered {FORGOTTEN_AFTER} training batches and no center has moved: with "
-                "accumulation_steps=None the step is yours. Call step_centers() beside optimizer.step().",
-                stacklevel=2,
-            )
-        if self.accumulation_steps is not None and self._pending_batches >= self.accumulation_steps:
+        if self.accumulation_steps is None:
+            self._forgotten_step.see(self._pending_batches)
+        elif self._pending_batches >= self.accumulation_steps:
             self.step_centers()
 
     def _move(self, differences: ClassSums) -> None:
@@ -276,7 +271,7 @@ class BaseCenterLoss(BaseClassLoss):
         """The sums of all processes."""
         if processes(self.process_group) == 1:
             return own
-        parts = zip(*(gather_rows(each, self.process_group) for each in own), strict=True)
+        parts = zip(*(rows_by_rank(each, self.process_group) for each in own), strict=True)
         joined = [ClassSums(*part) for part in parts]
         return joined[0] if joined_by_wrapper() else merge_class_sums(joined)  # under it, each has all
 
@@ -290,36 +285,12 @@ class BaseCenterLoss(BaseClassLoss):
 
     def _record(self, batch: CenterBatch) -> None:
         """PML's recordable statistics: lengths and distances, Euclidean, of embeddings as they are."""
-        if not self.collect_stats:
-            return
         self.avg_norm = batch.embeddings.norm(dim=1).mean().item()
         self.avg_center_norm = batch.own.norm(dim=1).mean().item()
         self.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
         seen = self.own_centers((self.last_seen > 0).nonzero().squeeze(1))
         scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
         self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
-
-    def _warn_of_collapse(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Say, once, that different classes have become one point."""
-        if torch.compiler.is_compiling():  # a count that changes with every batch would compile every batch anew
-            return
-        self._batches_unlooked += 1
-        if self._batches_unlooked < LOOK_EVERY:
-            return
-        self._batches_unlooked = 0
-        if len(labels) < 2 or bool((labels == labels[0]).all()):
-            return
-        spread, length = (embeddings - embeddings.mean(0)).norm(), embeddings.norm()
-        if spread <= COLLAPSED * length:
-            self._batches_unlooked = -math.inf
-            name, remedy = type(self).__name__, "Lower the learning rate"
-            if self.only_pulls:
-                remedy = f"{name} alone is smallest there: add a loss that separates classes"
-            warnings.warn(
-                f"embeddings of different classes have become one point: their spread is {float(spread):.3g}, their "
-                f"length {float(length):.3g}. {remedy}, or give {name} a smaller weight.",
-                stacklevel=2,
-            )
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """With what waits for the next step of the centers, where anything does."""

@@ -1,22 +1,25 @@
 """BaseClassLoss: what every loss with one row of numbers per class shares."""
 
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
 from torch import Tensor
 
-from pml_center.checks import check_embeddings, check_labels, check_size
+from pml_center.checks import check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
-
-BATCHES_AT_REST = 20  # so many training batches may pass before we call an optimizer forgotten
+from pml_center.losses.watch import ForgottenOptimizer
 
 
 class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
     """A loss that compares each embedding with the rows of its classes: abstract.
 
-    A subclass says :meth:`element_losses` and :meth:`class_rows`.
+    Beside what :class:`~pml_center.losses.base_element_loss.BaseElementLoss` does, it holds labels against the number
+    of classes, weighs them, regularizes their rows, and looks whether an optimizer moves them. A subclass must say
+
+    - :meth:`element_losses`: the loss of each sample;
+    - :meth:`class_rows`: the rows.
 
     Args:
         num_classes: C, at least 1.
@@ -29,6 +32,8 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
             is called with the numbers of the rows whose classes are in the batch, too.
     """
 
+    num_classes: int
+    embedding_size: int
     loss_weights: Tensor | None
 
     def __init__(
@@ -47,46 +52,35 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         else:
             self.register_buffer("loss_weights", self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
-        self._batches_at_rest = 0  # -1: never look again
-        self._watched: tuple[int, Tensor] | None = None
+        self.forgotten_optimizer = ForgottenOptimizer(type(self).__name__)
 
     def class_rows(self) -> Tensor:
-        """What ``weight_regularizer`` looks at, (C, D)."""
+        """What ``weight_regularizer`` looks at, (C · rows of a class, D)."""
         raise NotImplementedError
 
-    def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        """Width and range of labels too."""
-        check_embeddings(embeddings, self.embedding_size)
-        return check_labels(labels, self.num_classes, len(embeddings), self.ignore_index)
+    def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
+        """Look whether an optimizer moves the rows of these labels."""
+        self.forgotten_optimizer.see(rows, labels, self.num_classes)
 
-    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Look whether an optimizer was forgotten."""
-        if len(labels):
-            self._warn_of_a_forgotten_optimizer(labels)
-
-    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
-        """PML's hook: with the term of the weight regularizer."""
-        regularized: dict[str, dict] = {}
-        rows = self.class_rows()  # before centers take their step
-        if getattr(self.weight_regularizer, "takes_labels", False):
-            of_batch = self._rows_of(labels[self._taking_part(labels)])
-            term = self.weight_regularizer(rows, of_batch) * self.weight_reg_weight
-            regularized["weight_reg_loss"] = {"losses": term, "indices": None, "reduction_type": "already_reduced"}
-        else:
-            self.add_weight_regularization_to_loss_dict(regularized, rows)
-        return regularized | super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-
-    def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """With the weights of their classes."""
+    def losses_and_terms(
+        self, embeddings: Tensor, labels: Tensor, rows: Any, references: tuple[Tensor, ...]
+    ) -> tuple[Tensor, dict[str, dict]]:
+        """With the weights of the classes, and the term of the weight regularizer."""
+        terms = {}
+        if self.weight_regularizer is not None:  # before centers take their step
+            takes_labels = getattr(self.weight_regularizer, "takes_labels", False)
+            of_batch = [self._numbers_of_rows(labels, len(rows))] if takes_labels else []
+            term = self.weight_regularizer(rows, *of_batch) * self.weight_reg_weight
+            terms["weight_reg_loss"] = {"losses": term, "indices": None, "reduction_type": "already_reduced"}
         losses = self.element_losses(embeddings, labels)
-        if self.loss_weights is None:
-            return losses
-        of_sample = self.loss_weights[labels].to(losses)
-        return losses * of_sample / of_sample.mean()
+        if self.loss_weights is not None:
+            of_sample = self.loss_weights[labels].to(losses)
+            losses = losses * of_sample / of_sample.mean()
+        return losses, terms
 
-    def _rows_of(self, labels: Tensor) -> Tensor:
-        """Numbers of the class rows of these classes, which may have several each."""
-        per_class = len(self.class_rows()) // self.num_classes
+    def _numbers_of_rows(self, labels: Tensor, rows: int) -> Tensor:
+        """Which of so many class rows belong to these classes, which may have several each."""
+        per_class = rows // self.num_classes
         return (labels.unsqueeze(1) * per_class + torch.arange(per_class, device=labels.device)).flatten()
 
     def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
@@ -100,35 +94,3 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
                 "Leave out classes with ignore_index."
             )
         return weights
-
-    def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
-        """The wider of embeddings and class rows, at least fp32."""
-        return torch.promote_types(super()._working_dtype(embeddings), self.class_rows().dtype)
-
-    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
-        """Say, once, that gradients keep arriving at rows which nothing has ever moved.
-
-        Values are compared, not version counters: fused optimizers do not raise those.
-        """
-        if (
-            torch.compiler.is_compiling()
-        ):  # for a count that changes with every batch, it would compile every batch anew
-            return
-        rows = self.class_rows()
-        if self._batches_at_rest < 0 or not (self.training and torch.is_grad_enabled() and rows.requires_grad):
-            return
-        of_class = rows.detach().view(self.num_classes, -1)
-        if self._watched is not None and self._watched[0] < self.num_classes:
-            label, row = self._watched
-            moved = not torch.equal(of_class[label].to(row), row)
-            self._batches_at_rest = -1 if moved else self._batches_at_rest + (rows.grad is not None)
-        if self._batches_at_rest == BATCHES_AT_REST:
-            self._batches_at_rest = -1
-            warnings.warn(
-                f"{type(self).__name__} has parameters that no optimizer has moved in {BATCHES_AT_REST} training "
-                "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)). If you "
-                "accumulate gradients over more batches than that, all is well.",
-                stacklevel=2,
-            )
-        label = int(labels[0])
-        self._watched = None if self._batches_at_rest < 0 else (label, of_class[label].clone())

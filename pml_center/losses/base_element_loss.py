@@ -1,19 +1,16 @@
 """BaseElementLoss: the boundary that all losses share."""
 
-import sys
-import warnings
 from numbers import Integral
-from types import FrameType
 from typing import ClassVar, Literal
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pml_center.checks import check_choices, check_embeddings, check_labels
 from pml_center.distributed.collectives import processes
+from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, unknown_name
 
 MinerWeighting = Literal["max", "normalize", "count"]
@@ -23,8 +20,18 @@ class BaseElementLoss(BaseMetricLossFunction):
     """A loss that each sample has, reduced by PML's reducer: abstract.
 
     It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
-    autocast is switched off inside, miners' tuples become weights of the samples, and the loss of each sample goes to
-    PML's reducer. A subclass says :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`.
+    autocast is switched off inside, samples with ``ignore_index`` are left out, miners' tuples become weights of the
+    samples, and the loss of each sample goes to PML's reducer. A subclass must say
+
+    - :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`,
+
+    and may say
+
+    - ``takes_any_distance``: False if it is defined on the default of PML's ``distance`` alone;
+    - ``num_classes`` and ``embedding_size``, if it has as many of them: input is held against both;
+    - :meth:`class_rows`: rows of numbers that it has for its classes;
+    - :meth:`before_batch`: what happens to a batch ahead of its losses;
+    - :meth:`watch`: which mistakes to look for in training.
 
     Args:
         ignore_index: samples with this label take no part; None takes all.
@@ -36,10 +43,12 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     takes_any_distance: ClassVar[bool] = True
     takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+    num_classes: int | None = None
+    embedding_size: int | None = None
     sparse_gradient: bool = False
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
-        accepted = constructor_arguments(type(self), stop=nn.Module)
+        accepted = constructor_arguments(type(self), stop=nn.Module) if kwargs else []
         for name in kwargs:
             if name not in accepted:
                 takes = f"It takes {', '.join(accepted)}."
@@ -55,7 +64,7 @@ class BaseElementLoss(BaseMetricLossFunction):
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
         self.ignore_index = ignore_index
         self.miner_weighting = miner_weighting
-        self._has_looked_for_drift = False
+        self._drift = Drift(type(self).__name__)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B, D) and (B,) to (B,)."""
@@ -64,6 +73,29 @@ class BaseElementLoss(BaseMetricLossFunction):
     def reference_losses(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
         """The loss of each sample beside R references, (B, D), (B,), (R, D) and (R,) to (B,)."""
         raise NotImplementedError
+
+    def class_rows(self) -> Tensor | None:
+        """Rows of numbers that belong to classes, (C, D): computed with is the wider type of them and embeddings."""
+        return None
+
+    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Called once for each batch, with the samples that take part; there may be none."""
+
+    def watch(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None) -> None:
+        """Look for mistakes in training, ahead of all else, in a batch that has samples, and in the class rows."""
+
+    def losses_and_terms(
+        self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, references: tuple[Tensor, ...]
+    ) -> tuple[Tensor, dict[str, dict]]:
+        """The loss of each sample as it counts, (B,), and terms beside it, by the names that PML's reducers take."""
+        if not references:
+            return self.element_losses(embeddings, labels), {}
+        ref_emb, ref_labels = references
+        return self.reference_losses(embeddings, labels, ref_emb.to(embeddings.dtype), ref_labels), {}
+
+    def get_default_distance(self):
+        """PML's hook: the squared Euclidean distance, nothing normalised."""
+        return LpDistance(normalize_embeddings=False, p=2, power=2)
 
     def forward(
         self,
@@ -97,74 +129,47 @@ class BaseElementLoss(BaseMetricLossFunction):
                 f"ref_emb must be None for {type(self).__name__}, which brings its own references, got another tensor. "
                 "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
-        labels = self.check_batch(embeddings, labels)
+        check_embeddings(embeddings, self.embedding_size)
+        labels = check_labels(labels, self.num_classes, len(embeddings), self.ignore_index).to(embeddings.device)
         if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()):
-            self._check_wrapper()
+            averaged = is_averaged(type(self).__name__, self.sparse_gradient)
+            if self.training and torch.is_grad_enabled():
+                self._drift.see(averaged)
         if indices_tuple is not None:
             indices_tuple = _checked_tuples(indices_tuple, len(labels))
-        dtype = self._working_dtype(embeddings)
         references: tuple[Tensor, ...] = ()
         if self.takes_references:
-            ref_emb, ref_labels = self._checked_references(embeddings, labels, ref_emb, ref_labels)
-            dtype = torch.promote_types(dtype, ref_emb.dtype)
-            references = (ref_emb.to(dtype), ref_labels)
+            references = self._checked_references(embeddings, ref_emb, ref_labels)
+        rows = self.class_rows()
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = embeddings.to(dtype)
-            present, classes = embeddings, labels
-            if self.ignore_index is not None:
-                part = self._taking_part(labels)
+            embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
+            part, present, classes = None, embeddings, labels
+            if self.ignore_index is not None:  # here, and nowhere further in
+                part = (labels != self.ignore_index).nonzero().squeeze(1)
                 present, classes = embeddings[part], labels[part]
+            if self.training and len(classes):
+                self.watch(present, classes, rows)
             self.before_batch(present, classes)
             if not len(classes):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
-            return super().forward(embeddings, labels, indices_tuple, *references)
-
-    def check_batch(self, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        """Raise for what cannot be a batch; the labels as int64."""
-        check_embeddings(embeddings)
-        return check_labels(labels, None, len(embeddings), self.ignore_index)
-
-    def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Called once for each batch, with the samples that take part; there may be none."""
-
-    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
-        """PML's hook: the losses of the samples, weighted by the miner, as a dictionary for the reducer."""
-        indices = self._taking_part(labels)
-        weights = None if indices_tuple is None else self._miner_weights(indices_tuple, labels).to(embeddings)
-        if self.ignore_index is not None:
-            embeddings, labels = embeddings[indices], labels[indices]
-        if self.takes_references:
-            kept = slice(None) if self.ignore_index is None else self._taking_part(ref_labels)
-            losses = self.reference_losses(embeddings, labels, ref_emb[kept], ref_labels[kept])
-        else:
-            losses = self.weighted_losses(embeddings, labels)
-        regularized: dict[str, dict] = {}
-        super().add_embedding_regularization_to_loss_dict(regularized, embeddings)
-        return regularized | {
-            "loss": {
-                "losses": losses if weights is None else losses * weights[indices],
-                "indices": indices,
+            self.reset_stats()
+            losses, terms = self.losses_and_terms(present, classes, rows, references)
+            if indices_tuple is not None:
+                losses = losses * self._miner_weights(indices_tuple, labels, part).to(embeddings)
+            self.add_embedding_regularization_to_loss_dict(terms, present)
+            terms["loss"] = {
+                "losses": losses,
+                "indices": torch.arange(len(labels), device=labels.device) if part is None else part,
                 "reduction_type": "element",
-                "divisor": len(indices),  # DivisorReducer raises without one
+                "divisor": len(classes),  # DivisorReducer raises without one
             }
-        }
-
-    def add_embedding_regularization_to_loss_dict(self, loss_dict, embeddings) -> None:
-        """PML's hook, called with all embeddings: :meth:`compute_loss` has added the term of those that take part."""
-
-    def weighted_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample as it counts, (B,)."""
-        return self.element_losses(embeddings, labels)
+            return self.reducer(terms, embeddings, labels)
 
     def _with_parameters(self, embeddings: Tensor) -> Tensor:
         """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
         if processes() == 1:
             return embeddings
         return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
-
-    def get_default_distance(self):
-        """PML's hook: the squared Euclidean distance, nothing normalised."""
-        return LpDistance(normalize_embeddings=False, p=2, power=2)
 
     def _check_distance(self) -> None:
         if self.takes_any_distance:
@@ -180,34 +185,10 @@ class BaseElementLoss(BaseMetricLossFunction):
                 f"got {type(self.distance).__name__}. Leave distance out."
             )
 
-    def _check_wrapper(self) -> None:
-        """What goes around a loss in several processes must take the mean of its gradient, and nothing else."""
-        name = type(self).__name__
-        if joined_by_wrapper():
-            raise TypeError(
-                f"{name} must not be inside DistributedLossWrapper, which multiplies the gradient of its parameters by "
-                f"the {processes()} processes. Use pml_center.distributed.prepare(model, loss) alone."
-            )
-        is_averaged = called_by(DistributedDataParallel)
-        if self.sparse_gradient and is_averaged:
-            raise TypeError(
-                f"sparse_gradient must be False for {name} inside DistributedDataParallel, which takes no sparse "
-                "gradient from it, got True. Leave it out, or use pml_center.distributed.prepare(model, loss)."
-            )
-        if self.training and torch.is_grad_enabled() and not self._has_looked_for_drift:
-            self._has_looked_for_drift = True
-            if not is_averaged:
-                warnings.warn(
-                    f"{name} has parameters, and each of the {processes()} processes moves its own: they drift apart. "
-                    "Use pml_center.distributed.prepare(model, loss). If something else takes the mean of their "
-                    "gradients, all is well.",
-                    stacklevel=2,
-                )
-
     def _checked_references(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+        self, embeddings: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The references, with labels as int64."""
+        """The references that take part, with labels as int64."""
         name = type(self).__name__
         if ref_emb is None or ref_labels is None:
             raise ValueError(
@@ -220,32 +201,34 @@ class BaseElementLoss(BaseMetricLossFunction):
                 f"ref_emb must have the {embeddings.shape[1]} columns of embeddings, got shape "
                 f"{tuple(ref_emb.shape)}. Let one embedding size make both."
             )
-        return ref_emb, check_labels(ref_labels, None, len(ref_emb), name="ref_labels").to(labels.device)
+        ref_labels = check_labels(ref_labels, None, len(ref_emb), name="ref_labels").to(embeddings.device)
+        if self.ignore_index is None:
+            return ref_emb, ref_labels
+        part = (ref_labels != self.ignore_index).nonzero().squeeze(1)
+        return ref_emb[part], ref_labels[part]
 
-    def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """How much each sample counts, (B,)."""
-        if self.ignore_index is not None:
-            indices_tuple = _among(labels != self.ignore_index, indices_tuple)
+    def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor, part: Tensor | None) -> Tensor:
+        """How much each sample that takes part counts, (B,); ``part`` are their rows, None all."""
+        if part is not None:
+            takes_part = torch.zeros_like(labels, dtype=torch.bool).index_fill_(0, part, True)
+            indices_tuple = _among(takes_part, indices_tuple)
         mined = torch.cat([index.to(labels.device) for index in indices_tuple])
-        if not len(mined):
-            return torch.ones(len(labels), device=labels.device)
         counts = torch.zeros(len(labels), device=labels.device)
         counts.index_add_(0, mined, torch.ones(len(mined), device=labels.device))
+        counts = counts if part is None else counts[part]
+        if not len(mined):
+            return torch.ones_like(counts)
         if self.miner_weighting == "count":
             return counts
-        if self.miner_weighting == "max":
-            return counts / counts.max()
-        return counts / counts[self._taking_part(labels)].mean()
+        return counts / (counts.max() if self.miner_weighting == "max" else counts.mean())
 
-    def _taking_part(self, labels: Tensor) -> Tensor:
-        """Rows of the samples that are not ignored."""
-        if self.ignore_index is None:
-            return torch.arange(len(labels), device=labels.device)
-        return (labels != self.ignore_index).nonzero().squeeze(1)
 
-    def _working_dtype(self, embeddings: Tensor) -> torch.dtype:
-        """That of the embeddings, at least fp32."""
-        return torch.promote_types(embeddings.dtype, torch.float32)
+def working_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The widest type among them, at least fp32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
@@ -270,23 +253,6 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
     if any(len(kind) > 1 or len(shape) != 1 for kind in kinds for shape in kind):
         raise ValueError(f"{rule} of equal length, got shapes {shapes}. Pass miner(embeddings, labels).")
     return tuple(index.long() for index in indices_tuple)
-
-
-def called_by(kind: type) -> bool:
-    """Whether an object of this kind is calling: nobody says to a module that it is wrapped, so we look who called."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if isinstance(frame.f_locals.get("self"), kind):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def joined_by_wrapper() -> bool:
-    """Whether PML's DistributedLossWrapper is calling: it hands the joined batch of all processes to each of them."""
-    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
-
-    return called_by(DistributedLossWrapper)
 
 
 def _among(part: Tensor, indices_tuple: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

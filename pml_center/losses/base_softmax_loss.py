@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels, check_size
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
+from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights
 from pml_center.ops.cross_entropy import (
     Elementwise,
@@ -49,10 +51,23 @@ class BaseSoftmaxLoss(BaseClassLoss):
     """Softmax cross entropy over similarities to one row of weights per class, with a margin on the target: abstract.
 
     With t the cosine to one's own class and c to another, every loss of the family is
-    ``softplus(logsumexp(s·ν(c)) − s·ψ(t))``. A final subclass states its paper through these hooks and nothing else:
-    :meth:`target_cosine` is ψ, :meth:`negative_margin` is ν, :meth:`logit_scale` is s, :meth:`observe` keeps running
-    statistics, and :meth:`combine` stands for the rare loss that is no cross entropy. Blocks of logits are made a chunk
-    of classes at a time.
+    ``softplus(logsumexp(s·ν(c)) − s·ψ(t))``. A final subclass states its paper through these hooks and nothing else. It
+    must say
+
+    - :meth:`target_cosine`: ψ,
+
+    and may say
+
+    - :meth:`negative_margin`: ν, and :meth:`negative_threshold`, what it compares with;
+    - :meth:`logit_scale`: s;
+    - :meth:`observe`: what moves its running statistics;
+    - :meth:`prototypes`: what stands for the classes in training;
+    - :meth:`combine`: for the rare loss that is no cross entropy;
+    - :meth:`penalty`: a term beside it;
+    - ``normalizes``: False if it compares by the plain product, ``takes_lengths`` if its ``distance`` may say so, and
+      ``from_pml_units`` for arguments that PML keeps in another unit.
+
+    Blocks of logits are made a chunk of classes at a time.
 
     Args:
         num_classes: C.
@@ -201,24 +216,23 @@ class BaseSoftmaxLoss(BaseClassLoss):
             labels: (B,), or None for inference.
         """
         check_embeddings(embeddings, self.embedding_size)
-        embeddings = embeddings.to(self._working_dtype(embeddings))
+        embeddings = embeddings.to(working_dtype(embeddings, self.class_weights.weight))
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, bias = self.class_weights.everything(embeddings.dtype)
             if labels is not None and self.training:
                 rows = self.prototypes(Chosen(rows, bias, labels))
-            unit, norm = self._directions(embeddings)
-            similarity = nearest_row(
-                F.linear(unit, F.normalize(rows, dim=1) if self.normalizes else rows), self.sub_centers
-            )
+            unit, norm = directions(embeddings, self.distance.normalize_embeddings)
+            similarity = F.linear(unit, F.normalize(rows, dim=1) if self.normalizes else rows)
+            similarity = nearest_row(similarity, self.sub_centers)
             if labels is None:
-                scale = self._scale(Batch(similarity.amax(1), norm, similarity.argmax(1)))
+                batch = Batch(similarity.amax(1), norm, similarity.argmax(1))
             else:
-                batch, _ = self._batch(unit, norm, rows, labels, labels)
-                target, scale = self._target(batch), self._scale(batch)
+                batch, _ = self._compare(embeddings, Chosen(rows, bias, labels), labels)
+                target = self._target(batch)
                 margin = self.negative_margin(self.negative_threshold(batch, target).detach())
                 similarity = similarity if margin is None else margin(similarity)
                 similarity = similarity.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
-            logits = scaled(similarity, scale)
+            logits = scaled(similarity, self._scale(batch))
             return logits if bias is None else logits + bias
 
     def predict(self, embeddings: Tensor) -> Tensor:
@@ -310,16 +324,16 @@ class BaseSoftmaxLoss(BaseClassLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
         chosen = self.class_weights.choose(labels, embeddings.dtype)
-        bias, own = chosen.bias, chosen.own
-        rows = self.prototypes(chosen) if self.training else chosen.rows
-        unit, norm = self._directions(embeddings)
-        batch, rows = self._batch(unit, norm, rows, own, labels)
+        if self.training:
+            chosen = chosen._replace(rows=self.prototypes(chosen))
+        batch, negatives = self._compare(embeddings, chosen, labels)
         if self.training:
             self.step = self.step + 1  # replaced, never mutated
             with torch.no_grad():
                 self.observe(batch)
-        self._record(batch)
-        losses = self._losses(batch, unit, rows, own, bias)
+        if self.collect_stats:
+            self._record(batch)
+        losses = self._losses(batch, negatives)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
 
@@ -335,41 +349,37 @@ class BaseSoftmaxLoss(BaseClassLoss):
         """PML's hook: N(0, 0.01)."""
         return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
 
-    def _directions(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings as they are compared, and their lengths."""
-        return directions(embeddings) if self.distance.normalize_embeddings else (embeddings, embeddings.norm(dim=1))
-
-    def _batch(self, unit, norm, rows, own, labels) -> tuple[Batch, Tensor]:
-        """What the hooks see, and the rows for all else; ``own`` is the class of each sample among ``rows``."""
-        (cosine, row_norm), rows = own_similarity(unit, rows, own, self.normalizes, self.sub_centers)
+    def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> tuple[Batch, NegativeLogits]:
+        """What the hooks see, and the similarities to all other classes: logits without scale and margin."""
+        unit, norm = directions(embeddings, self.distance.normalize_embeddings)
+        own, rows = own_similarity(unit, chosen.rows, chosen.own, self.normalizes, self.sub_centers)
         negatives = NegativeLogits(
-            unit.detach(),
-            rows.detach(),
-            own,
+            unit,
+            rows,
+            chosen.own,
+            bias=chosen.bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        return Batch(cosine, norm, labels, negatives, row_norm), rows
+        cosines = replace(negatives, embeddings=unit.detach(), weight=rows.detach(), bias=None)
+        return Batch(own.similarity, norm, labels, cosines, own.row_norm), negatives
 
-    def _losses(self, batch: Batch, unit: Tensor, rows: Tensor, own: Tensor, bias: Tensor | None) -> Tensor:
-        """The loss of each embedding, (B,), from what :meth:`_batch` makes of it."""
+    def _losses(self, batch: Batch, negatives: NegativeLogits) -> Tensor:
+        """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
         threshold = self.negative_threshold(batch, target).detach()
+        bias, own, size = negatives.bias, negatives.own, len(negatives.own)
         logits = scale * target if bias is None else scale * target + bias[own]
-        part = own_part(len(unit))  # of several processes with the same batch, each has a part of the products
-        negatives = NegativeLogits(
-            unit[part],
-            rows,
-            own[part],
-            scale[part] if isinstance(scale, Tensor) and scale.ndim else scale,
+        part = own_part(size)  # of several processes with the same batch, each has a part of the products
+        negatives = replace(
+            negatives,
+            embeddings=negatives.embeddings[part],
+            own=own[part],
+            scale=scale[part] if isinstance(scale, Tensor) and scale.ndim else scale,
             margin=self.negative_margin(threshold[part]),
-            bias=bias,
-            normalize=self.normalizes,
-            sub_centers=self.sub_centers,
-            chunk_size=self.chunk_size,
         )
-        return join_parts(self.combine(logits[part], negatives), len(unit))
+        return join_parts(self.combine(logits[part], negatives), size)
 
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""
@@ -382,16 +392,14 @@ class BaseSoftmaxLoss(BaseClassLoss):
         scale = self.logit_scale(batch)
         return scale if self.scale_schedule is None else scale * self.scale_schedule(max(int(self.step), 1))
 
+    @torch.no_grad()
     def _record(self, batch: Batch) -> None:
         """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
-        if not self.collect_stats:
-            return
-        with torch.no_grad():
-            scale = self._scale(batch)
-            self.avg_norm = batch.norm.mean().item()
-            self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
-            if self.normalizes:
-                self.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
+        scale = self._scale(batch)
+        self.avg_norm = batch.norm.mean().item()
+        self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
+        if self.normalizes:
+            self.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes PML's state: its ``W`` is the transpose of our weights."""

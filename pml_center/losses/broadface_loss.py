@@ -106,9 +106,8 @@ class BroadFaceLoss(BaseSoftmaxLoss):
             return losses
         rows, bias = self.class_weights.everything(embeddings.dtype)
         moved = _moved(past.to(rows), old_rows.to(rows), rows.detach()[past_labels])
-        unit, norm = self._directions(moved)
-        batch, rows = self._batch(unit, norm, rows, past_labels, past_labels)
-        of_queue = self._losses(batch, unit, rows, past_labels, bias).sum() / (len(labels) + len(past))
+        batch, negatives = self._compare(moved, Chosen(rows, bias, past_labels), past_labels)
+        of_queue = self._losses(batch, negatives).sum() / (len(labels) + len(past))
         return losses + (of_queue - of_queue.detach())  # its gradient without its value
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
+from pml_center.losses.base_element_loss import working_dtype
 from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
 
 
@@ -90,7 +91,7 @@ class CenterContrastiveLoss(BaseCenterLoss):
     def get_logits(self, embeddings: Tensor) -> Tensor:
         """Scaled cosines to the centers of all classes, (B, D) to (B, C)."""
         check_embeddings(embeddings, self.embedding_size)
-        embeddings = embeddings.to(self._working_dtype(embeddings))
+        embeddings = embeddings.to(working_dtype(embeddings, self.centers))
         with torch.autocast(embeddings.device.type, enabled=False):
             centers = F.normalize(self.centers.to(embeddings.dtype), dim=1)
             return self.scale * F.linear(F.normalize(embeddings, dim=1), centers)

@@ -109,6 +109,7 @@ class CenterLoss(BaseCenterLoss):
                 "Euclidean distance: leave distance out."
             )
         self.radius, self.per_dim = radius, per_dim
+        self.forgotten_optimizer.is_over = shared_with is not None  # which watches its weights itself
         self.add_to_recordable_attributes(list_of_names=["radius"], is_stat=False)
 
     @property
@@ -146,10 +147,6 @@ class CenterLoss(BaseCenterLoss):
             super()._build_centers(init)
         else:
             self.length = nn.Parameter(torch.ones(()))
-
-    def _warn_of_a_forgotten_optimizer(self, labels: Tensor) -> None:
-        if self._shared is None:  # else it watches its weights itself
-            super()._warn_of_a_forgotten_optimizer(labels)
 
 
 def _check_shared(softmax: Any, num_classes: int, embedding_size: int, update: str, others: dict[str, Any]) -> None:

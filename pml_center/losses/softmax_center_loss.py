@@ -121,9 +121,13 @@ class SoftmaxCenterLoss(BaseClassLoss):
             self.softmax_part, self.center_part = (part.item() for part in self.parts.values())
         return softmax + self.center_weight * center
 
+    def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
+        """Both are watched."""
+        super().watch(embeddings, labels, rows)
+        self.center.watch(embeddings, labels, self.center.class_rows())
+
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """The centers count batches too."""
-        super().before_batch(embeddings, labels)
         self.center.before_batch(embeddings, labels)
 
     def class_rows(self) -> Tensor:

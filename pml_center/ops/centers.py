@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.ops.cross_entropy import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp, own_entries
+from pml_center.ops.cross_entropy import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp
 from pml_center.ops.first_order import first_order
 
 Rule = Literal["paper", "mean"]
@@ -279,13 +279,13 @@ def nearest_other(
     moved = embeddings if origin is None else embeddings - origin
     least = embeddings.new_full((len(embeddings),), torch.inf)
     nearest = labels
-    for place in blocks(len(centers), max(embeddings.shape), chunk_size):
+    for place, own in blocks(labels, len(centers), max(embeddings.shape), chunk_size):
         if origin is None:
             scores = moved @ F.normalize(centers[place], dim=1).t().neg_()
         else:  # half the squared distance, less what all classes share
             rows = centers[place] - origin
             scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
-        scores[own_entries(labels, place, len(centers))] = torch.inf
+        scores[own] = torch.inf
         score, column = scores.min(1)
         nearest = torch.where(score < least, column + place.start, nearest)
         least = torch.minimum(least, score)
@@ -368,9 +368,9 @@ class _OtherLogLikelihoods(torch.autograd.Function):
         moved = embeddings - center
         parts, kept = [], []
         room = KEPT_ELEMENTS if chunk_size is None else 0
-        for place in blocks(len(means), max(embeddings.shape), chunk_size):
+        for place, own in blocks(labels, len(means), max(embeddings.shape), chunk_size):
             block = _gaussian_block(moved, means[place] - center, _at(log_variances, place))
-            block[own_entries(labels, place, len(means))] = torch.finfo(block.dtype).min
+            block[own] = torch.finfo(block.dtype).min
             parts.append(logsumexp(block))
             room -= block.numel()
             kept.extend([block] if room >= 0 else ())
@@ -402,11 +402,11 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
     of_means = torch.empty_like(means) if needs_means else None
     of_variances = torch.empty_like(log_variances) if needs_variances else None
     total = torch.zeros_like(moved) if log_variances is not None else torch.zeros_like(result).unsqueeze(1)
-    for number, place in enumerate(blocks(len(means), max(moved.shape), ctx.chunk_size)):
+    for number, (place, own) in enumerate(blocks(labels, len(means), max(moved.shape), ctx.chunk_size)):
         rows, of_block = means[place] - center, _at(log_variances, place)
         block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
         share = exponential_(block - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
-        share[own_entries(labels, place, len(means))] = 0
+        share[own] = 0
         precision = None if of_block is None else exponential_(-of_block)
         of_embeddings.addmm_(share, rows if precision is None else rows * precision)
         if precision is None:

@@ -71,12 +71,12 @@ def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tenso
     return _reduce(logits, of)
 
 
-def directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row divided by its length, (B, D), and that length, (B,).
+def directions(embeddings: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
+    """Each row divided by its length, (B, D), or as it is, and that length, (B,).
 
     Equals ``F.normalize(embeddings)`` and ``embeddings.norm(dim=1)``.
     """
-    return _Directions.apply(embeddings)
+    return _Directions.apply(embeddings) if normalize else (embeddings, embeddings.norm(dim=1))
 
 
 class Own(NamedTuple):
@@ -111,18 +111,25 @@ def nearest_row(similarity: Tensor, sub_centers: int) -> Tensor:
     return similarity if sub_centers == 1 else similarity.unflatten(1, (-1, sub_centers)).amax(2)
 
 
-def blocks(classes: int, entries: int, chunk_size: int | None) -> Iterator[slice]:
-    """The classes of each block: ``chunk_size`` of them, or as many as make a small one of so many entries a class."""
+def blocks(
+    own: Tensor, classes: int, entries: int, chunk_size: int | None
+) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+    """The classes of each block, and where in it a sample meets its own: index of the sample, and of the column.
+
+    Args:
+        own: (B,) in [0, C).
+        classes: C.
+        entries: that a block has for each class.
+        chunk_size: classes in a block; None makes small ones.
+    """
     size = chunk_size or max(1, BLOCK_ELEMENTS // max(1, entries))
-    return (slice(start, min(start + size, classes)) for start in range(0, classes, size))
-
-
-def own_entries(own: Tensor, place: slice, classes: int) -> tuple[Tensor, Tensor]:
-    """Where in the block of some classes a sample meets its own: index of the sample, and of the column."""
-    if place.stop - place.start == classes:
-        return torch.arange(len(own), device=own.device), own
-    samples = ((own >= place.start) & (own < place.stop)).nonzero().squeeze(1)
-    return samples, own[samples] - place.start
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
+        if stop - start == classes:
+            yield slice(start, stop), (torch.arange(len(own), device=own.device), own)
+        else:
+            samples = ((own >= start) & (own < stop)).nonzero().squeeze(1)
+            yield slice(start, stop), (samples, own[samples] - start)
 
 
 _LOGSUMEXP = object()  # instead of a function to sum
@@ -188,7 +195,7 @@ class _Block(NamedTuple):
     """The logits of a chunk of K classes."""
 
     logits: Tensor  # (B, K)
-    similarity: Tensor | None  # (B, K) before margin and scale, where they can be told apart
+    similarity: Tensor | None  # (B, K) before margin and scale; None where scale and lengths are one factor of a column
     nearest: Tensor | None  # (B, K) which row of each class is its nearest, where there are several
     inverse: Tensor | None  # (K · sub_centers,) 1 / length of each row
 
@@ -201,9 +208,8 @@ class _Reduction(torch.autograd.Function):
         parts: list[Tensor] = []
         kept: list[Tensor | None] = []
         room = KEPT_ELEMENTS if logits.chunk_size is None else 0
-        for place in _places(logits):
+        for place, own in _blocks(logits):
             block = _block(logits, scale, place)
-            own = _own_entries(logits, place)
             if of is _LOGSUMEXP:
                 block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
                 parts.append(logsumexp(block.logits))
@@ -211,7 +217,8 @@ class _Reduction(torch.autograd.Function):
                 values = block.logits.clone() if of is None else of(block.logits)
                 values[own] = 0
                 parts.append(values.sum(1))
-            room -= sum(tensor.numel() for tensor in block if tensor is not None)
+            for tensor in block:
+                room -= 0 if tensor is None else tensor.numel()
             kept.extend(block if room >= 0 else ())
         result = parts[0]
         if len(parts) > 1:
@@ -243,14 +250,14 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
     grad_scale = torch.zeros_like(upstream) if needs_scale else None
     grad_bias = torch.empty_like(bias) if needs_bias else None
     width = len(_Block._fields)
-    for number, place in enumerate(_places(logits)):
+    for number, (place, own) in enumerate(_blocks(logits)):
         of_block = kept[number * width : (number + 1) * width]
         block = _Block(*of_block) if of_block else _block(logits, scale, place)
         if ctx.of is _LOGSUMEXP:
             grad = exponential_(block.logits - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
         else:
             grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
-        grad[_own_entries(logits, place)] = 0
+        grad[own] = 0
         if grad_bias is not None:
             grad_bias[place] = grad.sum(0)
         grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
@@ -273,10 +280,9 @@ def exponential_(block: Tensor) -> Tensor:
     return block.mul_(LOG2_E).exp2_()
 
 
-def _places(logits: NegativeLogits) -> Iterator[slice]:
-    """The classes of each chunk."""
-    classes = len(logits.weight) // logits.sub_centers
-    return blocks(classes, len(logits.embeddings) * logits.sub_centers, logits.chunk_size)
+def _blocks(logits: NegativeLogits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+    classes, entries = len(logits.weight) // logits.sub_centers, len(logits.embeddings) * logits.sub_centers
+    return blocks(logits.own, classes, entries, logits.chunk_size)
 
 
 def _rows(place: slice, logits: NegativeLogits) -> slice:
@@ -284,22 +290,12 @@ def _rows(place: slice, logits: NegativeLogits) -> slice:
     return slice(place.start * logits.sub_centers, place.stop * logits.sub_centers)
 
 
-def _own_entries(logits: NegativeLogits, place: slice) -> tuple[Tensor, Tensor]:
-    """Where in the block of a chunk a sample meets its own class."""
-    return own_entries(logits.own, place, len(logits.weight) // logits.sub_centers)
-
-
-def _folds(logits: NegativeLogits, scale: Tensor) -> bool:
-    """Whether scale and lengths are one factor of each column, and the similarity is not needed by itself."""
-    return logits.margin is None and logits.sub_centers == 1 and not scale.ndim and not scale.requires_grad
-
-
 def _block(logits: NegativeLogits, scale: Tensor, place: slice) -> _Block:
     rows = logits.weight[_rows(place, logits)]
     inverse = rows.norm(dim=1).clamp_min_(SHORTEST).reciprocal_() if logits.normalize else None
     block = logits.embeddings @ rows.t()
     similarity = nearest = None
-    if _folds(logits, scale):
+    if logits.margin is None and logits.sub_centers == 1 and not scale.ndim and not scale.requires_grad:
         block *= scale if inverse is None else inverse * scale
     else:
         similarity = block if inverse is None else block.mul_(inverse)
@@ -313,7 +309,7 @@ def _block(logits: NegativeLogits, scale: Tensor, place: slice) -> _Block:
 
 def _before_margin_and_scale(logits, scale, block, grad, grad_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
-    if _folds(logits, scale):
+    if block.similarity is None:
         return grad.mul_(scale)
     if grad_scale is not None:
         after = block.similarity if logits.margin is None else logits.margin(block.similarity)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_choices
-from pml_center.distributed.collectives import gather_rows, processes
+from pml_center.distributed.collectives import processes, rows_by_rank
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
 Kind = Literal["l2", "l1", "auto"]
@@ -78,7 +78,7 @@ class RingRegularizer(BaseRowRegularizer):
     def _start(self, lengths: Tensor) -> Tensor:
         """The radius of the first batch, kept if it is one of training."""
         if processes() > 1:  # each must start from the same
-            lengths = torch.cat(gather_rows(lengths))
+            lengths = torch.cat(rows_by_rank(lengths))
         mean = lengths[lengths.isfinite()].mean()  # an overflow of half precision must not be the radius
         if not self.training or not mean.isfinite():
             return mean

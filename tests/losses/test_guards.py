@@ -10,9 +10,7 @@ from torch import nn
 
 from pml_center import param_groups
 from pml_center.losses import CenterLoss, IslandLoss, SoftmaxCenterLoss, SoftmaxLoss
-from pml_center.losses.base_center_loss import LOOK_EVERY
-from pml_center.losses.base_class_loss import BATCHES_AT_REST
-from pml_center.losses.watch import BATCHES, CenterShare
+from pml_center.losses.watch import BATCHES_AT_REST, BATCHES_COMPARED, BATCHES_UNLOOKED, CenterShare
 from pml_center.training import parse_loss
 
 SIZE = 8
@@ -87,8 +85,8 @@ def test_a_center_term_that_dwarfs_the_rest_is_reported_once_with_the_ratio(make
         value.backward()
         optimizer.step()
 
-    messages = said(step, 3 * BATCHES)
-    softmax, center = torch.stack(seen[:BATCHES]).mean(0).tolist()
+    messages = said(step, 3 * BATCHES_COMPARED)
+    softmax, center = torch.stack(seen[:BATCHES_COMPARED]).mean(0).tolist()
     assert center > 20 * softmax
     assert len(messages) == 1
     assert f"with weight 0.5 is {0.5 * center / softmax:.3g} {DWARFED}" in messages[0]
@@ -97,7 +95,7 @@ def test_a_center_term_that_dwarfs_the_rest_is_reported_once_with_the_ratio(make
 
 def test_terms_that_are_no_numbers_dwarf_nothing():
     share = CenterShare("CenterLoss")
-    assert not said(lambda: share.see(torch.tensor(torch.nan), torch.tensor(1.0), 0.1), 2 * BATCHES)
+    assert not said(lambda: share.see(torch.tensor(torch.nan), torch.tensor(1.0), 0.1), 2 * BATCHES_COMPARED)
 
 
 def test_terms_may_come_from_another_device():
@@ -118,19 +116,19 @@ def test_terms_may_come_from_another_device():
 )
 def test_no_other_formula_is_reported(formula, batch):
     loss = parse_loss(formula, 4, SIZE)
-    assert not said(lambda: loss(*batch), 2 * BATCHES + 10)
+    assert not said(lambda: loss(*batch), 2 * BATCHES_COMPARED + 10)
 
 
 def test_each_of_two_center_terms_is_compared_with_what_separates(batch):
     loss = parse_loss("SoftmaxLoss + 5 * CenterLoss(alpha=0.001) + 0.0001 * CenterLoss", 4, SIZE)
-    messages = said(lambda: loss(*batch), 2 * BATCHES)
+    messages = said(lambda: loss(*batch), 2 * BATCHES_COMPARED)
     assert len(messages) == 1
     assert messages[0].startswith("CenterLoss_1 with weight 5 is")
 
 
 def test_evaluation_is_not_watched(batch):
     loss = FAR_TOO_HEAVY["formula"]().eval()
-    assert not said(lambda: loss(*batch), 2 * BATCHES)
+    assert not said(lambda: loss(*batch), 2 * BATCHES_COMPARED)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_evaluation_is_not_watched(batch):
 @pytest.mark.parametrize("point", [0.0, 5.0])
 def test_embeddings_at_one_point_are_reported_once(make, remedy, point):
     loss, embeddings = make(4, SIZE), torch.full((12, SIZE), point)
-    messages = said(lambda: loss(embeddings, torch.arange(12) % 4), 4 * LOOK_EVERY)
+    messages = said(lambda: loss(embeddings, torch.arange(12) % 4), 4 * BATCHES_UNLOOKED)
     assert len(messages) == 1
     assert COLLAPSED in messages[0]
     assert remedy in messages[0]
@@ -153,7 +151,7 @@ def test_embeddings_at_one_point_are_reported_once(make, remedy, point):
 
 def test_one_class_at_one_point_is_none_of_it():
     loss = CenterLoss(4, SIZE)
-    assert not said(lambda: loss(torch.ones(12, SIZE), torch.full((12,), 2)), 2 * LOOK_EVERY)
+    assert not said(lambda: loss(torch.ones(12, SIZE), torch.full((12,), 2)), 2 * BATCHES_UNLOOKED)
 
 
 def trained(loss, epochs):
