@@ -53,15 +53,12 @@ def features(points: Any, labels: Any, names: Any = None, ax: "Axes | None" = No
         own = points[labels == label]
         ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.75, **_class_style(label))
     for label in np.unique(labels):  # after all points, so that none hides a name
-        name = _as_label(label if names is None else names[label])
         outline = [withStroke(linewidth=3, foreground="white")]
-        x, y = np.median(points[labels == label], axis=0)
-        ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12, path_effects=outline)
+        _write_class(ax, np.median(points[labels == label], axis=0), label, names, path_effects=outline)
     ax.set_aspect("equal", "datalim")
     ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.85", linewidth=0.8, zorder=0)
-    ax.set_xlabel("feature 1")
-    ax.set_ylabel("feature 2")
+    ax.set(xlabel="feature 1", ylabel="feature 2")
     return ax
 
 
@@ -103,9 +100,7 @@ def directions(
         vector = vector / max(np.linalg.norm(vector), 1e-12)
         if class_weights is not None:
             ax.plot([0, vector[0]], [0, vector[1]], color=style["color"], linewidth=1.8, solid_capstyle="round")
-        name = _as_label(label if names is None else names[label])
-        x, y = 1.36 * vector
-        ax.text(x, y, name, ha="center", va="center", weight="bold", fontsize=12)
+        _write_class(ax, 1.36 * vector, label, names)
     ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     ax.set(xlabel="feature 1 / length", ylabel="feature 2 / length")
     return ax
@@ -161,7 +156,7 @@ def projection(
         style: dict[str, Any] = {"color": BRIGHT[number % len(BRIGHT)], "marker": MARKERS[number % len(MARKERS)]}
         own = points[labels == label]
         drawn.append(ax.scatter(own[:, 0], own[:, 1], s=16, linewidths=0, alpha=0.8, **style))
-        texts.append(_as_label(label if names is None else names[label]))
+        texts.append(_class_name(label, names))
     place: Any = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     ax.legend(drawn, texts, frameon=False, fontsize="small", markerscale=1.5, **place)
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Embeddings in two dimensions")
@@ -231,13 +226,8 @@ def similarity_histogram(
         genuine, impostor = (np.histogram(scores, edges)[0] for scores in (genuine, impostor))
     ax = _axes(ax)
     for counts, name, colour, dashes in ((genuine, "genuine", GENUINE, "-"), (impostor, "impostor", IMPOSTOR, "--")):
-        paint: dict[str, Any] = {
-            "facecolor": (colour, 0.35),
-            "edgecolor": colour,
-            "linewidth": 1.4,
-            "linestyle": dashes,
-        }
-        ax.stairs(100 * counts / counts.sum(), edges, fill=True, label=name, **paint)
+        line: dict[str, Any] = {"edgecolor": colour, "linewidth": 1.4, "linestyle": dashes}
+        ax.stairs(100 * counts / counts.sum(), edges, fill=True, facecolor=(colour, 0.35), label=name, **line)
     if threshold is not None:
         ax.axvline(threshold, color=GREY, linewidth=1.5, label=f"threshold {threshold:.3f}")
     ax.legend(frameon=False)
@@ -268,16 +258,12 @@ def roc(
         >>> roc(far=[0, 0.001, 0.01, 1], tar=[0.2, 0.5, 0.9, 1]).get_xlabel()
         'false accept rate'
     """
-    far, tar, low, high = _curve(far, tar, low, high)
+    far, *rates = _curve(far, tar, low, high)
     ax = _axes(ax)
-    style = _next_line(ax)
-    ax.plot(far, tar, drawstyle="steps-post", linewidth=1.8, label=label, **style)
-    if low is not None:
-        ax.fill_between(far, low, high, step="post", color=style["color"], alpha=0.2, linewidth=0)
+    _draw_curve(ax, far, *rates, label, step="post")
     ax.set(xscale="log", xlim=(min(far[0], ax.get_xlim()[0]) if len(ax.lines) > 1 else far[0], 1), ylim=(0, 1.01))
     ax.set(xlabel="false accept rate", ylabel="true accept rate", title="ROC")
-    _grid(ax, label)
-    return ax
+    return _with_grid(ax, label)
 
 
 def det(
@@ -303,22 +289,17 @@ def det(
         'false reject rate'
     """
     far, tar, low, high = _curve(far, tar, low, high)
-    rejected = 1 - tar
-    least = rejected[rejected > 0].min(initial=1) / 2  # where a curve without errors leaves the picture
+    least = (1 - tar)[tar < 1].min(initial=1) / 2  # where a curve without errors leaves the picture
+    rejected = [None if rate is None else np.maximum(1 - rate, least) for rate in (tar, high, low)]
     ax = _axes(ax)
-    style = _next_line(ax)
-    ax.plot(far, np.maximum(rejected, least), drawstyle="steps-post", linewidth=1.8, label=label, **style)
-    if low is not None:
-        band = np.maximum(1 - high, least), np.maximum(1 - low, least)
-        ax.fill_between(far, *band, step="post", color=style["color"], alpha=0.2, linewidth=0)
+    _draw_curve(ax, far, *rejected, label, step="post")
     if len(ax.lines) == 1:
         ax.plot([1e-9, 1], [1e-9, 1], color=GREY, linestyle=":", linewidth=1.2, zorder=0, label="_equal errors")
         ax.set(xscale="log", yscale="log", xlim=(far[0], 1), ylim=(least, 1))
     else:
         ax.set(xlim=(min(far[0], ax.get_xlim()[0]), 1), ylim=(min(least, ax.get_ylim()[0]), 1))
     ax.set(xlabel="false accept rate", ylabel="false reject rate", title="DET")
-    _grid(ax, label)
-    return ax
+    return _with_grid(ax, label)
 
 
 def cmc(
@@ -343,13 +324,9 @@ def cmc(
     """
     from matplotlib.ticker import MaxNLocator
 
-    rank, rate, low, high = _same_length(rank=rank, rate=rate, low=low, high=high)
+    rank, *rates = _same_length(rank=rank, rate=rate, low=low, high=high)
     ax = _axes(ax)
-    style = _next_line(ax)
-    marker = MARKERS[(len(ax.lines)) % len(MARKERS)] if len(rank) <= 20 else ""
-    ax.plot(rank, rate, marker=marker, linewidth=1.8, label=label, **style)
-    if low is not None:
-        ax.fill_between(rank, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    _draw_curve(ax, rank, *rates, label, marker=MARKERS[len(ax.lines) % len(MARKERS)] if len(rank) <= 20 else "")
     if rank[-1] > 50:
         ax.set_xscale("log")
     else:
@@ -357,8 +334,7 @@ def cmc(
     lowest = min(np.min(line.get_ydata()) for line in ax.lines)
     ax.set_ylim(lowest - 0.1 if lowest > 0.5 else 0, 1.01)
     ax.set(xlabel="rank k", ylabel="queries with a true match in the first k", title="CMC")
-    _grid(ax, label)
-    return ax
+    return _with_grid(ax, label)
 
 
 def error_by_norm(norms: Any, errors: Any, bins: int = 10, ax: "Axes | None" = None) -> "Axes":
@@ -389,8 +365,7 @@ def error_by_norm(norms: Any, errors: Any, bins: int = 10, ax: "Axes | None" = N
     ax.axhline(errors.mean(), color=GREY, linestyle=":")
     ax.set_ylim(0, min(1.01, 1.15 * max(rates.max(), 0.05)))
     ax.set(xlabel="norm of the embedding", ylabel="mean error", title="Error by norm")
-    _grid(ax, None)
-    return ax
+    return _with_grid(ax)
 
 
 def metric_intervals(
@@ -409,18 +384,13 @@ def metric_intervals(
         ['recall_at_1', 'r_precision']
     """
     ax = _axes(ax)
-    names = list(metrics)
-    for row, name in enumerate(names):
-        low, high = ci.get(name, (metrics[name],) * 2)
+    for row, (name, value) in enumerate(metrics.items()):
+        low, high = ci.get(name, (value, value))
         ax.plot([low, high], [row, row], color=BRIGHT[0], linewidth=5, alpha=0.4, solid_capstyle="butt")
-        ax.plot(metrics[name], row, "o", color=BRIGHT[0])
-        ax.annotate(f"{metrics[name]:.3f}", (high, row), (7, 0), textcoords="offset points", va="center")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.margins(x=0.2)  # room for the numbers
-    ax.grid(axis="x", color=GREY, alpha=0.25)
+        ax.plot(value, row, "o", color=BRIGHT[0])
+        ax.annotate(f"{value:.3f}", (high, row), (7, 0), textcoords="offset points", va="center")
     ax.set(xlabel="value and confidence interval", title="Metrics")
-    return ax
+    return _with_rows(ax, list(metrics), room=0.2)
 
 
 def seed_intervals(
@@ -452,24 +422,10 @@ def seed_intervals(
         ax.plot(seeds, [row] * len(seeds), "o", color=BRIGHT[0], markerfacecolor="none", markersize=6)
         ax.plot(mean, row, "o", color=BRIGHT[0], markersize=6)
         ax.annotate(f"{mean:.3f}", (max(high, *seeds), row), (7, 0), textcoords="offset points", va="center")
-    ends = [
-        *(end for interval in ci.values() for end in interval),
-        *(seed for seeds in values.values() for seed in seeds),
-    ]
-    span = max(ends) - min(ends)
-    if baseline is not None and min(ends) - span <= baseline <= max(ends) + span:
-        ax.axvline(baseline, color=GREY, linestyle="--", linewidth=1.2)
-        _above(ax, "raw pixels", baseline, ax.get_xaxis_transform(), "center")
-    elif baseline is not None:  # a line would press all else together
-        left = baseline < min(ends)
-        text = f"← raw pixels {baseline:.3f}" if left else f"raw pixels {baseline:.3f} →"
-        _above(ax, text, float(not left), ax.transAxes, "left" if left else "right")
-    ax.set_yticks(range(len(values)), [_as_label(name, 60) for name in values])
-    ax.set_ylim(len(values) - 0.5, -0.5)
-    ax.margins(x=0.15)  # room for the numbers
-    ax.grid(axis="x", color=GREY, alpha=0.25)
+    if baseline is not None:
+        _draw_baseline(ax, baseline, [end for group in (*ci.values(), *values.values()) for end in group])
     ax.set(xlabel=metric, ylabel="loss")
-    return ax
+    return _with_rows(ax, [_as_label(name, 60) for name in values], room=0.15)
 
 
 def training_curves(steps: Any, values: Mapping[str, Any], xlabel: str = "epoch", ax: "Axes | None" = None) -> "Axes":
@@ -494,11 +450,10 @@ def training_curves(steps: Any, values: Mapping[str, Any], xlabel: str = "epoch"
     ax = _axes(ax)
     for name, series in values.items():
         steps, series = _same_length(steps=steps, **{name: series})
-        ax.plot(steps, series, marker="o" if len(steps) == 1 else "", linewidth=1.8, label=name, **_next_line(ax))
+        _draw_curve(ax, steps, series, None, None, name, marker="o" if len(steps) == 1 else "")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=xlabel, ylabel="value", title="Training")
-    _grid(ax, label="")
-    return ax
+    return _with_grid(ax, label="")
 
 
 def retrieval_gallery(
@@ -539,11 +494,11 @@ def retrieval_gallery(
         for column, image in enumerate([query, *images]):
             left, top = column + (0.15 if column else 0), 1.25 * row
             ax.imshow(np.asarray(image), cmap="gray", extent=(left, left + 0.9, top + 0.9, top))
-            note, style = "query", _border(None)
+            note, style = "query", {"edgecolor": GREY, "linewidth": 1.0}
             if column:
                 hit = hits[row, column - 1]
                 note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:#.3g}")
-                style = _border(hit)
+                style = {"edgecolor": HIT if hit else MISS, "linewidth": 2.5, "linestyle": "-" if hit else "--"}
             ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **style))
             ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=9)
     ax.set(xlim=(-0.05, hits.shape[1] + 1.1), ylim=(1.25 * len(hits) - 0.1, -0.05), aspect="equal")
@@ -575,27 +530,56 @@ def _class_style(label: int) -> dict[str, Any]:
     return {"color": COLOURS[label % len(COLOURS)], "marker": marker}
 
 
-def _border(hit: bool | None) -> dict[str, Any]:
-    if hit is None:
-        return {"edgecolor": GREY, "linewidth": 1.0}
-    return {"edgecolor": HIT if hit else MISS, "linewidth": 2.5, "linestyle": "-" if hit else "--"}
+def _class_name(label: int, names: Any) -> str:
+    return _as_label(label if names is None else names[label])
 
 
-def _next_line(ax: "Axes") -> dict[str, Any]:
-    """The colour and dashes that no line of the Axes has yet."""
+def _write_class(ax: "Axes", place: np.ndarray, label: int, names: Any, **style: Any) -> None:
+    """The name of a class, around a place."""
+    ax.text(*place, _class_name(label, names), ha="center", va="center", weight="bold", fontsize=12, **style)
+
+
+def _draw_curve(
+    ax: "Axes", x: Any, y: Any, low: Any, high: Any, label: str | None, step: Any = None, marker: str = ""
+) -> None:
+    """A line in the colour and dashes that no line of the Axes has yet, and the band around it where there is one."""
     number = sum(not str(line.get_label()).startswith("_equal") for line in ax.lines)
-    return {"color": BRIGHT[number % len(BRIGHT)], "linestyle": LINES[number % len(LINES)]}
+    colour, dashes = BRIGHT[number % len(BRIGHT)], LINES[number % len(LINES)]
+    [line] = ax.plot(x, y, marker=marker, color=colour, linestyle=dashes, linewidth=1.8, label=label)
+    if step is not None:
+        line.set_drawstyle(f"steps-{step}")
+    if low is not None:
+        ax.fill_between(x, low, high, step=step, color=colour, alpha=0.2, linewidth=0)
 
 
-def _above(ax: "Axes", text: str, x: float, transform: Any, align: str) -> None:
-    """A word above the frame."""
-    ax.annotate(text, (x, 1), (0, 3), xycoords=transform, textcoords="offset points", ha=align)
+def _draw_baseline(ax: "Axes", baseline: float, others: Sequence[float]) -> None:
+    """What raw pixels reach, beside other numbers."""
+    span = max(others) - min(others)
+    above: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points"}  # the frame
+    if min(others) - span <= baseline <= max(others) + span:
+        ax.axvline(baseline, color=GREY, linestyle="--", linewidth=1.2)
+        ax.annotate("raw pixels", (baseline, 1), xycoords=ax.get_xaxis_transform(), ha="center", **above)
+    elif baseline < min(others):  # a line would press all else together
+        ax.annotate(f"← raw pixels {baseline:.3f}", (0, 1), xycoords=ax.transAxes, ha="left", **above)
+    else:
+        ax.annotate(f"raw pixels {baseline:.3f} →", (1, 1), xycoords=ax.transAxes, ha="right", **above)
 
 
-def _grid(ax: "Axes", label: str | None) -> None:
+def _with_grid(ax: "Axes", label: str | None = None) -> "Axes":
+    """With a legend where a label was given."""
     ax.grid(color=GREY, alpha=0.25)
     if label is not None:
         ax.legend(frameon=False)
+    return ax
+
+
+def _with_rows(ax: "Axes", names: Sequence[str], room: float) -> "Axes":
+    """With a name for each row, from top to bottom, and room at the sides for numbers."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.margins(x=room)
+    ax.grid(axis="x", color=GREY, alpha=0.25)
+    return ax
 
 
 def _same_length(**arrays: Any) -> list[Any]:
