@@ -135,11 +135,7 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         >>> formula.names, formula.weights
         (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
     """
-    supplied = {
-        "num_classes": num_classes,
-        "embedding_size": embedding_size,
-        "accumulation_steps": accumulation_steps,
-    }
+    supplied = {"num_classes": num_classes, "embedding_size": embedding_size, "accumulation_steps": accumulation_steps}
     return LossFormula([_built(term, supplied) for term in parse_terms(formula)])
 
 
