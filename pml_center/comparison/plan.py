@@ -244,13 +244,8 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
 
 def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     """Search, train, compare, and write what was found."""
-    LOG.info(
-        "%s losses × %s seeds, %s at a time; log and run folders in %s",
-        len(plan.losses),
-        len(plan.seeds),
-        processes,
-        plan.folder,
-    )
+    size = f"{len(plan.losses)} losses × {len(plan.seeds)} seeds"
+    LOG.info("%s, %s at a time; log and run folders in %s", size, processes, plan.folder)
     chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
     if plan.search:

@@ -1,4 +1,4 @@
-"""Training: configuration, parameter groups, loss formulas, the loop. Comparisons live beside, and are named here too."""
+"""Training: configuration, parameter groups, loss formulas, the loop; comparisons, which live beside, by name."""
 
 from pml_center.names import forwarded
 from pml_center.training.config import TrainConfig
