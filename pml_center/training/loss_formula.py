@@ -32,7 +32,7 @@ WRAPPERS = {
     "CrossBatchMemory": "which goes around a loss of pairs, with a queue of its own size",
     "SelfSupervisedLoss": "which compares two views of each image, and training has one",
 }
-NOT_FINAL = {"BaseSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
+NOT_FINAL = {"GenericPairLoss", *WRAPPERS}  # the first is abstract
 
 
 @dataclass(frozen=True)
