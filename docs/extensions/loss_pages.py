@@ -23,9 +23,8 @@ from pml_center.training.loss_catalog import FAMILIES as ALL_FAMILIES
 from pml_center.training.loss_catalog import TRIAL, LossDescription, describe_loss, shapes, written_summary
 
 DOCS = Path(__file__).resolve().parents[1]
-ABSTRACT = ("BaseSoftmaxLoss", "BaseCenterLoss")
 FAMILIES = tuple(family.split()[0] for family in ALL_FAMILIES[:3])  # the last is PML's own
-NAMES = [name for name in losses.__all__ if name not in ABSTRACT]
+NAMES = [name for name in losses.__all__ if not name.startswith("Base")]
 TEMPLATE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
 )

@@ -111,11 +111,11 @@ def compare(
     from pml_center.training.run_folder import default_folder
 
     sections = (data, model, batches, optimizer, measuring, run)
-    values = {name: value for section in sections for name, value in asdict(section).items()}
     if losses:
         if len(sources) > 1:
             raise ValueError(f"data must be one source with --losses, got {' '.join(sources)}. Compare one by one.")
-        plan = Plan.new(TrainConfig(**values | {"data": (*sources, data.data)[0]}), losses, seeds, search)
+        asked = TrainConfig.of_sections(*sections, data=sources[0] if sources else data.data)
+        plan = Plan.new(asked, losses, seeds, search)
     else:
         given = _given(sections, seeds=seeds != DEFAULT_SEEDS, search=search, jobs=jobs is not None, dry_run=dry_run)
         goes_on = len(sources) == 1 and not run.out and (Path(sources[0]) / FILE).is_file()

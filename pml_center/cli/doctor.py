@@ -58,8 +58,9 @@ def examine() -> Iterator[Finding]:
     yield _tried("threads and GPU", _torch, "install torch again, for this machine's driver")
     yield _tried("faiss build", _faiss, "install faiss-cpu again")
     yield _tried("OpenMP", _openmp, SINGLE)
-    yield from (_writable("current folder", Path()), _writable("cache of embeddings", _embedding_cache()))
-    yield from (_writable("cache of weights", _weights_cache()), _disk(Path()))
+    for name, folder in _folders().items():
+        yield _writable(name, folder)
+    yield _disk(Path())
     extras = distribution("pml-center").metadata.get_all("Provides-Extra") or []
     yield from (_extra(extra) for extra in extras if extra not in NOT_FOR_USERS)
 
@@ -142,16 +143,12 @@ def search_after_training() -> list[str]:
     return sorted({Path(each["filepath"]).name for each in threadpool_info() if each["user_api"] == "openmp"})
 
 
-def _embedding_cache() -> Path:
-    from pml_center.data.data_folder import cache_folder
-
-    return cache_folder()
-
-
-def _weights_cache() -> Path:
+def _folders() -> dict[str, Path]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return Path(HF_HUB_CACHE)
+    from pml_center.data.data_folder import cache_folder
+
+    return {"current folder": Path(), "cache of embeddings": cache_folder(), "cache of weights": Path(HF_HUB_CACHE)}
 
 
 def _writable(name: str, folder: Path) -> Finding:

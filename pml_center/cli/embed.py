@@ -35,10 +35,9 @@ def embed(
     from pml_center.data.open_images import full_source
     from pml_center.evaluation import save_samples
     from pml_center.evaluation.embedding_cache import model_fingerprint
+    from pml_center.training.run_folder import check_holds_only
 
-    own = {"embeddings.npy", "samples.csv", MODEL_FILE}
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - own):
-        raise FileExistsError(f"out must be a new folder, got {out}, which holds other things. Choose another --out.")
+    check_holds_only({"embeddings.npy", "samples.csv", MODEL_FILE}, out)
     opened = Model(model, model_options)
     rows = embedded(model, None if data is None else full_source(data), model_options, opened)
     save_samples(out, rows.samples)

@@ -8,12 +8,7 @@ from pml_center.cli.output import show_json
 
 
 def export(
-    run: Path,
-    /,
-    *,
-    format: Literal["timm", "onnx"] = "timm",
-    out: Path | None = None,
-    json_: Json = False,
+    run: Path, /, *, format: Literal["timm", "onnx"] = "timm", out: Path | None = None, json_: Json = False
 ) -> None:
     """Write the model of a run for timm to load, or as ONNX.
 

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pml_center.training.loop import choose_device
 
 LOG = logging.getLogger("pml_center")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ class Model:
     def facts(self) -> dict[str, Any]:
         """What made the embeddings, for a reader and for :func:`model_of`."""
         source = str(self.run.folder.resolve()) if self.run else self.source
-        made = asdict(self.options)
-        kept = {name: made[name] for name in ("pretrained", "weights", "image_size", "channels", "flip_test")}
+        kept = {name: getattr(self.options, name) for name in KEPT}
         if self.options.weights:
             kept |= {"weights": str(Path(self.options.weights).expanduser().resolve()), "pretrained": False}
         return {"model": source} | kept
@@ -136,8 +136,7 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
             "Embed with `pml-center embed`."
         )
     facts = json.loads(path.read_text(encoding="utf-8"))
-    own = {name: facts[name] for name in ("pretrained", "weights", "image_size", "channels", "flip_test")}
-    model = Model(facts["model"], ModelOptions(**(asdict(options) | own)))
+    model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
     if model_fingerprint(model.embedder) != facts["fingerprint"]:
         raise ValueError(
             f"model must be the one that made {str(folder)!r}, got other weights of {facts['model']!r}. Embed again."
@@ -263,14 +262,9 @@ def _images(run: Run | None, data: str | None, options: ModelOptions) -> tuple[L
     total = len(images)
     images, skipped = readable(images, options.workers)
     if skipped:
+        counts = f"{len(skipped)} of {total:,} images"
         more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-        LOG.warning(
-            "left out %d of %s images, which cannot be read: %s%s",
-            len(skipped),
-            f"{total:,}",
-            ", ".join(skipped[:5]),
-            more,
-        )
+        LOG.warning("left out %s, which cannot be read: %s%s", counts, ", ".join(skipped[:5]), more)
     return images, skipped
 
 

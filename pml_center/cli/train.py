@@ -57,8 +57,7 @@ def train(
     from pml_center.training import fit
     from pml_center.training.dry_run import estimate
 
-    sections = (data, model, loss, optimizer, measuring, run)
-    asked = TrainConfig(**{name: value for section in sections for name, value in asdict(section).items()})
+    asked = TrainConfig.of_sections(data, model, loss, optimizer, measuring, run)
     if dry_run:
         found = estimate(asked)
         if found:  # in the first of several processes

@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -63,8 +63,14 @@ class Job:
         """How many are done; all of them where the run is over, which may have stopped early."""
         return self.config.epochs if self.is_over else len(self.run.epochs)
 
+    @property
+    def score(self) -> float:
+        """The metric of a run that is over, on the images held out; without a test the best in validation."""
+        events = self.run.events("eval")[-1:] if self.test else self.run.events("val")
+        return max(event[self.config.metric] for event in events)
 
-def train_all(jobs: Sequence[Job], processes: int, report: Callable[[Job], str]) -> dict[Job, str]:
+
+def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
     """Train runs that are not over, and go on with those that had begun.
 
     On a CPU each computes with one thread, so that what comes out does not depend on ``processes``. What it prints goes
@@ -73,7 +79,6 @@ def train_all(jobs: Sequence[Job], processes: int, report: Callable[[Job], str])
     Args:
         jobs: the runs, in the order in which they start.
         processes: how many at a time.
-        report: what to say of a run that is over.
 
     Returns:
         What went wrong in each run that failed.
@@ -95,7 +100,8 @@ def train_all(jobs: Sequence[Job], processes: int, report: Callable[[Job], str])
                 for process in [process for process in running if not process.is_alive()]:
                     job = running.pop(process)
                     if job.is_over:
-                        LOG.info("%s: %s", job.name, report(job))
+                        where = "" if job.test else " in validation"
+                        LOG.info("%s: %s %.4f%s", job.name, job.config.metric, job.score, where)
                     else:
                         errors[job] = _last_words(process, job)
                         LOG.warning("%s failed: %s", job.name, errors[job])

@@ -244,30 +244,20 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
 
 def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     """Search, train, compare, and write what was found."""
-    LOG.info(
-        "%s losses × %s seeds, %s at a time; log and run folders in %s",
-        len(plan.losses),
-        len(plan.seeds),
-        processes,
-        plan.folder,
-    )
+    size = f"{len(plan.losses)} losses × {len(plan.seeds)} seeds"
+    LOG.info("%s, %s at a time; log and run folders in %s", size, processes, plan.folder)
     chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
     if plan.search:
         trials = {loss: plan.trials(loss, images) for loss in plan.losses}
-        every = [
-            job
-            for jobs_of_loss in zip(*(each.values() for each in trials.values()), strict=True)
-            for job in jobs_of_loss
-        ]
-        errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_score(job):.4f} in validation")
+        errors |= train_all(_in_turn([list(tried.values()) for tried in trials.values()]), processes)
         for loss, tried in trials.items():
             done = [setting for setting in tried if tried[setting] not in errors]
-            chosen[loss] = max(done, key=lambda setting: _score(tried[setting]), default=None)
+            chosen[loss] = max(done, key=lambda setting: tried[setting].score, default=None)
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
-    every = [jobs_of_loss[place] for place in range(len(plan.seeds)) for jobs_of_loss in runs.values()]
+    every = _in_turn(list(runs.values()))
     _drop_others(every)
-    errors |= train_all(every, processes, lambda job: f"{plan.config.metric} {_tested(job):.4f}")
+    errors |= train_all(every, processes)
     runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
     candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
     comparison = _comparison(candidates, plan.config)
@@ -349,6 +339,11 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     )
 
 
+def _in_turn(jobs: Sequence[Sequence[Job]]) -> list[Job]:
+    """The first job of each loss, then the second of each, and so on."""
+    return [job for place in zip(*jobs, strict=True) for job in place]
+
+
 def _drop_others(jobs: Sequence[Job]) -> None:
     """Delete runs of settings that a search chose before a trial that had failed went well."""
     for job in jobs:
@@ -366,12 +361,3 @@ def _candidate(loss: str, jobs: Sequence[Job], errors: dict[Job, str]) -> Candid
         which = which if failed[0].test else "in every trial of the search"
         return Candidate(name=loss, seeds=seeds, values={}, options=options, error=f"{errors[failed[0]]} ({which})")
     return as_candidate(loss, [MeasuredRun(job.run) for job in jobs], options)
-
-
-def _score(trial: Job) -> float:
-    """The best that a trial reached in validation."""
-    return max(event[trial.config.metric] for event in trial.run.events("val"))
-
-
-def _tested(job: Job) -> float:
-    return job.run.events("eval")[-1][job.config.metric]

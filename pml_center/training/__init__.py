@@ -1,4 +1,4 @@
-"""Training: configuration, parameter groups, loss formulas, the loop, and comparisons."""
+"""Training: configuration, parameter groups, loss formulas, the loop; comparisons, which live beside, by name."""
 
 from pml_center.names import forwarded
 from pml_center.training.config import TrainConfig
@@ -20,22 +20,7 @@ _HOMES = {
     "resume": "pml_center.training.loop",
 }
 
-__all__ = [
-    "Candidate",
-    "CheckpointError",
-    "Comparison",
-    "LossFormula",
-    "Run",
-    "TrainConfig",
-    "compare",
-    "compare_runs",
-    "export_onnx",
-    "export_timm",
-    "fit",
-    "param_groups",
-    "parse_loss",
-    "resume",
-]
+__all__ = ["TrainConfig", *_HOMES]
 
 __getattr__ = forwarded(__name__, _HOMES)
 

@@ -197,6 +197,12 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
 
     @classmethod
+    def of_sections(cls, *sections: Any, **others: Any) -> "TrainConfig":
+        """A configuration from its sections, such as a :class:`DataConfig`; what is named here goes before them."""
+        values = {name: value for section in sections for name, value in vars(section).items()}
+        return cls(**values | others)
+
+    @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> "TrainConfig":
         """A configuration from a mapping, such as a file; ``source`` names it in an error.
 

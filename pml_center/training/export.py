@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pml_center.backbones import HEAD_EMBEDS, Embedder
 from pml_center.training.loss_catalog import describe_loss
 from pml_center.training.loss_formula import known_losses, parse_terms
-from pml_center.training.run_folder import Run
+from pml_center.training.run_folder import Run, check_holds_only
 
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
 PROBES = 2  # images that both models must embed alike
@@ -46,7 +46,7 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     """
     model = run.load_model()
     folder = run.folder / "export" if folder is None else Path(folder)
-    check_own(folder)
+    check_holds_only({*OWN, "model.onnx"}, folder)
     network = _with_head(model)
     _check_same(network, model, f"{model.name} with its neck as classifier")
     draft = folder.with_name(f"{folder.name}.tmp")
@@ -132,18 +132,6 @@ def _onnx_proto(model: Embedder) -> Any:
             f"model must be one that ONNX can say, got {model.name!r} ({reason}). Use --format timm."
         ) from error
     return program.model_proto
-
-
-def check_own(folder: Path) -> None:
-    """A folder must be new, or hold nothing but an earlier export.
-
-    Raises:
-        FileExistsError: it holds other things.
-    """
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - OWN - {"model.onnx"}):
-        raise FileExistsError(
-            f"out must be a new folder, got {folder}, which holds other things. Choose another --out."
-        )
 
 
 def _with_head(model: Embedder) -> nn.Module:

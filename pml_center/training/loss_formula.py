@@ -32,7 +32,7 @@ WRAPPERS = {
     "CrossBatchMemory": "which goes around a loss of pairs, with a queue of its own size",
     "SelfSupervisedLoss": "which compares two views of each image, and training has one",
 }
-NOT_FINAL = {"BaseSoftmaxLoss", "GenericPairLoss", *WRAPPERS}  # the first two are abstract
+NOT_FINAL = {"GenericPairLoss", *WRAPPERS}  # the first is abstract
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,7 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         >>> formula.names, formula.weights
         (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
     """
-    supplied = {
-        "num_classes": num_classes,
-        "embedding_size": embedding_size,
-        "accumulation_steps": accumulation_steps,
-    }
+    supplied = {"num_classes": num_classes, "embedding_size": embedding_size, "accumulation_steps": accumulation_steps}
     return LossFormula([_built(term, supplied) for term in parse_terms(formula)])
 
 

@@ -295,6 +295,18 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def check_holds_only(own: set[str], folder: Path) -> None:
+    """A folder to write must be new, or hold nothing but what would be written anew.
+
+    Raises:
+        FileExistsError: it holds other things.
+    """
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - own):
+        raise FileExistsError(
+            f"out must be a new folder, got {folder}, which holds other things. Choose another --out."
+        )
+
+
 def default_folder(config: TrainConfig) -> Path:
     """``runs/DATE_TIME_MODEL_LOSS``."""
     words = "-".join("".join(c if c.isalnum() else " " for c in config.loss).split())[:60]
