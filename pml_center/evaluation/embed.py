@@ -189,10 +189,7 @@ def embed_samples(
 
 
 def embed(
-    model: nn.Module,
-    loader: Iterable,
-    device: str | torch.device | None = None,
-    progress: bool = True,
+    model: nn.Module, loader: Iterable, device: str | torch.device | None = None, progress: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Embed all images of a loader, in evaluation mode and without gradients.
 
