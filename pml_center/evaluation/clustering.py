@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Counts, ExactSearch, Matrix, Similarity, import_faiss
 

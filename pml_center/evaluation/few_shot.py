@@ -14,8 +14,7 @@ from PIL import Image
 from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
-from pml_center.evaluation.embed import labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled

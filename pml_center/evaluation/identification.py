@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, Values

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar

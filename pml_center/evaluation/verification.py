@@ -12,8 +12,7 @@ from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
-from pml_center.evaluation.embed import samples_of
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
 from pml_center.evaluation.pairs import Pairs, check_rows, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.report import ThresholdReport
