@@ -32,6 +32,11 @@ def as_array(values: Any) -> NDArray:
     return np.asarray(values)
 
 
+def as_list(values: Iterable[Hashable]) -> list[Hashable]:
+    """Python's own scalars, which hash by value."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
 def parts_of(values: Any) -> list[NDArray]:
     """The arrays that embeddings come in: several where they are a list or tuple of matrices, else one.
 

@@ -2,14 +2,13 @@
 
 Each question has an evaluator in the module of its name. What they stand on:
 
-- ``inputs``, ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
-- ``search`` among ``references``: the nearest neighbours, exactly; ``gallery``: ranks in the whole gallery;
-  ``ordering``: scores and rows as integers to sort; ``distance_search``, ``index_search``, ``faiss_searcher``: other
-  distances and other indexes
-- ``retrieval_task``, ``ranking``: retrieval as hits and metrics of them
+- ``search``, a room of its own below: nearest neighbours, and ranks in the whole gallery
+- ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
+- ``retrieval_task``, ``retrieval_metrics``: retrieval as hits, and metrics of them
 - ``roc``, ``all_pairs``, ``accuracy``, ``pair_intervals``: scores of pairs, and error rates of them
-- ``statistics``: how sure a number is; ``spread``: how tight classes are
-- ``report``, ``retrieval_report``: the result; ``page``: the result as HTML
+- ``statistics``, ``repeated_runs``: how sure a number is; ``spread``: how tight classes are
+- ``report``, ``retrieval_report``: the result, which ``pml_center.pages`` shows as HTML
+- ``evaluator``: what all evaluators have in common
 """
 
 from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
@@ -41,9 +40,7 @@ from pml_center.evaluation.retrieval_metrics import (
 )
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.roc import Roc, roc
-from pml_center.evaluation.search.exact_search import Neighbours, nearest_neighbours
-from pml_center.evaluation.search.faiss_searcher import FaissSearcher
-from pml_center.evaluation.search.ranking import Ranking
+from pml_center.evaluation.search import FaissSearcher, Neighbours, Ranking, nearest_neighbours
 from pml_center.evaluation.spread import intra_inter_distance
 from pml_center.evaluation.statistics import (
     PairedTest,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pml_center.evaluation.pairs import Rows, checked_folds
+from pml_center.evaluation.pairs import checked_folds
 from pml_center.evaluation.roc import Counts, Flags, Scores, checked_pairs, last_of_ties
 
 
@@ -75,7 +75,7 @@ def best_threshold(scores: Any, same: Any) -> float:
     return _strictest(scores[order], _gain(same[order]))
 
 
-def over_folds(scores: Scores, same: Flags, folds: Rows) -> FoldAccuracy:
+def over_folds(scores: Scores, same: Flags, folds: Counts) -> FoldAccuracy:
     """:func:`cross_validated_accuracy` of arrays that were checked, from one sort."""
     order = np.argsort(-scores, kind="stable")
     ranked, gain, ranked_folds = scores[order], _gain(same[order]), folds[order]

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pml_center.evaluation.pair_intervals import KEPT, PairSample
-from pml_center.evaluation.pairs import Rows
 from pml_center.evaluation.roc import Counts, Roc
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Matrix
+from pml_center.evaluation.search import ExactSearch, Ids, Matrix
 
 BLOCK = (512, 2048)  # rows and columns of scores at a time
 BINS = 2**15  # at most; a bin is never narrower than rounding
@@ -35,7 +33,7 @@ class AllPairs(NamedTuple):
     sample: PairSample | None  # for the bootstrap
 
 
-def all_pairs(search: ExactSearch, codes: Rows, far: Sequence[float], sampled: bool = False, seed: int = 0) -> AllPairs:
+def all_pairs(search: ExactSearch, codes: Ids, far: Sequence[float], sampled: bool = False, seed: int = 0) -> AllPairs:
     """The receiver operating characteristic over all N(N − 1)/2 pairs of rows.
 
     Args:
@@ -64,13 +62,13 @@ class _Part(NamedTuple):
     """Some scores of one kind, from a block of all."""
 
     values: NDArray[np.float32]  # (n,)
-    positions: Rows | None  # (n,) where they stand in the block, row by row; None for everywhere
+    positions: Ids | None  # (n,) where they stand in the block, row by row; None for everywhere
     same: int  # 1 for genuine pairs, 0 for impostor pairs
     row: int  # of the block's first row
     column: int  # of its first column
     width: int  # of the block
 
-    def rows(self, positions: Rows) -> tuple[Rows, Rows]:
+    def rows(self, positions: Ids) -> tuple[Ids, Ids]:
         """The two rows of the scores at some positions of the block."""
         return self.row + positions // self.width, self.column + positions % self.width
 
@@ -78,7 +76,7 @@ class _Part(NamedTuple):
 class _Scores:
     """The scores of all pairs, block by block, of rows sorted by identity: genuine pairs then lie near the diagonal."""
 
-    def __init__(self, search: ExactSearch, codes: Rows):
+    def __init__(self, search: ExactSearch, codes: Ids):
         sizes = np.bincount(codes)
         self.search, self.order = search, np.argsort(codes, kind="stable")
         self.codes = codes[self.order]
@@ -116,7 +114,7 @@ class _Scores:
                     yield from self._split(block, top, left)
             bar.update(sum(count - 1 - row for row in range(top, bottom)))
 
-    def exactly(self, first: Rows, second: Rows) -> Matrix:
+    def exactly(self, first: Ids, second: Ids) -> Matrix:
         """The scores of some pairs of sorted rows, each from its own two rows alone."""
         return self.search.pair_scores(self.order[first], self.order[second])
 
@@ -129,7 +127,7 @@ class _Scores:
             yield _Part(block.ravel()[positions], positions, same, top, left, block.shape[1])
 
 
-def _binned(scores: _Scores, bar: tqdm) -> tuple[Roc, Rows]:
+def _binned(scores: _Scores, bar: tqdm) -> tuple[Roc, Ids]:
     """The curve with a point for each bin that is not empty, and the bin of each point."""
     counts = np.zeros((2, scores.bins), dtype=np.int64)
     for part in scores.parts(bar):
@@ -158,7 +156,7 @@ def _exact(scores: _Scores, bins: set[int], bar: tqdm) -> Roc:
     return _roc(scores, threshold, genuine, impostor)
 
 
-def _sample(scores: _Scores, binned: Roc, bin_of_point: Rows, seed: int, bar: tqdm) -> PairSample:
+def _sample(scores: _Scores, binned: Roc, bin_of_point: Ids, seed: int, bar: tqdm) -> PairSample:
     """Pairs drawn with a probability that falls with the rank among the impostor scores, alike for genuine pairs."""
     chances = np.ones((2, scores.bins))
     chances[0][bin_of_point[1:]] = np.minimum(1, KEPT / np.maximum(1, binned.impostor[1:]))

@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pml_center.arrays import check_count, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.search.exact_search import ExactSearch, import_faiss
-from pml_center.evaluation.search.references import Matrix, Similarity
-
-Counts = NDArray[np.int64]
+from pml_center.evaluation.search import Counts, ExactSearch, Matrix, Similarity, import_faiss
 
 
 def adjusted_mutual_information(labels: Iterable[Hashable], clusters: Iterable[Hashable]) -> float:

@@ -95,7 +95,7 @@ def load_samples(folder: str | Path) -> Samples:
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 
-def _load_parts(folders: Sequence[str | Path]) -> Samples:
+def load_parts(folders: Sequence[str | Path]) -> Samples:
     """The samples of several folders; embeddings of each remain an array of its own."""
     parts = [load_samples(folder) for folder in folders]
     columns = [[name for name, values in _columns(part).items() if values is not None] for part in parts]
@@ -109,41 +109,6 @@ def _load_parts(folders: Sequence[str | Path]) -> Samples:
         return parts[0]
     embeddings, *others = zip(*parts, strict=True)
     return Samples(list(embeddings), *(None if each[0] is None else list(chain(*each)) for each in others))
-
-
-def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any = None) -> Samples:
-    """What was given; where it leaves something out, what samples or folders of :func:`save_samples` hold of it.
-
-    Args:
-        values: embeddings; or samples, a folder, or a list of folders.
-        labels: (N,) the class of each row.
-        groups: (N,) the group of each row.
-        names: (N,) what to call each row.
-    """
-    given = Samples(values, labels, groups, names)
-    if isinstance(values, Samples):
-        stored = values
-    else:
-        folders = [values] if isinstance(values, (str, Path)) else values
-        if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
-            return given
-        stored = _load_parts(folders)
-    return Samples(
-        stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
-    )
-
-
-def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, names: Any = None) -> Samples:
-    """:func:`samples_of`, where embeddings and labels must both be known; ``called`` is their name in an error."""
-    samples = samples_of(values, labels, groups, names)
-    if samples.embeddings is None or samples.labels is None:
-        given = {called: samples.embeddings, "labels" if called == "embeddings" else f"{called}_labels": labels}
-        got = [name for name, value in given.items() if value is not None]
-        raise ValueError(
-            f"{' and '.join(reversed(given))} must come together, got {f'only {got[0]}' if got else 'neither'}. "
-            "Pass both, or a folder of save_samples."
-        )
-    return samples
 
 
 def embed_samples(
@@ -189,10 +154,7 @@ def embed_samples(
 
 
 def embed(
-    model: nn.Module,
-    loader: Iterable,
-    device: str | torch.device | None = None,
-    progress: bool = True,
+    model: nn.Module, loader: Iterable, device: str | torch.device | None = None, progress: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Embed all images of a loader, in evaluation mode and without gradients.
 

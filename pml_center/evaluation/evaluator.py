@@ -1,11 +1,12 @@
-"""What all evaluators have in common: they take embeddings, or a model and data to embed with it."""
+"""What all evaluators have in common: they take embeddings or folders of them, or a model and data to embed."""
 
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from pml_center.evaluation.embed import embed_samples
+from pml_center.evaluation.embed import Samples, embed_samples, load_parts
 from pml_center.evaluation.report import Report
 
 AnyReport = TypeVar("AnyReport", bound=Report, covariant=True)
@@ -57,3 +58,38 @@ class Evaluator(Generic[AnyReport]):
         if gallery is not None:
             arguments["gallery"] = embed_samples(model, gallery, device, batch_size, workers, progress)
         return self(queries, **arguments)
+
+
+def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any = None) -> Samples:
+    """What was given; where it leaves something out, what samples or folders of :func:`save_samples` hold of it.
+
+    Args:
+        values: embeddings; or samples, a folder, or a list of folders.
+        labels: (N,) the class of each row.
+        groups: (N,) the group of each row.
+        names: (N,) what to call each row.
+    """
+    given = Samples(values, labels, groups, names)
+    if isinstance(values, Samples):
+        stored = values
+    else:
+        folders = [values] if isinstance(values, (str, Path)) else values
+        if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
+            return given
+        stored = load_parts(folders)
+    return Samples(
+        stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
+    )
+
+
+def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, names: Any = None) -> Samples:
+    """:func:`samples_of`, where embeddings and labels must both be known; ``called`` is their name in an error."""
+    samples = samples_of(values, labels, groups, names)
+    if samples.embeddings is None or samples.labels is None:
+        given = {called: samples.embeddings, "labels" if called == "embeddings" else f"{called}_labels": labels}
+        got = [name for name, value in given.items() if value is not None]
+        raise ValueError(
+            f"{' and '.join(reversed(given))} must come together, got {f'only {got[0]}' if got else 'neither'}. "
+            "Pass both, or a folder of save_samples."
+        )
+    return samples

@@ -11,33 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pml_center.arrays import check_count, class_codes
+from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
-from pml_center.evaluation.embed import labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
-from pml_center.evaluation.pairs import as_list
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
-from pml_center.evaluation.roc import FEW
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Similarity
+from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
 
 Classifier = Literal["mean", "knn"]
-Rows = NDArray[np.int64]
+FEW = 10  # episodes, over fewer of which an interval is a rough one
 Matrix = NDArray[np.float64]
 
 
 class Episode(NamedTuple):
     """One small task: a support set with its classes, and queries to tell apart by it."""
 
-    support: Rows
+    support: Ids
     """(S,) rows of the embeddings."""
-    support_classes: Rows
+    support_classes: Ids
     """(S,) integers in [0, ways)."""
-    queries: Rows
+    queries: Ids
     """(M,) rows of the embeddings."""
-    query_classes: Rows
+    query_classes: Ids
     """(M,) integers in [0, ways)."""
 
 
@@ -275,7 +271,7 @@ class FewShotEvaluator(Evaluator[Report]):
             warnings=warnings,
         )
 
-    def _classify(self, rows: Matrix, episode: Episode) -> Rows:
+    def _classify(self, rows: Matrix, episode: Episode) -> Ids:
         """The class (M,) that each query is given."""
         support, queries = rows[episode.support], rows[episode.queries]
         if self.classifier == "mean":
@@ -286,7 +282,7 @@ class FewShotEvaluator(Evaluator[Report]):
         votes = (voted[:, :, None] == voted[:, None, :]).sum(axis=2)  # for the class of each neighbour
         return voted[np.arange(len(voted)), votes.argmax(axis=1)]
 
-    def _means(self, support: Matrix, classes: Rows) -> Matrix:
+    def _means(self, support: Matrix, classes: Ids) -> Matrix:
         """The mean of each class, of length 1 with cosine."""
         means = np.stack([support[classes == code].mean(axis=0) for code in range(classes.max() + 1)])
         if self.similarity != "cosine":

@@ -10,17 +10,14 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
-from pml_center.evaluation.pairs import Rows
+from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Matrix, Similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, resampled_counts, settled
+from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, Values
+from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, resampled_counts, settled
 
 Resampled = Literal["identity", "query"]
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -156,13 +153,17 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             per_unit=per_query,
             ci=self._intervals(searched, codes, fpir),
             ci_level=self.ci_level,
-            ci_method=f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}",
+            ci_method=self._ci_method,
             curves={"cmc": {"rank": np.array(ranks), "rate": np.array(_mean_rates(searched, ranks, ()))}},
             warnings=warnings,
             thresholds=thresholds,
         )
 
-    def _search(self, queries: Samples, codes: Rows, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
+    @property
+    def _ci_method(self) -> str:
+        return f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}"
+
+    def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)
         search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names)
         reference_codes = class_codes(gallery.labels, len(search.references), "gallery_labels", known)
@@ -181,7 +182,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             score[rows] = scores[:, 0]
         return _Searched(mated, rank, score, len(search.references))
 
-    def _intervals(self, searched: list["_Searched"], codes: Rows, fpir: Sequence[float]) -> dict[str, Interval]:
+    def _intervals(self, searched: list["_Searched"], codes: Ids, fpir: Sequence[float]) -> dict[str, Interval]:
         if self.ci is None:
             return {}
         units = codes if self.ci == "identity" else np.arange(len(codes))
@@ -240,10 +241,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         per_query = dict(zip(names, rates.T, strict=True))
         ci = {}
         if self.ci is not None:
-            clusters = codes if self.ci == "identity" else None
-            intervals = bootstrap_interval(rates.T, clusters, self.ci_level, self.resamples, self.seed)
-            units = len(np.unique(codes[mates > 0])) if self.ci == "identity" else int((mates > 0).sum())
-            ci = {name: settled(ends, units, self.ci_level) for name, ends in zip(names, intervals, strict=True)}
+            people = codes if self.ci == "identity" else None
+            ci = bootstrap_intervals(per_query, people, self.ci_level, self.resamples, self.seed)
         means = np.nanmean(rates, axis=0)
         return Report(
             metrics=dict(zip(names, means.tolist(), strict=True)),
@@ -256,7 +255,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             per_unit=per_query,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}",
+            ci_method=self._ci_method,
             curves={"distractors": {"size": np.array(sizes), "rate": means}},
         )
 
@@ -264,7 +263,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 class _Searched:
     """What a search in one gallery found for each query."""
 
-    def __init__(self, mated: Flags, rank: Rows, score: Values, references: int):
+    def __init__(self, mated: Flags, rank: Ids, score: Values, references: int):
         self.mated = mated  # (Q,)
         self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
         self.score = score  # (Q,) of the nearest reference
@@ -317,7 +316,7 @@ def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
     return sorted(set(sizes))
 
 
-def _mates_above(search: ExactSearch, codes: Rows, best: Matrix) -> Rows:
+def _mates_above(search: ExactSearch, codes: Ids, best: Matrix) -> Ids:
     """How many of its mates score above the best distractor, for each query and number of distractors (Q, S)."""
     found = np.zeros(best.shape, dtype=np.int64)
     order = np.argsort(codes, kind="stable")

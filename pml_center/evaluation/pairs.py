@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_array, class_codes
+from pml_center.arrays import as_array, as_list, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Matrix, Similarity
-
-Rows = NDArray[np.int64]
+from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +34,11 @@ class Pairs:
         (4, None)
     """
 
-    first: Rows
-    second: Rows
+    first: Ids
+    second: Ids
     same: Flags
-    folds: Rows | None = None
-    people: Rows | None = None
+    folds: Ids | None = None
+    people: Ids | None = None
 
     def __post_init__(self) -> None:
         first, second = _checked_rows(self.first, "first"), _checked_rows(self.second, "second")
@@ -202,12 +199,7 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
     )
 
 
-def as_list(values: Iterable[Hashable]) -> list[Hashable]:
-    """Python's own scalars, which hash by value."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
-
-
-def checked_folds(folds: Any, pairs: int) -> Rows:
+def checked_folds(folds: Any, pairs: int) -> Ids:
     """The fold of each pair as a number from 0, (P,), in the order in which the folds come."""
     codes = class_codes(folds, pairs, "folds")
     if codes.max() == 0:
@@ -218,7 +210,7 @@ def checked_folds(folds: Any, pairs: int) -> Rows:
     return codes
 
 
-def checked_people(people: Any, same: Flags) -> Rows:
+def checked_people(people: Any, same: Flags) -> Ids:
     """Who is on the two images of each pair, (P, 2), which must agree with the flags."""
     values = as_array(people)
     if values.shape != (len(same), 2):
@@ -235,7 +227,7 @@ def checked_people(people: Any, same: Flags) -> Rows:
     return values.astype(np.int64)
 
 
-def check_rows(first: Rows, second: Rows, count: int) -> None:
+def check_rows(first: Ids, second: Ids, count: int) -> None:
     """The rows of pairs must exist."""
     largest = np.maximum(first, second)
     bad = np.flatnonzero(largest >= count)
@@ -246,7 +238,7 @@ def check_rows(first: Rows, second: Rows, count: int) -> None:
         )
 
 
-def _checked_rows(rows: Any, name: str) -> Rows:
+def _checked_rows(rows: Any, name: str) -> Ids:
     values = as_array(rows)
     if values.dtype.kind not in "iu":
         raise TypeError(

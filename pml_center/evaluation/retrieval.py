@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
-from pml_center.evaluation.embed import Samples, labelled_samples
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.embed import Samples
+from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
-from pml_center.evaluation.search.distance_search import native_similarity
-from pml_center.evaluation.search.exact_search import Neighbours, import_faiss
-from pml_center.evaluation.search.gallery_ranking import Ties
-from pml_center.evaluation.search.ranking import Values
-from pml_center.evaluation.search.references import Ids, Similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, settled
+from pml_center.evaluation.search import Ids, Neighbours, Similarity, Ties, Values, import_faiss, native_similarity
+from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals
 from pml_center.names import unknown_name
 
 Singletons = Literal["skip", "zero", "error"]
@@ -279,26 +275,21 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
 
     def _summarise(self, values: dict[str, Values], codes: Ids) -> tuple[dict[str, float], dict[str, Interval]]:
         """The means over queries, and over classes where these have different numbers of queries; their intervals."""
-        table = np.stack(list(values.values()))
-        measured = ~np.isnan(table[0])
-        table, codes = table[:, measured], np.unique(codes[measured], return_inverse=True)[1]
-        sizes = np.bincount(codes)
-        metrics = {name: _mean(value) for name, value in values.items()}
-        ci = self._intervals(list(values), table, codes if self.ci == "class" else None)
+        measured = ~np.isnan(next(iter(values.values())))
+        codes = np.unique(codes[measured], return_inverse=True)[1]
+        known, sizes = {name: value[measured] for name, value in values.items()}, np.bincount(codes)
+        metrics = {name: _mean(value) for name, value in known.items()}
+        ci = self._intervals(known, codes if self.ci == "class" else None)
         if sizes.min() < sizes.max():
-            by_class = np.stack([np.bincount(codes, row) / sizes for row in table])  # (M, C)
-            names = [f"macro_{name}" for name in values]
-            metrics |= zip(names, map(_mean, by_class), strict=True)
-            ci |= self._intervals(names, by_class, None)
+            by_class = {f"macro_{name}": np.bincount(codes, value) / sizes for name, value in known.items()}
+            metrics |= {name: _mean(value) for name, value in by_class.items()}
+            ci |= self._intervals(by_class, None)
         return metrics, ci
 
-    def _intervals(self, names: list[str], table: NDArray[np.float64], clusters: Ids | None) -> dict[str, Interval]:
-        """The interval of each row's mean; Wilson's where all values are 0 or all are 1, and no resample differs."""
+    def _intervals(self, values: dict[str, Values], clusters: Ids | None) -> dict[str, Interval]:
         if self.ci is None:
             return {}
-        found = bootstrap_interval(table, clusters, self.ci_level, self.resamples, self.seed)
-        units = table.shape[1] if clusters is None else len(np.unique(clusters))
-        return {name: settled(interval, units, self.ci_level) for name, interval in zip(names, found, strict=True)}
+        return bootstrap_intervals(values, clusters, self.ci_level, self.resamples, self.seed)
 
     def _ci_method(self, metrics: Mapping[str, float]) -> str:
         if self.ci == "class":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
-from pml_center.evaluation.search.ranking import Counts, Ranking, Values
+from pml_center.evaluation.search import Counts, Ranking, Values
 from pml_center.names import unknown_name
 
 

@@ -10,12 +10,18 @@ from tqdm import tqdm
 
 from pml_center.arrays import class_codes, joined, parts_of
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.search.distance_search import DistanceSearch, native_similarity
-from pml_center.evaluation.search.exact_search import ExactSearch, Neighbours
-from pml_center.evaluation.search.gallery_ranking import Ties, rank_gallery
-from pml_center.evaluation.search.index_search import IndexSearch
-from pml_center.evaluation.search.ranking import Counts, Ranking
-from pml_center.evaluation.search.references import Ids
+from pml_center.evaluation.search import (
+    Counts,
+    DistanceSearch,
+    ExactSearch,
+    Ids,
+    IndexSearch,
+    Neighbours,
+    Ranking,
+    Ties,
+    native_similarity,
+    rank_gallery,
+)
 
 
 class Ranked(NamedTuple):
@@ -28,7 +34,7 @@ class Ranked(NamedTuple):
     tied: NDArray[np.bool_]
     """(c,) whether a tie may decide about a metric: of a hit and a miss, or of the last neighbour and the next."""
     neighbours: Neighbours | None = None
-    """Their first neighbours (c, n), where it took them to rank."""
+    """Their first neighbours (c, k), where they were ranked among these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +101,7 @@ class RetrievalTask:
 
         Args:
             needed: (Q,) how many neighbours the metrics of a query look at.
-            kept: how many neighbours to find at least.
+            kept: how many neighbours to give beside the ranking.
             chunk_size: at most this many queries at a time.
         """
         for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
@@ -107,7 +113,8 @@ class RetrievalTask:
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
             ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], deepest)
-            yield Ranked(rows, ranking, ties.any(axis=1), Neighbours(ids, scores))
+            found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
+            yield Ranked(rows, ranking, ties.any(axis=1), found)
 
     def whole_gallery(self, ties: Ties, deepest: int, chunk_size: int | None = None) -> Iterator[Ranked]:
         """Rank the whole gallery for the queries that have something to find; see :func:`rank_gallery`.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import as_matrix, class_codes
-from pml_center.evaluation.search.references import Matrix
+from pml_center.evaluation.search import Matrix
 
 
 def templates(

@@ -8,18 +8,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import check_count, class_codes
+from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
-from pml_center.evaluation.embed import samples_of
-from pml_center.evaluation.evaluator import Evaluator
+from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
-from pml_center.evaluation.pairs import Pairs, Rows, as_list, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.pairs import Pairs, check_rows, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.report import ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Similarity
+from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import Interval, check_intervals
 
 
@@ -208,7 +206,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         return self._listed(scores, same, folds, people, "given scores")
 
     def _listed(
-        self, scores: Scores, same: Flags, folds: Rows | None, people: Rows | None, how: str, unit: str = "people"
+        self, scores: Scores, same: Flags, folds: Ids | None, people: Ids | None, how: str, unit: str = "people"
     ) -> VerificationReport:
         """The report on a list of pairs."""
         curve = RankedPairs(scores, same).roc()
@@ -252,7 +250,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             same=same,
         )
 
-    def _all(self, search: ExactSearch, codes: Rows) -> VerificationReport:
+    def _all(self, search: ExactSearch, codes: Ids) -> VerificationReport:
         """The report on all pairs."""
         sizes = np.bincount(codes)
         genuine = int((sizes * (sizes - 1) // 2).sum())
@@ -306,7 +304,7 @@ def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str
     return metrics, thresholds
 
 
-def _overlap(people: Rows | None, folds: Rows, unit: str) -> tuple[str, ...]:
+def _overlap(people: Ids | None, folds: Ids, unit: str) -> tuple[str, ...]:
     """A warning where folds share people: a threshold was then chosen on those whom it is measured on."""
     if people is None:
         return ()

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES
-from pml_center.evaluation.search.exact_search import ExactSearch
+from pml_center.evaluation.search import ExactSearch
 
 
 def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray) -> tuple[NDArray, NDArray]:
@@ -21,8 +21,7 @@ def nearest_mates(search: ExactSearch, codes: NDArray, reference_codes: NDArray)
         step = max(1, ENTRIES // max(1, len(own)))
         for rows in np.split(queries, range(step, len(queries), step)):
             block = block_scores(search, rows, own)
-            if search.excluded is not None:
-                block[search.excluded[0][rows, None] == search.excluded[1][own]] = -np.inf
+            search.exclude(block, rows, own)
             if not block.size:
                 continue
             best = block.argmax(axis=1)

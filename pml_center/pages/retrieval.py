@@ -10,8 +10,7 @@ from pml_center import plots
 from pml_center.arrays import joined, parts_of
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
 from pml_center.evaluation.roc import roc
-from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.evaluation.search.references import Similarity
+from pml_center.evaluation.search import ExactSearch, Similarity
 from pml_center.pages.pair_samples import nearest_mates, row_scores, sampled_pairs
 from pml_center.pages.parts import (
     PAIRS,

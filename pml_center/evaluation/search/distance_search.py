@@ -59,13 +59,7 @@ class DistanceSearch(ExactSearch):
         [([0, 1, 2], [[1, 2], [0, 2], [1, 0]])]
     """
 
-    def __init__(
-        self,
-        queries: Any,
-        references: Any,
-        distance: Any,
-        **options: Any,
-    ):
+    def __init__(self, queries: Any, references: Any, distance: Any, **options: Any):
         super().__init__(queries, None if references is None else joined(references), "euclidean", **options)
         self.similarity = type(distance).__name__  # type: ignore[assignment]
         self.rounding = np.zeros(len(self.queries))

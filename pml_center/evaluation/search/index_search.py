@@ -36,14 +36,7 @@ class IndexSearch(ExactSearch):
         1.0
     """
 
-    def __init__(
-        self,
-        queries: Any,
-        references: Any,
-        similarity: Similarity,
-        index: str | Callable,
-        **options: Any,
-    ):
+    def __init__(self, queries: Any, references: Any, similarity: Similarity, index: str | Callable, **options: Any):
         super().__init__(queries, None if references is None else joined(references), similarity, **options)
         self._kind = index if isinstance(index, str) else type(index).__name__
         # The rows have length 1 already where they are compared by cosine.
