@@ -94,31 +94,7 @@ class BaseCenterLoss(BaseClassLoss):
     ):
         self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
-        check_choices(update=(update, Update))
-        if init is not None:
-            check_choices(init=(init, Init))
-        check_between("finite and positive", "The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
-        check_between("in (0, 1]", "The paper's rate is 0.5.", alpha=alpha)
-        if sparse_gradient and update != "gradient":
-            raise ValueError(
-                f"sparse_gradient must be False with update={update!r}, whose centers have no gradient, got True. "
-                'Leave it out, or use update="gradient".'
-            )
-        if sparse_gradient and self.reaches_all_centers:
-            raise ValueError(
-                f"sparse_gradient must be False for {type(self).__name__}, whose gradient reaches the centers of all "
-                "classes, got True. Leave it out."
-            )
-        if accumulation_steps is not None:
-            remedy = "It is the number of batches for one step of your optimizer."
-            check_between("an integer of at least 1, or None", remedy, accumulation_steps=accumulation_steps)
-        if init is not None and weight_init_func is not None:
-            raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
-        if init == "zeros" and update == "gradient" and self.distance.normalize_embeddings:
-            raise ValueError(
-                'init must not be "zeros" with update="gradient" where centers are compared by angle, got "zeros". '
-                "They have no direction there, and a slope without bound: leave it out."
-            )
+        _check_options(self, alpha, init, sparse_gradient, accumulation_steps, weight_init_func)
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
@@ -319,3 +295,31 @@ def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
         finite = rows.isfinite().all(1)
         rows, labels = rows[finite], labels[finite]
     return class_sums(rows, labels)
+
+
+def _check_options(loss: BaseCenterLoss, alpha, init, sparse_gradient, accumulation_steps, weight_init_func) -> None:
+    check_choices(update=(loss.update, Update))
+    if init is not None:
+        check_choices(init=(init, Init))
+    check_between("finite and positive", "The paper's rate is 0.5, and 1 the largest.", alpha=alpha)
+    check_between("in (0, 1]", "The paper's rate is 0.5.", alpha=alpha)
+    if sparse_gradient and loss.update != "gradient":
+        raise ValueError(
+            f"sparse_gradient must be False with update={loss.update!r}, whose centers have no gradient, got True. "
+            'Leave it out, or use update="gradient".'
+        )
+    if sparse_gradient and loss.reaches_all_centers:
+        raise ValueError(
+            f"sparse_gradient must be False for {type(loss).__name__}, whose gradient reaches the centers of all "
+            "classes, got True. Leave it out."
+        )
+    if accumulation_steps is not None:
+        remedy = "It is the number of batches for one step of your optimizer."
+        check_between("an integer of at least 1, or None", remedy, accumulation_steps=accumulation_steps)
+    if init is not None and weight_init_func is not None:
+        raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
+    if init == "zeros" and loss.update == "gradient" and loss.distance.normalize_embeddings:
+        raise ValueError(
+            'init must not be "zeros" with update="gradient" where centers are compared by angle, got "zeros". '
+            "They have no direction there, and a slope without bound: leave it out."
+        )

@@ -1,7 +1,5 @@
 """BaseSoftmaxLoss: the engine of the softmax family."""
 
-import inspect
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
@@ -12,11 +10,12 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels, check_size
+from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_size
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import working_dtype
-from pml_center.losses.class_weights import Chosen, ClassWeights
+from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
+from pml_center.names import constructor_arguments
 from pml_center.ops.cross_entropy import (
     Elementwise,
     NegativeLogits,
@@ -64,8 +63,9 @@ class BaseSoftmaxLoss(BaseClassLoss):
     - :meth:`prototypes`: what stands for the classes in training;
     - :meth:`combine`: for the rare loss that is no cross entropy;
     - :meth:`penalty`: a term beside it;
-    - ``normalizes``: False if it compares by the plain product, ``takes_lengths`` if its ``distance`` may say so, and
-      ``from_pml_units`` for arguments that PML keeps in another unit.
+    - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
+    - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
+    - ``from_pml_units``: for arguments that PML keeps in another unit.
 
     Blocks of logits are made a chunk of classes at a time.
 
@@ -127,32 +127,11 @@ class BaseSoftmaxLoss(BaseClassLoss):
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
         _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
-        if label_smoothing and type(self).combine is not BaseSoftmaxLoss.combine:
-            raise ValueError(
-                f"label_smoothing must be 0 because {type(self).__name__} is no cross entropy, got {label_smoothing}. "
-                "Leave it out."
-            )
-        lengths_fit = self.takes_lengths or self.distance.normalize_embeddings is self.normalizes
-        if not (isinstance(self.distance, DotProductSimilarity) and lengths_fit):
-            default = type(self.get_default_distance()).__name__
-            raise TypeError(
-                f"distance must be {default} because {type(self).__name__} is defined on it, "
-                f"got {type(self.distance).__name__}. Leave distance out."
-            )
-        if gradient is None:
-            gradient = self.default_gradient or "full"
-        check_choices(gradient=(gradient, Gradient))
-        if gradient == "detached" and self.default_gradient is None:
-            raise ValueError(
-                f'gradient must be "full" because the margin of {type(self).__name__} cannot be taken for a constant, '
-                f"got {gradient!r}. Leave it out."
-            )
-        self.gradient = gradient
-        self.scale = scale
-        self.sub_centers = sub_centers
+        _check_definition(self, label_smoothing)
+        self.gradient = _checked_gradient(self, gradient)
+        self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
         self.label_smoothing = label_smoothing
         self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
-        self.chunk_size = chunk_size
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
             num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
@@ -271,13 +250,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         Returns:
             Rows of the outliers, and the dominant sub-centers in PML's layout, (D, C).
         """
-        cosine, dominant = self._dominant(embeddings, labels)
-        own = cosine.gather(1, dominant[labels].unsqueeze(1)).squeeze(1)
-        outliers = (own < math.cos(math.radians(threshold))).nonzero().squeeze(1)
-        if not return_dominant_centers:
-            return outliers
-        rows = self.class_weights.weight.view(-1, self.sub_centers, self.embedding_size)
-        return outliers, rows[torch.arange(len(rows)), dominant].t()
+        outliers, dominant = self.class_weights.outliers(embeddings, labels, threshold)
+        return (outliers, dominant.t()) if return_dominant_centers else outliers
 
     @torch.no_grad()
     def drop_nondominant(self, embeddings: Tensor, labels: Tensor) -> None:
@@ -289,18 +263,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
             embeddings: (N, D) of the training set.
             labels: (N,) in [0, C).
         """
-        _, dominant = self._dominant(embeddings, labels)
-        self.class_weights.keep_sub_centers(dominant)
+        self.class_weights.keep_dominant(embeddings, labels)
         self.sub_centers = 1
-
-    def _dominant(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines to the sub-centers of one's class, (N, K), and which of them dominates each class, (C,)."""
-        check_embeddings(embeddings, self.embedding_size)
-        labels = check_labels(labels, self.num_classes, len(embeddings))
-        rows = F.normalize(self.class_weights.weight, dim=1).view(-1, self.sub_centers, self.embedding_size)
-        cosine = (rows[labels] * F.normalize(embeddings.to(rows), dim=1).unsqueeze(1)).sum(2)
-        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
-        return cosine, votes.new_zeros(self.num_classes, self.sub_centers).index_add_(0, labels, votes).argmax(1)
 
     @classmethod
     def from_pml(cls, loss: Any) -> "BaseSoftmaxLoss":
@@ -313,11 +277,11 @@ class BaseSoftmaxLoss(BaseClassLoss):
             raise TypeError(
                 f"loss must be PML's {cls.__name__}, got {type(loss).__name__}. Use the class of that name."
             )
-        shared = {name for base in cls.__mro__ for name in inspect.signature(base).parameters if hasattr(loss, name)}
+        shared = [name for name in constructor_arguments(cls) if hasattr(loss, name)]
         arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
         width, rows = loss.W.shape  # PML's NormalizedSoftmaxLoss has a num_classes of 0
-        classes = rows // getattr(loss, "sub_centers", 1)
-        ours = cls(**{**arguments, "num_classes": classes, "embedding_size": width}).to(loss.W)
+        sizes = {"num_classes": rows // getattr(loss, "sub_centers", 1), "embedding_size": width}
+        ours = cls(**{**arguments, **sizes}).to(loss.W)
         ours.load_state_dict(loss.state_dict(), strict=False)
         return ours
 
@@ -406,13 +370,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         columns = state_dict.pop(f"{prefix}W", None)
         if columns is not None:
             state_dict[f"{prefix}class_weights.weight"] = columns.t()
-        # What only schedules and sampling count: a state may come from a loss with them to one without, and back.
-        for name, tensor in (("step", self.step), ("class_weights.draws", self.class_weights.draws)):
-            owner = self if name == "step" else self.class_weights
-            if name.split(".")[-1] in owner._non_persistent_buffers_set:
-                state_dict.pop(prefix + name, None)
-            else:
-                state_dict.setdefault(prefix + name, tensor)
+        load_count(self, "step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -422,3 +380,31 @@ def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
     check_between("in (0, 1]", "Common values are 1 and 0.1.", sample_rate=sample_rate)
     check_between("in [0, 1)", "Common values are 0 and 0.1.", label_smoothing=label_smoothing)
     check_chunk_size(chunk_size)
+
+
+def _check_definition(loss: BaseSoftmaxLoss, label_smoothing: float) -> None:
+    """A loss keeps to what it is defined on."""
+    name = type(loss).__name__
+    if label_smoothing and type(loss).combine is not BaseSoftmaxLoss.combine:
+        raise ValueError(
+            f"label_smoothing must be 0 because {name} is no cross entropy, got {label_smoothing}. Leave it out."
+        )
+    lengths_fit = loss.takes_lengths or loss.distance.normalize_embeddings is loss.normalizes
+    if not (isinstance(loss.distance, DotProductSimilarity) and lengths_fit):
+        raise TypeError(
+            f"distance must be {type(loss.get_default_distance()).__name__} because {name} is defined on it, "
+            f"got {type(loss.distance).__name__}. Leave distance out."
+        )
+
+
+def _checked_gradient(loss: BaseSoftmaxLoss, gradient: Gradient | None) -> Gradient:
+    """What was asked for, or the default of the loss."""
+    if gradient is None:
+        return loss.default_gradient or "full"
+    check_choices(gradient=(gradient, Gradient))
+    if gradient == "detached" and loss.default_gradient is None:
+        raise ValueError(
+            f'gradient must be "full" because the margin of {type(loss).__name__} cannot be taken for a constant, '
+            f"got {gradient!r}. Leave it out."
+        )
+    return gradient

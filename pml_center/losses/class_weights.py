@@ -1,11 +1,14 @@
 """ClassWeights: where the weights of the classes live."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pml_center.checks import check_embeddings, check_labels
 
 
 class Chosen(NamedTuple):
@@ -91,10 +94,32 @@ class ClassWeights(nn.Module):
             fresh.bias[:kept] = self.bias[:kept]
             self.bias = fresh.bias
 
-    def keep_sub_centers(self, chosen: Tensor) -> None:
-        """Keep one row of each class, (C,) in [0, sub_centers)."""
-        rows = torch.arange(self.num_classes, device=chosen.device) * self.sub_centers + chosen
+    def outliers(self, embeddings: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """Which of N embeddings are farther than so many degrees from their dominant row, and these rows, (C, D)."""
+        cosine, of_sample, dominant = self._dominant(embeddings, labels)
+        own = cosine.gather(1, of_sample.unsqueeze(1)).squeeze(1)
+        far = (own < math.cos(math.radians(threshold))).nonzero().squeeze(1)
+        return far, self.weight.view(self.num_classes, self.sub_centers, -1)[torch.arange(len(dominant)), dominant]
+
+    def keep_dominant(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Keep one row of each class: that which is the nearest of the class to most of its embeddings."""
+        *_, dominant = self._dominant(embeddings, labels)
+        rows = torch.arange(self.num_classes, device=dominant.device) * self.sub_centers + dominant
         self.weight, self.sub_centers = nn.Parameter(self.weight[rows]), 1
+
+    def _dominant(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines to the rows of one's class, (N, K), which of them dominates there, (N,), and in each class, (C,)."""
+        check_embeddings(embeddings, self.weight.shape[1])
+        labels = check_labels(labels, self.num_classes, len(embeddings))
+        rows = F.normalize(self.weight, dim=1).view(self.num_classes, self.sub_centers, -1)
+        cosine = (rows[labels] * F.normalize(embeddings.to(rows), dim=1).unsqueeze(1)).sum(2)
+        votes = F.one_hot(cosine.argmax(1), self.sub_centers)
+        dominant = votes.new_zeros(rows.shape[:2]).index_add_(0, labels, votes).argmax(1)
+        return cosine, dominant[labels], dominant
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        load_count(self, "draws", state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Those of the batch and a random choice of the others, sorted."""
@@ -105,3 +130,11 @@ class ClassWeights(nn.Module):
         present = len(labels.unique())
         size = max(present, round(self.sample_rate * self.num_classes))
         return order.topk(size, sorted=False).indices.sort().values
+
+
+def load_count(module: nn.Module, name: str, state_dict: dict[str, Tensor], prefix: str) -> None:
+    """A count that is part of the state under some options only: a state may come without it, or with it in vain."""
+    if name in module._non_persistent_buffers_set:
+        state_dict.pop(prefix + name, None)
+    else:
+        state_dict.setdefault(prefix + name, module.get_buffer(name))

@@ -81,19 +81,13 @@ class SoftmaxCenterLoss(BaseClassLoss):
         super().__init__(num_classes, embedding_size, **kwargs)
         check_between("finite and at least 0", "The paper has 0.003.", center_weight=center_weight)
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
-        stats = self.collect_stats
+        sizes, stats = (num_classes, embedding_size), self.collect_stats
+        init_func = self.weight_init_func
         self.softmax = SoftmaxLoss(
-            num_classes,
-            embedding_size,
-            bias,
-            label_smoothing,
-            chunk_size=chunk_size,
-            weight_init_func=self.weight_init_func,
-            collect_stats=stats,
+            *sizes, bias, label_smoothing, chunk_size=chunk_size, weight_init_func=init_func, collect_stats=stats
         )
         self.center = CenterLoss(
-            num_classes,
-            embedding_size,
+            *sizes,
             alpha,
             update,
             radius,

@@ -30,9 +30,10 @@ class Watch:
     look: Callable[..., str | None]
     """What to say of a training batch, if anything."""
 
+    is_over = False
+
     def __init__(self, name: str):
         self.name = name
-        self.is_over = False
 
     def see(self, *seen: object) -> None:
         """Look at a training batch, and warn if there is something to say; arguments as for ``look``."""
@@ -51,10 +52,8 @@ class ForgottenOptimizer(Watch):
     raise.
     """
 
-    def __init__(self, name: str):
-        super().__init__(name)
-        self._batches_at_rest = 0
-        self._kept: tuple[int, Tensor] | None = None
+    _batches_at_rest = 0
+    _kept: tuple[int, Tensor] | None = None
 
     def look(self, rows: Tensor, labels: Tensor, num_classes: int) -> str | None:
         """Look at (C · n, D) rows and (B,) labels, some of those whose rows have a gradient."""
@@ -99,10 +98,11 @@ class Collapse(Watch):
         only_pulls: whether the loss is smallest there.
     """
 
+    _batches = 0
+
     def __init__(self, name: str, only_pulls: bool):
         super().__init__(name)
         self.only_pulls = only_pulls
-        self._batches = 0
 
     def look(self, embeddings: Tensor, labels: Tensor) -> str | None:
         """Look at (B, D) embeddings and (B,) labels."""
@@ -125,10 +125,8 @@ class Collapse(Watch):
 class CenterShare(Watch):
     """The center term of a joint loss dwarfs the rest."""
 
-    def __init__(self, name: str):
-        super().__init__(name)
-        self._sums: Tensor | None = None
-        self._batches = 0
+    _sums: Tensor | None = None
+    _batches = 0
 
     def look(self, center: Tensor, rest: Tensor, weight: float) -> str | None:
         """Look at one training batch.
