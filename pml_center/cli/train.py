@@ -8,7 +8,7 @@ from cyclopts import Group, Parameter
 
 from pml_center.cli.config_file import ConfigFile
 from pml_center.cli.options import Flag, Json
-from pml_center.cli.output import show_json
+from pml_center.cli.output import show_files, show_json
 from pml_center.training.config import (
     DataConfig,
     LossConfig,
@@ -90,9 +90,7 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
         warn_of_pixels(measurement, run.config.metric)
     if measurement is not None and measurement.accuracy is not None:
         print(measurement.accuracy)
-    print(f"run     {run.folder}")
-    if page is not None:
-        print(f"page    {page}")
+    show_files({"run": run.folder} | ({} if page is None else {"page": page}))
 
 
 def warn_of_pixels(measurement: "Measurement", metric: str) -> None:

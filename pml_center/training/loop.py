@@ -87,12 +87,8 @@ def resume(
     config = Run.open(folder).config
     if epochs is not None and epochs < config.epochs:
         raise ValueError(f"epochs must be at least the {config.epochs} of the run, got {epochs}. Leave them out.")
-    config = replace(
-        config,
-        epochs=epochs or config.epochs,
-        device=device or config.device,
-        workers=config.workers if workers is None else workers,
-    )
+    asked: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     with (
         distributed.initialize(choose_device(config.device)) as where,
         explain_interrupt(Run.open(folder).how_to_go_on),
