@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -153,14 +153,6 @@ def expected_mutual_information(classes: Counts, clusters: Counts) -> float:
     return expected
 
 
-class _Scores(NamedTuple):
-    """What one run of k-means gave."""
-
-    ami: float
-    nmi: float
-    pairwise_f1: float
-
-
 @dataclass(frozen=True)
 class ClusteringEvaluator(Evaluator[Report]):
     """Cluster embeddings with k-means and compare the clusters with the labels: AMI, NMI and pairwise F1.
@@ -232,9 +224,7 @@ class ClusteringEvaluator(Evaluator[Report]):
             )
         runs = tqdm(range(self.runs), desc="k-means", unit="run", delay=2, disable=None)
         found = [self._run(prepared, codes, count, self.seed + run) for run in runs]
-        per_run = {
-            name: np.array(values) for name, values in zip(_Scores._fields, zip(*found, strict=True), strict=True)
-        }
+        per_run = {name: np.array([scores[name] for scores in found]) for name in found[0]}
         metrics = {}
         for name, values in per_run.items():
             metrics[name] = float(values.mean())
@@ -247,7 +237,7 @@ class ClusteringEvaluator(Evaluator[Report]):
             unit="run",
         )
 
-    def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> _Scores:
+    def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> dict[str, float]:
         kmeans = import_faiss().Kmeans(
             prepared.shape[1],
             clusters,
@@ -260,4 +250,8 @@ class ClusteringEvaluator(Evaluator[Report]):
         kmeans.train(prepared)
         _, nearest = kmeans.index.search(prepared, 1)
         table = _Table(codes, nearest[:, 0])
-        return _Scores(table.adjusted_mutual_information, table.normalized_mutual_information, table.pairwise_f1)
+        return {
+            "ami": table.adjusted_mutual_information,
+            "nmi": table.normalized_mutual_information,
+            "pairwise_f1": table.pairwise_f1,
+        }
