@@ -52,7 +52,7 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         else:
             self.register_buffer("loss_weights", self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
-        self.forgotten_optimizer = ForgottenOptimizer(type(self).__name__)
+        self._forgotten_optimizer = ForgottenOptimizer(type(self).__name__)
 
     def class_rows(self) -> Tensor:
         """What ``weight_regularizer`` looks at, (C · rows of a class, D)."""
@@ -60,7 +60,7 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
 
     def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
         """Look whether an optimizer moves the rows of these labels."""
-        self.forgotten_optimizer.see(rows, labels, self.num_classes)
+        self._forgotten_optimizer.see(rows, labels, self.num_classes)
 
     def losses_and_terms(
         self, embeddings: Tensor, labels: Tensor, rows: Any, references: tuple[Tensor, ...]

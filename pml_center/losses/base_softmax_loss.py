@@ -230,8 +230,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         self.num_classes = check_size("num_classes", num_classes)
         self.class_weights.resize(num_classes, self.weight_init_func)
         if self.loss_weights is not None:
-            new = self.loss_weights.new_ones(max(0, num_classes - len(self.loss_weights)))
-            self.loss_weights = torch.cat([self.loss_weights[:num_classes], new])
+            self.loss_weights = F.pad(self.loss_weights, (0, num_classes - len(self.loss_weights)), value=1)
 
     @torch.no_grad()
     def get_outliers(

@@ -109,7 +109,7 @@ class CenterLoss(BaseCenterLoss):
                 "Euclidean distance: leave distance out."
             )
         self.radius, self.per_dim = radius, per_dim
-        self.forgotten_optimizer.is_over = shared_with is not None  # which watches its weights itself
+        self._forgotten_optimizer.is_over = shared_with is not None  # which watches its weights itself
         self.add_to_recordable_attributes(list_of_names=["radius"], is_stat=False)
 
     @property
