@@ -117,3 +117,7 @@ __all__ = [
 ]
 
 __getattr__ = forwarded(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return __all__
