@@ -4,10 +4,13 @@ import math
 import operator
 import os
 import re
+from collections.abc import Callable
+from numbers import Integral
 from typing import Any, get_args
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pml_center.names import unknown_name
 
@@ -16,12 +19,15 @@ LEAST = re.compile(r"at least ([^\s,]+)")
 BOUND = re.compile(r"below ([^\s,]+)")
 ABOVE, BELOW = {"[": operator.ge, "(": operator.gt}, {"]": operator.le, ")": operator.lt}
 PARTS_OF_PI = {"π": math.pi, "π/2": math.pi / 2}
+LARGEST = 2**63  # of any number: torch computes with no larger integer
+LARGEST_SIZE = 2**31  # of anything that is counted: beyond it no memory is large enough
+FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64  # that torch computes with
 
 
 def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name: str = "embeddings") -> None:
-    """Embeddings must be a finite floating-point matrix of the expected width.
+    """Embeddings must be a floating-point matrix of the expected width, finite, with lengths that do not overflow.
 
-    Finiteness is looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
+    Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
 
     Args:
         embeddings: (B, D) floating point.
@@ -29,8 +35,8 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
         name: what they are called, for the message.
 
     Raises:
-        TypeError: embeddings that are not floating point.
-        ValueError: another shape or width, NaN or infinity.
+        TypeError: embeddings that are not floating point, or not dense.
+        ValueError: another shape or width, NaN or infinity, lengths whose square is infinite.
 
     Example:
         >>> import torch
@@ -39,31 +45,70 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
         ...
         ValueError: embeddings must have 16 columns because embedding_size=16, got shape (4, 8). Build the
             loss ...
+        >>> check_embeddings(torch.full((4, 8), 1e25))
+        Traceback (most recent call last):
+        ...
+        ValueError: embeddings must have lengths whose square float32 can hold, got 2.83e+25 in row 0 (4 of 4 rows). ...
     """
-    if not isinstance(embeddings, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(embeddings).__name__}. Convert them with torch.as_tensor.")
-    if not embeddings.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got dtype {embeddings.dtype}. Convert them with .float().")
-    if embeddings.ndim != 2:
-        raise ValueError(
-            f"{name} must have shape (batch, embedding_size), got shape {tuple(embeddings.shape)}. "
-            "Flatten or pool them to one row per image."
-        )
+    check_rows(embeddings, name)
     if embedding_size is not None and embeddings.shape[1] != embedding_size:
         raise ValueError(
             f"{name} must have {embedding_size} columns because embedding_size={embedding_size}, "
             f"got shape {tuple(embeddings.shape)}. Build the loss with embedding_size={embeddings.shape[1]}, "
             f"or the model with create_embedder(..., embedding_size={embedding_size})."
         )
-    # The sum of finite numbers is finite, but for an overflow, which the second look finds to be none.
-    if embeddings.is_cuda or math.isfinite(embeddings.detach().sum()) or embeddings.detach().isfinite().all():
+    embeddings = embeddings.detach()
+    dtype = torch.promote_types(embeddings.dtype, torch.float32)
+    # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
+    if embeddings.is_cuda or math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
         return
-    rows = (~embeddings.detach().isfinite().all(1)).nonzero().flatten().tolist()
-    value = embeddings[rows[0]][~embeddings[rows[0]].isfinite()][0].item()
+    rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
+    if not rows:
+        return
+    remedy = "Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
+    infinite = (~embeddings.isfinite().all(1)).nonzero().flatten().tolist()
+    if infinite:
+        value = embeddings[infinite[0]][~embeddings[infinite[0]].isfinite()][0].item()
+        raise ValueError(
+            f"{name} must be finite, got {value} in row {infinite[0]} ({len(infinite)} of {len(embeddings)} rows are "
+            f"not finite). {remedy}"
+        )
+    length = embeddings[rows[0]].double().abs().max().item()
+    length *= (embeddings[rows[0]].double() / length).norm().item()
     raise ValueError(
-        f"{name} must be finite, got {value} in row {rows[0]} ({len(rows)} of {len(embeddings)} rows are not "
-        "finite). Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
+        f"{name} must have lengths whose square {str(dtype).removeprefix('torch.')} can hold, got {length:.3g} in row "
+        f"{rows[0]} ({len(rows)} of {len(embeddings)} rows). {remedy}"
     )
+
+
+def check_rows(rows: Tensor, name: str = "embeddings") -> None:
+    """Rows must be a floating-point matrix: the half of :func:`check_embeddings` that looks at no value.
+
+    Raises:
+        TypeError: rows that are not floating point, or not dense.
+        ValueError: another shape.
+    """
+    if not isinstance(rows, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(rows).__name__}. Convert them with torch.as_tensor.")
+    _check_dense(rows, name)
+    if rows.dtype not in FLOATS:
+        raise TypeError(f"{name} must be floating point, got dtype {rows.dtype}. Convert them with .float().")
+    if rows.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape (batch, embedding_size), got shape {tuple(rows.shape)}. "
+            "Flatten or pool them to one row per image."
+        )
+
+
+def _check_dense(tensor: Tensor, name: str) -> None:
+    """Values must be there, one after the other."""
+    if tensor.is_meta:
+        raise TypeError(f"{name} must have values, got a tensor of the meta device. Move it to a real one.")
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
+        kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized}
+        got = next((kind for kind, is_it in kinds.items() if is_it), str(tensor.layout))
+        remedy = ".dequantize()" if tensor.is_quantized else ".to_dense(), or pad them"
+        raise TypeError(f"{name} must be a dense tensor, got one that is {got}. Convert them with {remedy}.")
 
 
 def check_labels(
@@ -84,8 +129,8 @@ def check_labels(
         The labels as int64.
 
     Raises:
-        TypeError: no labels, or labels of another type.
-        ValueError: another shape, or labels outside [0, num_classes).
+        TypeError: labels of another type.
+        ValueError: no labels, another shape, or labels outside [0, num_classes).
 
     Example:
         >>> import torch
@@ -95,18 +140,23 @@ def check_labels(
         ValueError: labels must be in [0, 3) because num_classes=3, got 3 at position 1. Renumber them from 0,
             ...
     """
+    if labels is None:  # PML's contract is a ValueError
+        raise ValueError(f"{name} must be a tensor of integers, got NoneType. Pass one label per embedding.")
     if not isinstance(labels, Tensor):
         raise TypeError(
             f"{name} must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
         )
+    _check_dense(labels, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(
-            f"{name} must be integers, got dtype {labels.dtype}. Convert them with .long() if they hold class numbers."
-        )
+        is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        remedy = f"{name}.argmax(1) if they are one-hot" if is_one_hot else ".long() if they hold class numbers"
+        raise TypeError(f"{name} must be integers, got dtype {labels.dtype}. Convert them with {remedy}.")
     if labels.shape != (batch_size,):
+        remedy = "Pass one label per embedding."
+        if labels.ndim == 2 and len(labels) == batch_size:
+            remedy = f"Use {name}.{'flatten()' if labels.shape[1] == 1 else 'argmax(1) if they are one-hot'}."
         raise ValueError(
-            f"{name} must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. "
-            "Use labels.flatten() for a column, labels.argmax(1) for one-hot labels."
+            f"{name} must have shape ({batch_size},), one per embedding, got shape {tuple(labels.shape)}. {remedy}"
         )
     labels = labels.long().contiguous()  # every other one of a batch is not, and torch warns
     if num_classes is None or not len(labels):
@@ -152,15 +202,30 @@ def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
         ValueError: class_counts must be positive integers, one for each of the 2 classes, got [5, 0]. Count them with
             torch.bincount(labels, minlength=num_classes).
     """
-    counts = torch.as_tensor(class_counts)
-    fits = counts.shape in ((), (num_classes,)) and not counts.is_floating_point() and bool((counts > 0).all())
-    if not fits:
+    counts = as_numbers(class_counts)
+    is_whole = counts is not None and not (counts.is_floating_point() or counts.dtype == torch.bool)
+    if not (is_whole and counts.shape in ((), (num_classes,)) and bool((counts > 0).all())):
+        got = f"shape {tuple(counts.shape)}" if counts is not None and counts.numel() >= 10 else repr(class_counts)
         raise ValueError(
-            f"class_counts must be positive integers, one for each of the {num_classes} classes, "
-            f"got {counts.tolist() if counts.numel() < 10 else f'shape {tuple(counts.shape)}'}. "
+            f"class_counts must be positive integers, one for each of the {num_classes} classes, got {got}. "
             "Count them with torch.bincount(labels, minlength=num_classes)."
         )
     return counts.long().expand(num_classes).clone()
+
+
+def as_numbers(values: object, dtype: torch.dtype | None = None) -> Tensor | None:
+    """A tensor of real numbers, or None where these are no such thing.
+
+    Example:
+        >>> as_numbers([1, 2]), as_numbers("two")
+        (tensor([1, 2]), None)
+    """
+    try:
+        found = torch.as_tensor(values, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    is_dense = found.layout is torch.strided and not (found.is_meta or found.is_nested or found.is_quantized)
+    return found if is_dense and not found.is_complex() else None
 
 
 def check_size(name: str, value: Any, remedy: str = "Count them in your data.") -> int:
@@ -178,7 +243,69 @@ def check_size(name: str, value: Any, remedy: str = "Count them in your data.") 
         ValueError: another value.
     """
     check_between("an integer of at least 1", remedy, **{name: value})
+    check_between(f"an integer of at least 1 and below {LARGEST_SIZE}", remedy, **{name: value})
     return operator.index(value)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed must be an integer that a generator of torch takes.
+
+    Raises:
+        ValueError: another value.
+    """
+    check_between("an integer of at least 0", "The default is 0.", seed=seed)
+    return operator.index(seed)
+
+
+def check_flags(**flags: Any) -> None:
+    """Arguments must be True or False: a text such as "no" would count as True.
+
+    Raises:
+        TypeError: another value.
+
+    Example:
+        >>> check_flags(bias="no")
+        Traceback (most recent call last):
+        ...
+        TypeError: bias must be True or False, got 'no'. Pass one of the two, without quotes.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}. Pass one of the two, without quotes.")
+
+
+def check_modules(kind: type = nn.Module, /, **modules: object) -> None:
+    """Distances, reducers and regularizers must be objects of such a class of PML's, or None.
+
+    Raises:
+        TypeError: another value, such as a class in place of an object.
+
+    Example:
+        >>> check_modules(reducer="MeanReducer")
+        Traceback (most recent call last):
+        ...
+        TypeError: reducer must be an object like PML's, got 'MeanReducer'. Build it first: reducer=Name(...).
+    """
+    for name, module in modules.items():
+        if not (module is None or isinstance(module, kind)):
+            raise TypeError(f"{name} must be an object like PML's, got {module!r}. Build it first: {name}=Name(...).")
+
+
+def check_functions(remedy: str, /, **functions: Callable | None) -> None:
+    """Arguments must be something to call, or None.
+
+    Raises:
+        TypeError: another value.
+
+    Example:
+        >>> check_functions("Pass torch.nn.init.normal_.", weight_init_func="normal")
+        Traceback (most recent call last):
+        ...
+        TypeError: weight_init_func must be a function, got 'normal'. Pass torch.nn.init.normal_.
+    """
+    for name, function in functions.items():
+        if not (function is None or callable(function)):
+            raise TypeError(f"{name} must be a function, got {function!r}. {remedy}")
 
 
 def check_workers(workers: int) -> None:
@@ -215,7 +342,7 @@ def check_between(rule: str, remedy: str, /, **values: Any) -> None:
         rule: what follows "must be": ``"in [0, π] radians"``, ``"in (0, 1)"``, ``"at least 1"`` or ``"positive"``, the
             last two also with ``"and below 2"``, and words around them as you like. A bracket takes its end in, a
             parenthesis leaves it out; an end is a number, ``π``, ``π/2``, or ``name=number``. With the word ``integer``
-            only integers pass, of Python or of numpy.
+            only integers pass, of Python or of numpy. ``"finite"`` alone is any number.
         remedy: the last sentence of the message.
         values: the numbers by the names of their arguments.
 
@@ -240,6 +367,8 @@ def check_between(rule: str, remedy: str, /, **values: Any) -> None:
         is_number = _is_integer(value) if "integer" in rule else _is_finite(value)
         if not (is_number and _is_inside(value, rule)):
             raise ValueError(f"{name} must be {rule}, got {value!r}. {remedy}")
+        if abs(value.item() if isinstance(value, Tensor) else value) >= LARGEST:
+            raise ValueError(f"{name} must be {rule}, and below 2^63, got {value!r}. {remedy}")
 
 
 def _is_inside(value: Any, rule: str) -> bool:
@@ -249,6 +378,8 @@ def _is_inside(value: Any, rule: str) -> bool:
         return ABOVE[left](value, _end(low)) and BELOW[right](value, _end(high))
     least, bound = LEAST.search(rule), BOUND.search(rule)
     if not (least or "positive" in rule):
+        if "finite" in rule:
+            return True
         raise AssertionError(f"no interval in the rule {rule!r}")
     is_above = value >= _end(least[1]) if least else value > 0
     return is_above and (bound is None or value < _end(bound[1]))
@@ -261,17 +392,22 @@ def _end(text: str) -> float:
 
 
 def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is a tensor's of several numbers
-        return False
+    """Whether it is a number to compute with: not True, not a Fraction, no tensor that learns."""
+    if isinstance(value, Tensor):
+        is_number = not (value.ndim or value.requires_grad or value.is_meta or value.is_complex() or _is_flag(value))
+        return is_number and bool(value.isfinite())
+    return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and -math.inf < value < math.inf
 
 
 def _is_integer(value: Any) -> bool:
     try:
-        return operator.index(value) is not None and not isinstance(value, bool)
-    except TypeError:
+        return operator.index(value) is not None and not _is_flag(value)
+    except (TypeError, RuntimeError):  # the latter is a meta tensor's
         return False
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
 
 
 def check_choices(**choices: tuple[object, Any]) -> None:
@@ -292,5 +428,5 @@ def check_choices(**choices: tuple[object, Any]) -> None:
     """
     for name, (value, literal) in choices.items():
         known = get_args(literal)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(unknown_name(name, str(value), known, f"Choose one of {', '.join(map(repr, known))}."))

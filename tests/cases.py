@@ -89,7 +89,7 @@ def references(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """A second set of embeddings as wide as the first, and its labels: two or three for each of four classes."""
     generator = torch.Generator().manual_seed(2)
     rows = torch.randn(10, embeddings.shape[-1], generator=generator, dtype=torch.double)
-    return rows.to(torch.promote_types(embeddings.dtype, torch.float32)), torch.arange(10) % 4
+    return rows.to(rows if embeddings.dtype == torch.double else torch.float32), torch.arange(10) % 4
 
 
 def with_references(loss, args, kwargs):

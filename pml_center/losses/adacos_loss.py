@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from pml_center.checks import check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import negative_logsumexp
 from pml_center.ops.margins import angle
@@ -50,10 +51,15 @@ class AdaCosLoss(BaseSoftmaxLoss):
     running_scale: Tensor
 
     def __init__(self, num_classes: int, embedding_size: int, dynamic: bool = True, **kwargs):
+        check_flags(dynamic=dynamic)
         super().__init__(num_classes, embedding_size, **kwargs)
         self.scale = max(math.sqrt(2) * math.log(max(num_classes - 1, 1)), SCALES[0])
         self.dynamic = dynamic
         self.register_buffer("running_scale", torch.tensor(self.scale))
+
+    @property
+    def _observes(self) -> bool:
+        return self.dynamic
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""
@@ -65,8 +71,6 @@ class AdaCosLoss(BaseSoftmaxLoss):
 
     def observe(self, batch: Batch) -> None:
         """Move s to where the probability of the median sample changes fastest."""
-        if not self.dynamic:
-            return
         assert batch.negatives is not None
         sums = negative_logsumexp(dataclasses.replace(batch.negatives, scale=self.running_scale))
         mean = sums.logsumexp(0) - math.log(len(sums))  # log(B_avg)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.watch import ClampedLengths
 from pml_center.ops.margins import additive_angular, additive_cosine
 
 SMALLEST_NORM, LARGEST_NORM = 1e-3, 100.0  # of an embedding, for the statistics
@@ -16,8 +17,13 @@ class AdaFaceLoss(BaseSoftmaxLoss):
 
     The length of an embedding stands for the quality of its image: ``z = clip(h·(‖x‖ − μ) / σ, −1, 1)`` with running
     mean μ and standard deviation σ of the lengths. The target is ``cos(θ_y − m·z) − m·(1 + z)``: CosFace at z = 0,
-    ArcFace at z = −1, and a negative angle beyond that at z = 1. For images of mixed quality. No gradient goes through
-    z, so the lengths are free.
+    ArcFace at z = −1, and a negative angle beyond that at z = 1, which stops at 0: where θ_y < m·z the target is the
+    constant ``1 − m·(1 + z)``, and the sample has no pull of its own. For images of mixed quality. No gradient goes
+    through z, so the lengths are free.
+
+    As in the authors' code, lengths are taken to be in [0.001, 100] for z and for the statistics, and σ stands for
+    ``σ + 0.001``. Where all embeddings are longer than 100, z goes to 0 for all, and the loss becomes CosFace: it
+    warns, once, where most of a batch are.
 
     Args:
         num_classes: C.
@@ -47,8 +53,8 @@ class AdaFaceLoss(BaseSoftmaxLoss):
     Source: Kim et al., AdaFace, CVPR 2022, arXiv:2204.00964 (section 3.3).
 
     Differs: the authors' code clamps all cosines to ±(1 − 1e-3) and all angles to [1e-3, π − 1e-3], beyond which a
-        sample has no gradient; follows the paper, which has no clamps. It also moves the statistics in evaluation, and
-        σ is NaN after a batch of one.
+        sample has no gradient; the paper has no such clamps, nor has this. The code also moves the statistics in
+        evaluation, and its σ is NaN after a batch of one.
     """
 
     batch_mean: Tensor
@@ -72,9 +78,11 @@ class AdaFaceLoss(BaseSoftmaxLoss):
         self.register_buffer("batch_mean", torch.tensor(20.0))
         self.register_buffer("batch_std", torch.tensor(100.0))
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+        self._clamped = ClampedLengths(type(self).__name__)
 
     def observe(self, batch: Batch) -> None:
         """μ and σ move towards those of the batch."""
+        self._clamped.see(batch.norm, LARGEST_NORM)
         norm = batch.norm.clamp(SMALLEST_NORM, LARGEST_NORM).to(self.batch_mean)
         self.batch_mean = self.batch_mean.lerp(norm.mean(), self.momentum)
         if len(norm) > 1:

@@ -80,6 +80,7 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
         """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes start from the initial margin."""
-        added = num_classes - self.num_classes
+        before = self.num_classes
         super().resize_classes(num_classes)
+        added = self.num_classes - before
         self.margins = nn.Parameter(nn.functional.pad(self.margins, (0, added), value=self.initial_margin))

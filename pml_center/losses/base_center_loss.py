@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.distributed.collectives import joined_by_wrapper, processes, rows_by_rank
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import working_dtype
+from pml_center.losses.base_element_loss import is_recomputed, working_dtype
 from pml_center.losses.watch import Collapse, ForgottenStep
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
 
@@ -92,9 +92,10 @@ class BaseCenterLoss(BaseClassLoss):
         weight_init_func: Any = None,
         **kwargs,
     ):
+        check_choices(update=(update, Update))
         self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
-        _check_options(self, alpha, init, sparse_gradient, accumulation_steps, weight_init_func)
+        _check_options(self, alpha, init, sparse_gradient, accumulation_steps, process_group, weight_init_func)
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
@@ -186,9 +187,13 @@ class BaseCenterLoss(BaseClassLoss):
                 difference = compared - batch.own.to(compared.dtype)
                 del batch  # one (B, D) block less while the centers step
                 self._gather(difference, labels)
-            elif self.training:
+            elif self.training and not is_recomputed():
                 self._see(labels)
         return losses
+
+    @property
+    def _moves(self) -> bool:
+        return self.update != "gradient"
 
     def _batch(self, embeddings: Tensor, labels: Tensor) -> CenterBatch:
         """What :meth:`pull` sees."""
@@ -211,7 +216,11 @@ class BaseCenterLoss(BaseClassLoss):
 
     def _compared(self, embeddings: Tensor) -> Tensor:
         """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
-        return self.distance.maybe_normalize(embeddings.detach()).to(working_dtype(self.centers))
+        embeddings = embeddings.detach()
+        if self.distance.normalize_embeddings:  # a row whose length overflows would be 0, which is no direction
+            overflows = embeddings.norm(dim=1, keepdim=True).isinf()
+            embeddings = self.distance.maybe_normalize(embeddings).masked_fill(overflows, torch.nan)
+        return embeddings.to(working_dtype(self.centers))
 
     def _see(self, labels: Tensor) -> None:
         """Remember when the classes of all processes were seen."""
@@ -290,15 +299,22 @@ class BaseCenterLoss(BaseClassLoss):
 
 
 def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
-    """The sums of each class, without rows that overflowed in half precision: they must not spoil a center."""
-    if rows.is_cuda:  # where nobody has looked
-        finite = rows.isfinite().all(1)
+    """The sums of each class, without rows that are not finite, or not when squared: they must not spoil a center."""
+    finite = rows.norm(dim=1).isfinite()  # on CUDA nobody has looked
+    if not finite.all():
         rows, labels = rows[finite], labels[finite]
     return class_sums(rows, labels)
 
 
-def _check_options(loss: BaseCenterLoss, alpha, init, sparse_gradient, accumulation_steps, weight_init_func) -> None:
-    check_choices(update=(loss.update, Update))
+def _check_options(
+    loss: BaseCenterLoss, alpha, init, sparse_gradient, accumulation_steps, process_group, weight_init_func
+) -> None:
+    check_flags(sparse_gradient=sparse_gradient)
+    if not (process_group is None or (dist.is_available() and isinstance(process_group, dist.ProcessGroup))):
+        raise TypeError(
+            f"process_group must be a group of processes or None, got {process_group!r}. "
+            "Make it with torch.distributed.new_group, or leave it out for all."
+        )
     if init is not None:
         check_choices(init=(init, Init))
     check_between("finite and positive", "The paper's rate is 0.5, and 1 the largest.", alpha=alpha)

@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
 from torch import Tensor
 
-from pml_center.checks import check_size
+from pml_center.checks import as_numbers, check_between, check_functions, check_modules, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.watch import ForgottenOptimizer
 
@@ -44,6 +44,11 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         loss_weights: Tensor | Sequence[float] | None = None,
         **kwargs,
     ):
+        # Here, for PML's mixin takes them before a base would see them.
+        check_modules(weight_regularizer=kwargs.get("weight_regularizer"))
+        check_between("finite", "PML's is 1.", weight_reg_weight=kwargs.get("weight_reg_weight", 1))
+        remedy = "It fills a tensor in place, as torch.nn.init.normal_ does."
+        check_functions(remedy, weight_init_func=kwargs.get("weight_init_func"))
         super().__init__(**kwargs)
         self.num_classes = check_size("num_classes", num_classes)
         self.embedding_size = check_size("embedding_size", embedding_size)
@@ -84,10 +89,10 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
         return (labels.unsqueeze(1) * per_class + torch.arange(per_class, device=labels.device)).flatten()
 
     def _checked_weights(self, loss_weights: Tensor | Sequence[float]) -> Tensor:
-        weights = torch.as_tensor(loss_weights, dtype=torch.float32)
-        if weights.shape != (self.num_classes,) or not ((weights > 0) & weights.isfinite()).all():
-            got = f"shape {tuple(weights.shape)}"
-            if weights.numel():
+        weights = as_numbers(loss_weights, torch.float32)
+        if weights is None or weights.shape != (self.num_classes,) or not ((weights > 0) & weights.isfinite()).all():
+            got = repr(loss_weights) if weights is None else f"shape {tuple(weights.shape)}"
+            if weights is not None and weights.numel():
                 got += f" and values from {weights.min().item():g} to {weights.max().item():g}"
             raise ValueError(
                 f"loss_weights must be {self.num_classes} positive numbers, one per class, got {got}. "

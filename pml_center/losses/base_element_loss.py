@@ -4,11 +4,19 @@ from numbers import Integral
 from typing import ClassVar, Literal
 
 import torch
-from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.distances import BaseDistance, LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import BaseReducer
 from torch import Tensor, nn
 
-from pml_center.checks import check_choices, check_embeddings, check_labels
+from pml_center.checks import (
+    check_between,
+    check_choices,
+    check_embeddings,
+    check_flags,
+    check_labels,
+    check_modules,
+)
 from pml_center.distributed.collectives import processes
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, unknown_name
@@ -53,12 +61,16 @@ class BaseElementLoss(BaseMetricLossFunction):
             if name not in accepted:
                 takes = f"It takes {', '.join(accepted)}."
                 raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
-        for name in ("distance", "reducer", "embedding_regularizer", "weight_regularizer"):
-            part = kwargs.get(name)
-            if not (part is None or isinstance(part, nn.Module)):
-                raise TypeError(f"{name} must be an object like PML's, got {part!r}. Build it first: {name}=Name(...).")
-        if not (ignore_index is None or isinstance(ignore_index, Integral)):
+        check_modules(embedding_regularizer=kwargs.get("embedding_regularizer"))
+        check_modules(BaseDistance, distance=kwargs.get("distance"))
+        check_modules(BaseReducer, reducer=kwargs.get("reducer"))
+        check_between("finite", "PML's is 1.", embedding_reg_weight=kwargs.get("embedding_reg_weight", 1))
+        if kwargs.get("collect_stats") is not None:
+            check_flags(collect_stats=kwargs["collect_stats"])
+        if not (ignore_index is None or (isinstance(ignore_index, Integral) and not isinstance(ignore_index, bool))):
             raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}. It is a label, as -1.")
+        if ignore_index is not None:
+            check_between("an integer in [-2147483648, 2147483647]", "It is a label, as -1.", ignore_index=ignore_index)
         super().__init__(**kwargs)
         self._check_distance()
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
@@ -93,6 +105,11 @@ class BaseElementLoss(BaseMetricLossFunction):
         ref_emb, ref_labels = references
         return self.reference_losses(embeddings, labels, ref_emb.to(embeddings.dtype), ref_labels), {}
 
+    @property
+    def _moves(self) -> bool:
+        """Whether a training batch moves what the next one is compared with."""
+        return False
+
     def get_default_distance(self):
         """PML's hook: the squared Euclidean distance, nothing normalised."""
         return LpDistance(normalize_embeddings=False, p=2, power=2)
@@ -120,9 +137,18 @@ class BaseElementLoss(BaseMetricLossFunction):
 
         Raises:
             TypeError: embeddings, labels or tuples of the wrong type.
-            ValueError: shape or width that does not fit, NaN or infinity, labels or tuples out of range, other
-                references.
+            ValueError: no labels, shape or width that does not fit, NaN or infinity, lengths that overflow, labels or
+                tuples out of range, other references.
+            RuntimeError: a call in training inside :func:`torch.utils.checkpoint.checkpoint`, which calls again in
+                backward, of a loss whose state the first call moves.
         """
+        is_again = is_recomputed()
+        if self.training and self._moves and (is_again or _is_checkpointed()):
+            raise RuntimeError(
+                f"{type(self).__name__} must be called outside of torch.utils.checkpoint, because each training batch "
+                "moves its state, and the call in backward would find it moved, got a call inside. "
+                "Checkpoint the model alone, and call the loss on what it returns."
+            )
         own = (ref_emb is None or ref_emb is embeddings) and (ref_labels is None or ref_labels is labels)
         if not (own or self.takes_references):
             raise ValueError(
@@ -147,9 +173,10 @@ class BaseElementLoss(BaseMetricLossFunction):
             if self.ignore_index is not None:  # here, and nowhere further in
                 part = (labels != self.ignore_index).nonzero().squeeze(1)
                 present, classes = embeddings[part], labels[part]
-            if self.training and len(classes):
+            if self.training and len(classes) and not is_again:
                 self.watch(present, classes, rows)
-            self.before_batch(present, classes)
+            if not is_again:
+                self.before_batch(present, classes)
             if not len(classes):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             self.reset_stats()
@@ -223,6 +250,19 @@ class BaseElementLoss(BaseMetricLossFunction):
         return counts / (counts.max() if self.miner_weighting == "max" else counts.mean())
 
 
+def is_recomputed() -> bool:
+    """Whether a backward pass is calling, as :func:`torch.utils.checkpoint.checkpoint` does to have forward again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _is_checkpointed() -> bool:
+    """Whether a checkpoint that will call again is calling; one with ``use_reentrant=True`` cannot be told."""
+    if torch.compiler.is_compiling():
+        return False
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and getattr(hooks[0], "_checkpoint_internal", False)
+
+
 def working_dtype(*tensors: Tensor | None) -> torch.dtype:
     """The widest type among them, at least fp32."""
     dtype = torch.float32
@@ -238,9 +278,10 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
         raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
-        if not isinstance(index, Tensor):
-            raise TypeError(f"{rule}, got a {type(index).__name__} among them. Convert it with torch.as_tensor.")
-        if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
+        if not isinstance(index, Tensor) or index.is_meta or index.layout is not torch.strided:
+            got = f"{index.device.type} {index.layout}" if isinstance(index, Tensor) else type(index).__name__
+            raise TypeError(f"{rule}, got a {got} among them. Convert it with torch.as_tensor.")
+        if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
             raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
         if index.numel() and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])

@@ -10,7 +10,16 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_size
+from pml_center.checks import (
+    check_between,
+    check_choices,
+    check_chunk_size,
+    check_embeddings,
+    check_flags,
+    check_functions,
+    check_labels,
+    check_size,
+)
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import working_dtype
@@ -126,7 +135,12 @@ class BaseSoftmaxLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
-        _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size)
+        sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
+        _check_options(scale, sample_rate, label_smoothing, chunk_size)
+        sample_rate = float(sample_rate)
+        check_flags(bias=bias, sparse_gradient=sparse_gradient)
+        remedy = "It is called with the number of the training batch."
+        check_functions(remedy, margin_schedule=margin_schedule, scale_schedule=scale_schedule)
         _check_definition(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
@@ -192,9 +206,15 @@ class BaseSoftmaxLoss(BaseClassLoss):
 
         Args:
             embeddings: (B, D).
-            labels: (B,), or None for inference.
+            labels: (B,) in [0, num_classes), or None for inference.
+
+        Raises:
+            TypeError: as :meth:`forward`.
+            ValueError: likewise; ``ignore_index``, too, is no class that could have a margin.
         """
         check_embeddings(embeddings, self.embedding_size)
+        if labels is not None:
+            labels = check_labels(labels, self.num_classes, len(embeddings)).to(embeddings.device)
         embeddings = embeddings.to(working_dtype(embeddings, self.class_weights.weight))
         with torch.autocast(embeddings.device.type, enabled=False):
             rows, bias = self.class_weights.everything(embeddings.dtype)
@@ -291,9 +311,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
             chosen = chosen._replace(rows=self.prototypes(chosen))
         batch, negatives = self._compare(embeddings, chosen, labels)
         if self.training:
-            self.step = self.step + 1  # replaced, never mutated
-            with torch.no_grad():
-                self.observe(batch)
+            self._move(batch)
         if self.collect_stats:
             self._record(batch)
         losses = self._losses(batch, negatives)
@@ -328,6 +346,31 @@ class BaseSoftmaxLoss(BaseClassLoss):
         cosines = replace(negatives, embeddings=unit.detach(), weight=rows.detach(), bias=None)
         return Batch(own.similarity, norm, labels, cosines, own.row_norm), negatives
 
+    @property
+    def _moves(self) -> bool:
+        scheduled = self.margin_schedule is not None or self.scale_schedule is not None
+        return scheduled or self._observes or self.class_weights.sample_rate < 1
+
+    @property
+    def _observes(self) -> bool:
+        """Whether it has running statistics."""
+        return type(self).observe is not BaseSoftmaxLoss.observe
+
+    @torch.no_grad()
+    def _move(self, batch: Batch) -> None:
+        """Count the batch and move running statistics; one that is not finite, which would stay in them, does not."""
+        finite = (batch.cosine.isfinite() & batch.norm.isfinite()).all()
+        self.step = self.step + finite  # replaced, never mutated
+        if not self._observes:
+            return
+        before = dict(self.named_buffers(recurse=False))
+        self.observe(batch)
+        if finite.is_cuda or torch.compiler.is_compiling() or not finite:  # without a synchronisation
+            for name, old in before.items():
+                new = getattr(self, name)
+                if new is not old:
+                    setattr(self, name, torch.where(finite, new, old))
+
     def _losses(self, batch: Batch, negatives: NegativeLogits) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
@@ -349,11 +392,20 @@ class BaseSoftmaxLoss(BaseClassLoss):
         target = detached(batch.cosine, self.target_cosine(batch), self.gradient)
         if self.margin_schedule is None:
             return target
-        return batch.cosine + self.margin_schedule(max(int(self.step), 1)) * (target - batch.cosine)
+        step = max(int(self.step), 1)
+        share = self.margin_schedule(step)
+        remedy = "It is the share of the margin that is applied."
+        check_between("in [0, 1]", remedy, **{f"margin_schedule({step})": share})
+        return batch.cosine + share * (target - batch.cosine)
 
     def _scale(self, batch: Batch) -> float | Tensor:
         scale = self.logit_scale(batch)
-        return scale if self.scale_schedule is None else scale * self.scale_schedule(max(int(self.step), 1))
+        if self.scale_schedule is None:
+            return scale
+        step = max(int(self.step), 1)
+        factor = self.scale_schedule(step)
+        check_between("positive", "It is a factor of the scale.", **{f"scale_schedule({step})": factor})
+        return scale * factor
 
     @torch.no_grad()
     def _record(self, batch: Batch) -> None:
@@ -373,9 +425,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _check_options(scale, sub_centers, sample_rate, label_smoothing, chunk_size) -> None:
+def _check_options(scale, sample_rate, label_smoothing, chunk_size) -> None:
     check_between("positive", "Common values are 16 to 64.", scale=scale)
-    check_between("at least 1", "Common values are 1 and 3.", sub_centers=sub_centers)
     check_between("in (0, 1]", "Common values are 1 and 0.1.", sample_rate=sample_rate)
     check_between("in [0, 1)", "Common values are 0 and 0.1.", label_smoothing=label_smoothing)
     check_chunk_size(chunk_size)

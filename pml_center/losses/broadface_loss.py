@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_size
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
 from pml_center.ops.cross_entropy import SHORTEST
@@ -61,7 +61,7 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         **kwargs,
     ):
         check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
-        check_between("at least 1", "Common are 8000 to 32000.", queue_size=queue_size)
+        queue_size = check_size("queue_size", queue_size, "Common are 8000 to 32000.")
         if kwargs.get("loss_weights") is not None:
             raise ValueError(
                 "loss_weights must be None because past samples have no weights, got some. Leave them out."

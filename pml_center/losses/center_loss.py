@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor, nn
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss
 from pml_center.ops.centers import half_squared_distance
@@ -102,6 +102,7 @@ class CenterLoss(BaseCenterLoss):
             _check_shared(shared_with, num_classes, embedding_size, update, kwargs)
         self.__dict__["_shared"] = shared_with  # beside the modules: its parameters and its state are its own
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
+        check_flags(per_dim=per_dim)
         check_between("finite and at least 0", "It is a length, such as 5.", radius=radius)
         if radius and not self._is_squared_euclidean:
             raise ValueError(

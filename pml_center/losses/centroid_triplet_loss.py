@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import squared_distances
@@ -56,6 +56,7 @@ class CentroidTripletLoss(BaseElementLoss):
 
     def __init__(self, margin: float = 0.5, negatives: Negatives = "hardest", squared: bool = True, **kwargs):
         super().__init__(**kwargs)
+        check_flags(squared=squared)
         check_between("finite and at least 0", "The authors have 0.5.", margin=margin)
         check_choices(negatives=(negatives, Negatives))
         self.margin, self.negatives, self.squared = margin, negatives, squared

@@ -60,7 +60,9 @@ class CombinedMarginLoss(BaseSoftmaxLoss):
     ):
         check_between("positive", "1 leaves the angle alone.", m1=m1)
         check_between("in [0, π] radians", "The paper's are 0.3 and 0.4.", m2=m2)
-        check_between("at least 0", "The paper's are 0.2 and 0.15.", m3=m3)
+        check_between("in [0, 2], a difference of cosines", "The paper's are 0.2 and 0.15.", m3=m3)
+        if filter_threshold is not None:
+            check_between("in [-1, 1], a cosine", "Leave it out to have none.", filter_threshold=filter_threshold)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         check_choices(beyond_pi=(beyond_pi, BeyondPi))
         self.m1, self.m2, self.m3 = m1, m2, m3

@@ -76,6 +76,7 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
         """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
-        added = num_classes - self.num_classes
+        before = self.num_classes
         super().resize_classes(num_classes)
+        added = self.num_classes - before
         self.class_counts = torch.nn.functional.pad(self.class_counts, (0, added), value=1)

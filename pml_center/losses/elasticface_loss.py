@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_between, check_choices, check_flags, check_seed
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, additive_angular, additive_cosine
 
@@ -73,11 +73,15 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
         **kwargs,
     ):
         check_choices(variant=(variant, Variant), beyond_pi=(beyond_pi, BeyondPi))
+        check_flags(plus=plus)
         usual_margin, usual_std = {"angular": (0.5, 0.0175), "cosine": (0.35, 0.025)}[variant]
         std = (usual_std if plus else 0.05) if std is None else std
+        margin, seed = usual_margin if margin is None else margin, check_seed(seed)
+        rule = {"angular": "in [0, π] radians", "cosine": "in [0, 2], a difference of cosines"}[variant]
+        check_between(rule, f"The paper's margin is {usual_margin}.", margin=margin)
         check_between("at least 0", "The paper's is 0.05.", std=std)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        self.variant, self.margin, self.std = variant, usual_margin if margin is None else margin, std
+        self.variant, self.margin, self.std = variant, margin, std
         self.plus, self.beyond_pi, self.seed = plus, beyond_pi, seed
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
         self.add_to_recordable_attributes(list_of_names=["margin", "std"], is_stat=False)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.ops.centers import half_squared_distance
 from pml_center.ops.distances import squared_distances
@@ -65,6 +65,7 @@ class GitLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
+        check_flags(same_class=same_class)
         check_between("finite and at least 0", "The authors have 1; 0 is center loss.", repulsion=repulsion)
         self.repulsion, self.same_class = repulsion, same_class
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)

@@ -108,8 +108,9 @@ class KappaFaceLoss(BaseSoftmaxLoss):
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
         """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
-        added = num_classes - self.num_classes
+        before = self.num_classes
         super().resize_classes(num_classes)
+        added = self.num_classes - before
         self.class_counts = F.pad(self.class_counts, (0, added), value=1)
         self.class_sums = F.pad(self.class_sums, (0, 0, 0, added))
         self.class_seen = F.pad(self.class_seen, (0, added))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import additive_angular, additive_cosine, hard_shifted
@@ -64,8 +64,9 @@ class MVSoftmaxLoss(BaseSoftmaxLoss):
     ):
         check_choices(variant=(variant, Variant))
         margin = {"cosine": 0.35, "angular": 0.5}[variant] if margin is None else margin
-        if variant == "angular":
-            check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
+        rule = {"cosine": "in [0, 2], a difference of cosines", "angular": "in [0, π] radians"}[variant]
+        check_between(rule, "The paper's margins are 0.35, a cosine, and 0.5 radians.", margin=margin)
+        check_flags(easy_margin=easy_margin)
         check_between("at least 0", "The paper's is 0.2.", hardness=hardness)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.hardness = variant, margin, hardness

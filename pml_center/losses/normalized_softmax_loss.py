@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 
 
@@ -64,6 +64,7 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
         normalize_weights: bool = True,
         **kwargs,
     ):
+        check_flags(learn_scale=learn_scale, normalize_weights=normalize_weights)
         check_between("positive", "Common values are 0.02 to 0.1.", temperature=temperature)
         if isinstance(scale, str) and scale != "auto":
             raise ValueError(

@@ -17,7 +17,8 @@ class NPCFaceLoss(BaseSoftmaxLoss):
 
     Another class is hard if its cosine c is above ``cos(θ_y + m)``; its cosine becomes ``t·c + a``. The target is
     ``cos(θ_y + m_0 + m_1·c̄)`` with c̄ the mean of the hard cosines, 0 if there are none, and ``cos θ_y`` where that is
-    not above 0. For large, clean sets of many classes, where hard positives and hard negatives are the same samples.
+    not above 0. c̄ is taken for a constant: no gradient goes through the margin. For large, clean sets of many classes,
+    where hard positives and hard negatives are the same samples.
 
     Args:
         num_classes: C.
@@ -65,6 +66,7 @@ class NPCFaceLoss(BaseSoftmaxLoss):
                 f"most π, got {least_margin} and {added_margin}. Common are 0.4 and 0.2."
             )
         check_between("at least 1", "Common is 1.1.", slope=slope)
+        check_between("finite", "Common is 0.2.", shift=shift)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin, self.least_margin, self.added_margin = margin, least_margin, added_margin
         self.slope, self.shift = slope, shift

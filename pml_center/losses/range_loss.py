@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor
 
-from pml_center.checks import check_between, check_size
+from pml_center.checks import check_between, check_flags, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import farthest_pairs, squared_distances
@@ -65,6 +65,7 @@ class RangeLoss(BaseElementLoss):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_flags(squared=squared)
         values = {"margin": margin, "intra_weight": intra_weight, "inter_weight": inter_weight}
         check_between("finite and at least 0", "The paper has 2e4, 5e-5 and 1e-4.", **values)
         self.k, self.margin, self.squared = check_size("k", k, "The paper has 2."), margin, squared

@@ -35,7 +35,7 @@ class Annealing:
 
     def __call__(self, step: int) -> float:
         """The share of the margin."""
-        return 1 / (1 + max(self.minimum, self.base * (1 + self.gamma * step) ** -self.power))
+        return 1 / (1 + max(self.minimum, self.base * (1.0 + self.gamma * step) ** -self.power))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
@@ -79,6 +79,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
+        check_flags(shared=shared, sparse_gradient=sparse_gradient)
         check_between("finite and at least 0", "The paper has 0.003.", center_weight=center_weight)
         self.center_weight, self.sparse_gradient = center_weight, sparse_gradient
         sizes, stats = (num_classes, embedding_size), self.collect_stats
@@ -114,6 +115,10 @@ class SoftmaxCenterLoss(BaseClassLoss):
         if self.collect_stats:
             self.softmax_part, self.center_part = (part.item() for part in self.parts.values())
         return softmax + self.center_weight * center
+
+    @property
+    def _moves(self) -> bool:
+        return self.softmax._moves or self.center._moves
 
     def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
         """Both are watched."""

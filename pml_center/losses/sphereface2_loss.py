@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,12 +77,12 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         check_between("in (0, 1)", "The paper's is 0.7.", positive_weight=positive_weight)
         check_between("at least 1", "The paper's is 3.", exponent=exponent)
         check_between("positive", "Common values are 1 and 50.", factor=factor)
-        if kwargs.pop("bias", False):
+        check_choices(variant=(variant, Variant))
+        if kwargs.pop("bias", False) is not False:
             raise ValueError(
                 "bias must be False because SphereFace2Loss has one threshold for all classes, got True. Leave it out."
             )
         super().__init__(num_classes, embedding_size, scale, **kwargs)
-        check_choices(variant=(variant, Variant))
         self.margin, self.exponent, self.variant = margin, exponent, variant
         self.positive_weight, self.factor = positive_weight, factor
         right = torch.zeros((), dtype=torch.double)  # cosine
@@ -122,10 +123,12 @@ def _margined(cosine: Tensor, margin: float, exponent: float, variant: Variant) 
 
 def _balanced_threshold(own: float, other: float, ratio: float) -> float:
     """The b at which ``ratio·σ(−own − b) = σ(other + b)``."""
-    root = math.sqrt((1 - ratio) ** 2 + 4 * ratio * math.exp(own - other))
+    gap = math.log(abs(1 - ratio)) if ratio != 1 else -math.inf
+    root = float(np.logaddexp(2 * gap, math.log(4 * ratio) + own - other)) / 2  # in logarithms nothing overflows
+    larger = float(np.logaddexp(gap, root))
     if ratio > 1:  # the other form of the same root would cancel
-        return math.log(ratio - 1 + root) - math.log(2) - own
-    return math.log(2 * ratio) - other - math.log(1 - ratio + root)
+        return larger - math.log(2) - own
+    return math.log(2 * ratio) - other - larger
 
 
 def _spread(cosine: Tensor, exponent: float) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import multiplied_angular
 
@@ -65,10 +65,12 @@ class SphereFaceLoss(BaseSoftmaxLoss):
         **kwargs,
     ):
         check_choices(version=(version, Version))
+        check_flags(scale_by_norm=scale_by_norm)
+        check_between("at least 1", "The papers' margins are 4 and 1.7.", margin=margin)
+        check_between("positive", "The papers' scales are 1 and 30.", scale=scale)
         if version == "r":
             margin, scale = (1.7, 30) if (margin, scale) == (4, 1) else (margin, scale)
             scale_by_norm, kwargs["gradient"] = False, "detached"
-        check_between("at least 1", "The papers' margins are 4 and 1.7.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin, self.scale_by_norm = margin, scale_by_norm
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

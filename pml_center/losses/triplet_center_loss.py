@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_between, check_chunk_size
+from pml_center.checks import check_between, check_chunk_size, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
 from pml_center.ops.centers import half_squared_distance, nearest_other
 
@@ -68,6 +68,7 @@ class TripletCenterLoss(BaseCenterLoss):
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
+        check_flags(squared=squared)
         check_between("finite and at least 0", "The common one is 5.", margin=margin)
         check_chunk_size(chunk_size)
         self.margin, self.squared, self.chunk_size = margin, squared, chunk_size

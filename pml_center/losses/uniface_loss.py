@@ -65,9 +65,10 @@ class UniFaceLoss(BaseSoftmaxLoss):
         thresholds: Thresholds = "unified",
         **kwargs,
     ):
+        check_between("in [0, 2], a difference of cosines", "The paper's is 0.4.", margin=margin)
         check_between("positive", "The paper's is 1.", negative_weight=negative_weight)
         check_choices(thresholds=(thresholds, Thresholds))
-        if kwargs.pop("bias", False):
+        if kwargs.pop("bias", False) is not False:
             raise ValueError(
                 "bias must be False because UniFaceLoss has thresholds of its own, got True. Leave it out."
             )

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_between
+from pml_center.checks import check_between, check_size
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
 from pml_center.ops.margins import additive_angular
@@ -64,8 +64,8 @@ class VPLLoss(BaseSoftmaxLoss):
     ):
         check_between("in [0, π] radians", "The paper's margin is 0.5.", margin=margin)
         check_between("in [0, 1)", "The paper's is 0.15.", share=share)
-        check_between("at least 1", "The authors' is 200.", max_age=max_age)
-        check_between("at least 0", "The authors' is 8000.", start_step=start_step)
+        max_age = check_size("max_age", max_age, "The authors' is 200.")
+        check_between("an integer of at least 0", "The authors' is 8000.", start_step=start_step)
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin = margin
         self.share, self.max_age, self.start_step = share, max_age, start_step
@@ -99,8 +99,8 @@ class VPLLoss(BaseSoftmaxLoss):
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
         """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes have not been seen."""
-        kept = min(num_classes, self.num_classes)
+        before = self.num_classes
         super().resize_classes(num_classes)
-        latest, seen = self.latest, self.seen
+        kept, latest, seen = min(before, num_classes), self.latest, self.seen
         self.latest = torch.cat([latest[:kept], latest.new_zeros(num_classes - kept, self.embedding_size)])
         self.seen = torch.cat([seen[:kept], seen.new_full((num_classes - kept,), int(self.step) - self.max_age)])

@@ -122,6 +122,26 @@ class Collapse(Watch):
         )
 
 
+class ClampedLengths(Watch):
+    """Most embeddings are longer than what a loss tells apart."""
+
+    _batches = 0
+
+    def look(self, lengths: Tensor, longest: float) -> str | None:
+        """Look at (B,) lengths."""
+        self._batches += 1
+        if self._batches % BATCHES_UNLOOKED != 1:
+            return None
+        share = float((lengths > longest).double().mean())
+        if share <= 0.5:
+            return None
+        return (
+            f"{share:.0%} of the embeddings of a batch are longer than {longest:g}, beyond which {self.name} takes all "
+            "lengths for equal: their margin is the same for all, whatever their quality. Let the model end in a "
+            "BatchNorm layer, as the authors' does, or divide its embeddings by a constant."
+        )
+
+
 class CenterShare(Watch):
     """The center term of a joint loss dwarfs the rest."""
 

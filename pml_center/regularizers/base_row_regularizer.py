@@ -3,8 +3,11 @@
 from typing import ClassVar
 
 import torch
+from pytorch_metric_learning.reducers import BaseReducer
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor, nn
+
+from pml_center.checks import check_flags, check_modules, check_rows
 
 
 class BaseRowRegularizer(BaseRegularizer):
@@ -20,7 +23,23 @@ class BaseRowRegularizer(BaseRegularizer):
     takes_labels: ClassVar[bool] = False  # whether our losses call it with the rows of the classes in the batch too
 
     def __init__(self, *, reducer: nn.Module | None = None, collect_stats: bool | None = None):
+        check_modules(BaseReducer, reducer=reducer)
+        if collect_stats is not None:
+            check_flags(collect_stats=collect_stats)
         super().__init__(reducer=reducer, collect_stats=collect_stats)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reduced terms.
+
+        Args:
+            x: (N, D) rows, floating point.
+
+        Raises:
+            TypeError: rows of another type.
+            ValueError: rows of another shape.
+        """
+        check_rows(x, "rows")
+        return super().forward(x)
 
     def terms(self, rows: Tensor) -> Tensor:
         """That of each row, (N, D) to (N,), or one for all, 0-d."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pml_center.checks import check_labels, check_rows
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
 
@@ -40,6 +41,9 @@ class CenterInvariantRegularizer(BaseRowRegularizer):
             x: (C, D) class rows.
             labels: numbers of the rows whose classes are in the batch; None means all.
         """
+        check_rows(x, "rows")
+        if labels is not None:
+            labels = check_labels(labels, len(x), len(labels) if isinstance(labels, Tensor) and labels.ndim else 1)
         self.reset_stats()
         return self.reducer(self.compute_loss(x, labels), x, torch.arange(len(x), device=x.device))
 

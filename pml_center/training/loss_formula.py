@@ -32,6 +32,8 @@ WRAPPERS = {
     "CrossBatchMemory": "which goes around a loss of pairs, with a queue of its own size",
     "SelfSupervisedLoss": "which compares two views of each image, and training has one",
 }
+MOST_TERMS = 100  # a longer sum is a mistake, and Python reads no more than about a thousand
+DEEPEST = MOST_TERMS + 50  # nesting, of which each term of a sum is a level
 NOT_FINAL = {"GenericPairLoss", *WRAPPERS}  # the first is abstract
 
 
@@ -155,11 +157,26 @@ def parse_terms(formula: str) -> list[Term]:
         >>> [(term.weight, term.name, list(term.arguments)) for term in parse_terms("SoftmaxLoss + 2 * GitLoss(lr=1)")]
         [(None, 'SoftmaxLoss', []), (2, 'GitLoss', ['lr'])]
     """
+    if not isinstance(formula, str):
+        raise TypeError(f"loss must be a formula, a text, got {type(formula).__name__}. {GRAMMAR}")
     try:
         tree = ast.parse(formula.strip(), mode="eval").body
+        summands = _summands(tree) if _depth(tree) <= DEEPEST else []
     except SyntaxError as error:
         raise ValueError(f"loss must be a formula, got {formula!r} ({error.msg}). {GRAMMAR}") from None
-    return [_term(node) for node in _summands(tree)]
+    except (RecursionError, MemoryError):  # of Python's parser
+        summands = []
+    if not 0 < len(summands) <= MOST_TERMS:
+        got = f"{len(summands) or 'something nested deeper'} in {len(formula)} characters"
+        raise ValueError(f"loss must have at most {MOST_TERMS} terms, got {got}. Leave some out.")
+    return [_term(node) for node in summands]
+
+
+def _depth(tree: ast.AST) -> int:
+    level, depth = [tree], 0
+    while level:
+        level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
+    return depth
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -256,7 +273,13 @@ def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str
 
 
 def _arguments(call: ast.Call) -> dict[str, ast.expr]:
-    return {str(keyword.arg): keyword.value for keyword in call.keywords}
+    found: dict[str, ast.expr] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in found:
+            rule = "named" if keyword.arg is None else "given once"
+            raise ValueError(f"each argument must be {rule}, got {ast.unparse(call)!r}. {GRAMMAR}")
+        found[keyword.arg] = keyword.value
+    return found
 
 
 def _value(node: ast.expr) -> Any:
@@ -275,5 +298,5 @@ def _value(node: ast.expr) -> Any:
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for a key of a dictionary that cannot be one
         raise ValueError(f"a number or literal must stand where {ast.unparse(node)!r} stands. {GRAMMAR}") from None

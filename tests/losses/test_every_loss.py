@@ -273,8 +273,34 @@ WRONG = {
     "negative": (lambda x, y: (x, y - 100), ValueError, r"labels must be in \[0, 7\) because num_classes=7, got -"),
     "float labels": (lambda x, y: (x, y.float()), TypeError, r"labels must be integers, got dtype torch.float32"),
     "bool labels": (lambda x, y: (x, y > 2), TypeError, r"labels must be integers, got dtype torch.bool"),
-    "no labels": (lambda x, y: (x, None), TypeError, r"labels must be a tensor of integers, got NoneType"),
-    "column": (lambda x, y: (x, y.unsqueeze(1)), ValueError, r"labels must have shape \(12,\).*got shape \(12, 1\)"),
+    "no labels": (lambda x, y: (x, None), ValueError, r"labels must be a tensor of integers, got NoneType"),
+    "column": (
+        lambda x, y: (x, y.unsqueeze(1)),
+        ValueError,
+        r"shape \(12,\).*got shape \(12, 1\). Use labels.flatten\(\).$",
+    ),
+    "one-hot": (
+        lambda x, y: (x, torch.nn.functional.one_hot(y)),
+        ValueError,
+        r"labels must have shape \(12,\).*Use labels.argmax\(1\) if they are one-hot.$",
+    ),
+    "sparse": (
+        lambda x, y: (x.to_sparse(), y),
+        TypeError,
+        r"embeddings must be a dense tensor, got one that is torch.sp",
+    ),
+    "8 bits": (
+        lambda x, y: (x.to(torch.float8_e4m3fn), y),
+        TypeError,
+        r"must be floating point, got dtype torch.float8",
+    ),
+    "meta": (
+        lambda x, y: (x.to("meta"), y),
+        TypeError,
+        r"embeddings must have values, got a tensor of the meta device",
+    ),
+    "meta labels": (lambda x, y: (x, y.to("meta")), TypeError, r"labels must have values, got a tensor of the meta"),
+    "overflow": (lambda x, y: (1e25 * x.float(), y), ValueError, r"have lengths whose square float32 can hold, got \d"),
     "too few": (lambda x, y: (x, y[:5]), ValueError, r"labels must have shape \(12,\).*got shape \(5,\)"),
     "width": (lambda x, y: (x[:, :3], y), ValueError, r"must have 5 columns.*got shape \(12, 3\).*embedding_size=3"),
     "integers": (lambda x, y: (x.long(), y), TypeError, r"embeddings must be floating point, got dtype torch.int64"),
@@ -377,6 +403,16 @@ def test_logits_are_those_of_training_if_labels_are_given(case, batch):
     if type(loss).negative_margin is BaseSoftmaxLoss.negative_margin:
         torch.testing.assert_close(loss.get_logits(*batch)[others], loss.get_logits(batch[0])[others])
     assert torch.equal(loss.predict(batch[0]), loss.get_logits(batch[0]).argmax(1))
+
+
+@each_softmax
+def test_labels_of_logits_are_checked_and_converted_as_those_of_training(case, batch):
+    loss = case.build().eval()
+    for dtype in (torch.uint8, torch.int16):
+        assert torch.equal(loss.get_logits(batch[0], batch[1].to(dtype)), loss.get_logits(*batch))
+    for labels in (batch[1] - 1, batch[1] + NUM_CLASSES, batch[1][1:], batch[1].unsqueeze(1)):
+        with pytest.raises(ValueError, match=r"labels must (be in|have shape)"):
+            loss.get_logits(batch[0], labels)
 
 
 @each_softmax

@@ -280,7 +280,7 @@ def test_what_is_recorded_is_true(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sub_centers": 0}, r"sub_centers must be at least 1, got 0"),
+        ({"sub_centers": 0}, r"sub_centers must be an integer of at least 1, got 0"),
         ({"sample_rate": 0}, r"sample_rate must be in \(0, 1\], got 0"),
         ({"sample_rate": 1.1}, r"sample_rate must be in \(0, 1\], got 1.1"),
     ],

@@ -104,9 +104,35 @@ def test_the_same_loss_twice_keeps_both_names():
             r"part must be a known name, got 'RingRegulariser'. Did you mean 'RingRegularizer'",
         ),
         ("SoftmaxLoss(embedding_regularizer=RingRegularizer(radius=-1))", "radius must be positive and finite, got -1"),
+        (
+            "ArcFaceLoss(margin=10, margin=60)",
+            r"each argument must be given once, got 'ArcFaceLoss\(margin=10, margin=60",
+        ),
+        ("ArcFaceLoss(**{'margin': 10})", r"each argument must be named, got .ArcFaceLoss\("),
+        ("ArcFaceLoss(margin={[]: 1})", r"a number or literal must stand where '\{\[\]: 1\}' stands"),
+        ("ArcFaceLoss(scale=1e999)", r"scale must be positive, got inf"),
         ("NCALoss(softmax_scale=x)", r"part must be a known name, got 'x'"),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_name(formula, message):
     with pytest.raises(ValueError, match=message):
         build(formula)
+
+
+LONG = {
+    "101 terms": (" + ".join(["CenterLoss"] * 101), "101 in"),
+    "3000 terms": (" + ".join(["CenterLoss"] * 3000), "something nested deeper in 38997"),
+    "500 signs": (f"CenterLoss(alpha={'-' * 500}1)", "something nested deeper"),
+    "100,000 signs": (f"CenterLoss(alpha={'-' * 100_000}1)", "something nested deeper"),
+}
+
+
+@pytest.mark.parametrize(("formula", "got"), LONG.values(), ids=LONG)
+def test_a_formula_has_an_end(formula, got):
+    with pytest.raises(ValueError, match=f"loss must have at most 100 terms, got {got}"):
+        build(formula)
+
+
+def test_a_formula_is_a_text():
+    with pytest.raises(TypeError, match="loss must be a formula, a text, got NoneType"):
+        build(None)
