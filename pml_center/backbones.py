@@ -1,6 +1,7 @@
 """Networks that turn images into embeddings: any timm model, or a small one of our own, behind one interface."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -298,13 +299,14 @@ def _create_sized(
     from timm import create_model
 
     head = _embedding_head(name, timm_kwargs.get("cache_dir"))
+    create = partial(create_model, name, pretrained=pretrained, num_classes=head, **timm_kwargs)
     if image_size is not None:
         try:
-            return create_model(name, pretrained=pretrained, num_classes=head, img_size=image_size, **timm_kwargs)
+            return create(img_size=image_size)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise  # else a convolutional model: it takes images of any size and no such argument
-    return create_model(name, pretrained=pretrained, num_classes=head, **timm_kwargs)
+    return create()
 
 
 def _embedding_head(name: str, cache_dir: str | None) -> int:
@@ -323,9 +325,7 @@ def _check_timm_name(name: str) -> None:
     if ":" in name or "/" in name:
         return  # a source and a path, which timm checks and explains
     known = ["convnet", *list_models(), *list_models(include_tags=True)]
-    if name not in known and (
-        "." in name or not is_model(name)
-    ):  # is_model also knows names that are not listed any more
+    if name not in known and ("." in name or not is_model(name)):  # is_model also knows names that are no longer listed
         remedy = f"List the models with timm.list_models('*{name[:4]}*'), or `pml-center models '*{name[:4]}*'`."
         raise ValueError(unknown_name("model", name, known, remedy))
 

@@ -260,7 +260,7 @@ def roc(
     """
     far, *rates = _curve(far, tar, low, high)
     ax = _axes(ax)
-    _draw_curve(ax, far, *rates, label, step="post")
+    _draw_curve(ax, far, rates, label, step="post")
     ax.set(xscale="log", xlim=(min(far[0], ax.get_xlim()[0]) if len(ax.lines) > 1 else far[0], 1), ylim=(0, 1.01))
     ax.set(xlabel="false accept rate", ylabel="true accept rate", title="ROC")
     return _with_grid(ax, label)
@@ -292,7 +292,7 @@ def det(
     least = (1 - tar)[tar < 1].min(initial=1) / 2  # where a curve without errors leaves the picture
     rejected = [None if rate is None else np.maximum(1 - rate, least) for rate in (tar, high, low)]
     ax = _axes(ax)
-    _draw_curve(ax, far, *rejected, label, step="post")
+    _draw_curve(ax, far, rejected, label, step="post")
     if len(ax.lines) == 1:
         ax.plot([1e-9, 1], [1e-9, 1], color=GREY, linestyle=":", linewidth=1.2, zorder=0, label="_equal errors")
         ax.set(xscale="log", yscale="log", xlim=(far[0], 1), ylim=(least, 1))
@@ -326,7 +326,7 @@ def cmc(
 
     rank, *rates = _same_length(rank=rank, rate=rate, low=low, high=high)
     ax = _axes(ax)
-    _draw_curve(ax, rank, *rates, label, marker=MARKERS[len(ax.lines) % len(MARKERS)] if len(rank) <= 20 else "")
+    _draw_curve(ax, rank, rates, label, marker=MARKERS[len(ax.lines) % len(MARKERS)] if len(rank) <= 20 else "")
     if rank[-1] > 50:
         ax.set_xscale("log")
     else:
@@ -450,18 +450,14 @@ def training_curves(steps: Any, values: Mapping[str, Any], xlabel: str = "epoch"
     ax = _axes(ax)
     for name, series in values.items():
         steps, series = _same_length(steps=steps, **{name: series})
-        _draw_curve(ax, steps, series, None, None, name, marker="o" if len(steps) == 1 else "")
+        _draw_curve(ax, steps, [series, None, None], name, marker="o" if len(steps) == 1 else "")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=xlabel, ylabel="value", title="Training")
     return _with_grid(ax, label="")
 
 
 def retrieval_gallery(
-    queries: Sequence[Any],
-    neighbours: Sequence[Sequence[Any]],
-    hits: Any,
-    scores: Any = None,
-    ax: "Axes | None" = None,
+    queries: Sequence[Any], neighbours: Sequence[Sequence[Any]], hits: Any, scores: Any = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Queries, each with its nearest neighbours: green borders for hits, red and dashed ones for misses.
 
@@ -494,12 +490,13 @@ def retrieval_gallery(
         for column, image in enumerate([query, *images]):
             left, top = column + (0.15 if column else 0), 1.25 * row
             ax.imshow(np.asarray(image), cmap="gray", extent=(left, left + 0.9, top + 0.9, top))
-            note, style = "query", {"edgecolor": GREY, "linewidth": 1.0}
+            note = "query"
+            border: dict[str, Any] = {"edgecolor": GREY, "linewidth": 1.0}
             if column:
                 hit = hits[row, column - 1]
                 note = ("✓" if hit else "✗") + ("" if scores is None else f" {scores[row][column - 1]:#.3g}")
-                style = {"edgecolor": HIT if hit else MISS, "linewidth": 2.5, "linestyle": "-" if hit else "--"}
-            ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **style))
+                border = {"edgecolor": HIT if hit else MISS, "linewidth": 2.5, "linestyle": "-" if hit else "--"}
+            ax.add_patch(Rectangle((left, top), 0.9, 0.9, fill=False, **border))
             ax.text(left + 0.45, top + 0.93, note, ha="center", va="top", fontsize=9)
     ax.set(xlim=(-0.05, hits.shape[1] + 1.1), ylim=(1.25 * len(hits) - 0.1, -0.05), aspect="equal")
     ax.set_axis_off()
@@ -536,18 +533,28 @@ def _class_name(label: int, names: Any) -> str:
 
 def _write_class(ax: "Axes", place: np.ndarray, label: int, names: Any, **style: Any) -> None:
     """The name of a class, around a place."""
-    ax.text(*place, _class_name(label, names), ha="center", va="center", weight="bold", fontsize=12, **style)
+    x, y = place
+    ax.text(x, y, _class_name(label, names), ha="center", va="center", weight="bold", fontsize=12, **style)
 
 
 def _draw_curve(
-    ax: "Axes", x: Any, y: Any, low: Any, high: Any, label: str | None, step: Any = None, marker: str = ""
+    ax: "Axes", x: Any, curve: Sequence[Any], label: str | None, step: Literal["post"] | None = None, **style: Any
 ) -> None:
-    """A line in the colour and dashes that no line of the Axes has yet, and the band around it where there is one."""
+    """A line in the colour and dashes that no line of the Axes has yet, and the band around it where there is one.
+
+    Args:
+        ax: to draw on.
+        x: (T,) where the points are.
+        curve: (T,) the points, and the lower and the upper end of the band, None for none.
+        label: for the legend.
+        step: ``"post"`` for a line of steps, each as high as the point at its left.
+        style: of the line.
+    """
+    y, low, high = curve
     number = sum(not str(line.get_label()).startswith("_equal") for line in ax.lines)
     colour, dashes = BRIGHT[number % len(BRIGHT)], LINES[number % len(LINES)]
-    [line] = ax.plot(x, y, marker=marker, color=colour, linestyle=dashes, linewidth=1.8, label=label)
-    if step is not None:
-        line.set_drawstyle(f"steps-{step}")
+    style |= {"drawstyle": "steps-post"} if step else {}
+    ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.8, label=label, **style)
     if low is not None:
         ax.fill_between(x, low, high, step=step, color=colour, alpha=0.2, linewidth=0)
 

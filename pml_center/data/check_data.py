@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pml_center.data.digits import digits
-from pml_center.data.image_folder import as_classes, empty_classes, scan
+from pml_center.data.image_folder import as_classes, empty_classes
 from pml_center.data.image_table import read_table
-from pml_center.data.inspect_images import ImageFacts, inspect_images
+from pml_center.data.inspect_images import inspect_images
 from pml_center.data.labeled_images import LabeledImages
-from pml_center.data.open_images import Parts, is_table, one_part, parts_of_table, split_apart
-from pml_center.data.published import is_published, published
-from pml_center.data.split_folders import SPLITS, split_folders
+from pml_center.data.open_images import is_name, is_table, one_part, parts_by_name, parts_of_table, split_apart
+from pml_center.data.published import Parts
+from pml_center.data.split_folders import SPLITS, scan_splits
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ class SameImages:
         kept = max(range(len(self.names)), key=lambda i: (SPLITS.index(self.splits[i]), -i))
         return [name for i, name in enumerate(self.names) if i != kept]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        places = {"images": self.names, "splits": self.splits, "classes": self.classes}
+        return places | {"across_splits": self.across_splits, "two_labels": self.two_labels}
+
 
 @dataclass(frozen=True)
 class DataCheck:
@@ -69,10 +73,10 @@ class DataCheck:
     modes: dict[str, int]
     unreadable: dict[str, str]
     same: list[SameImages]
-    empty_classes: list[str]
-    loose: list[str]
-    missing: list[str]
-    wrong_lines: list[str]
+    empty_classes: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    wrong_lines: list[str] = field(default_factory=list)
 
     @property
     def singletons(self) -> dict[str, list[str]]:
@@ -99,29 +103,17 @@ class DataCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {
+        found = {
             "class_sizes": self.class_sizes,
             "image_sizes": [[*size, count] for size, count in self.image_sizes.items()],
             "modes": self.modes,
             "singletons": self.singletons,
             "problems": self.problems,
             "unreadable": self.unreadable,
-            "same": [
-                {
-                    "images": same.names,
-                    "splits": same.splits,
-                    "classes": same.classes,
-                    "across_splits": same.across_splits,
-                    "two_labels": same.two_labels,
-                }
-                for same in self.same
-            ],
-            "empty_classes": self.empty_classes,
-            "loose": self.loose,
-            "missing": self.missing,
-            "wrong_lines": self.wrong_lines,
-            "too_few_classes": self.too_few_classes,
+            "same": [same.to_dict() for same in self.same],
         }
+        rest = {name: value for name, value in vars(self).items() if name not in found}
+        return found | rest | {"too_few_classes": self.too_few_classes}
 
 
 def check_data(source: str | Path, root: str | Path | None = None, workers: int = 0) -> DataCheck:
@@ -149,68 +141,44 @@ def check_data(source: str | Path, root: str | Path | None = None, workers: int 
         >>> check.problems, list(check.unreadable)[0].endswith("train/bee/2.png"), check.same[0].two_labels
         (2, True, True)
     """
-    contents = _contents(str(source), root)
-    facts = {split: inspect_images(part, workers) for split, part in contents.parts.items()}
-    every = [fact for each in facts.values() for fact in each]
+    parts, faults = _contents(str(source), root)
+    inspected = [
+        (fact, part.name(i), split, part.classes[part.labels[i]])
+        for split, part in parts.items()
+        for i, fact in enumerate(inspect_images(part, workers))
+    ]
+    facts = [fact for fact, *_ in inspected]
+    same: dict[str, list[list[str]]] = {}  # by digest, in the order of the first image
+    for fact, *place in inspected:
+        if fact.digest:
+            same.setdefault(fact.digest, []).append(place)
     return DataCheck(
-        class_sizes={split: _class_sizes(part) for split, part in contents.parts.items()},
-        image_sizes=dict(Counter(fact.size for fact in every if fact.size).most_common()),
-        modes=dict(Counter(fact.mode for fact in every if fact.mode).most_common()),
-        unreadable={
-            contents.parts[split].name(i): fact.error
-            for split, each in facts.items()
-            for i, fact in enumerate(each)
-            if fact.error
-        },
-        same=_same(contents.parts, facts),
-        empty_classes=contents.empty_classes,
-        loose=contents.loose,
-        missing=contents.missing,
-        wrong_lines=contents.wrong_lines,
+        class_sizes={split: _class_sizes(part) for split, part in parts.items()},
+        image_sizes=dict(Counter(fact.size for fact in facts if fact.size).most_common()),
+        modes=dict(Counter(fact.mode for fact in facts if fact.mode).most_common()),
+        unreadable={name: fact.error for fact, name, _, _ in inspected if fact.error},
+        same=[SameImages(*map(list, zip(*places, strict=True))) for places in same.values() if len(places) > 1],
+        **faults,
     )
 
 
-@dataclass
-class _Contents:
-    """The images of a data set, and what can be seen to be wrong without opening them."""
-
-    parts: Parts
-    empty_classes: list[str] = field(default_factory=list)
-    loose: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    wrong_lines: list[str] = field(default_factory=list)
-
-
-def _contents(source: str, root: str | Path | None) -> _Contents:
+def _contents(source: str, root: str | Path | None) -> tuple[Parts, dict[str, list[str]]]:
+    """The images of a data set, and what can be seen to be wrong without opening them, by the names in DataCheck."""
     whole, split = split_apart(source)
     path = Path(whole).expanduser()
-    if source == "digits":
-        return _Contents({"train": digits()})
-    if is_published(whole) and not path.exists():
-        return _Contents(one_part(published(whole, root), split, source))
+    if is_name(whole):
+        return one_part(parts_by_name(whole, root), split, source), {}
     if is_table(whole):
         table = read_table(path)
         parts = one_part(parts_of_table(table), split, source)
-        return _Contents(parts, missing=list(table.missing), wrong_lines=table.faults)
-    folders = scan(path)
-    found = split_folders(path, folders) or {"train": (path, folders)}
-    contents = _Contents({split: as_classes(where, part[1:]) for split, (where, part) in found.items()})
-    for where, part in found.values():
-        contents.empty_classes += [str(where / name) for name in empty_classes(part)]
-        contents.loose += sorted(part[0].images)
-    return contents
+        return parts, {"missing": list(table.missing), "wrong_lines": table.faults}
+    found = scan_splits(path)
+    return {split: as_classes(where, part[1:]) for split, (where, part) in found.items()}, {
+        "empty_classes": [str(where / name) for where, part in found.values() for name in empty_classes(part)],
+        "loose": [image for _, part in found.values() for image in sorted(part[0].images)],
+    }
 
 
 def _class_sizes(images: LabeledImages) -> dict[str, int]:
     sizes = zip(images.classes, images.counts.tolist(), strict=True)
     return {name: count for name, count in sizes if count}
-
-
-def _same(parts: Parts, facts: dict[str, list[ImageFacts]]) -> list[SameImages]:
-    """The images of each digest that comes more than once, in the order of the first of them."""
-    found: dict[str, list[tuple[str, str, str]]] = {}
-    for split, part in parts.items():
-        for i, fact in enumerate(facts[split]):
-            if fact.digest:
-                found.setdefault(fact.digest, []).append((part.name(i), split, part.classes[part.labels[i]]))
-    return [SameImages(*map(list, zip(*each, strict=True))) for each in found.values() if len(each) > 1]

@@ -1,3 +1,5 @@
+"""The digits of scikit-learn: a data set that is there without a download."""
+
 import numpy as np
 
 from pml_center.data.labeled_images import LabeledImages

@@ -1,3 +1,5 @@
+"""Folders of images, on disk or in a zip file: one class for every folder that directly holds images."""
+
 import os
 from dataclasses import dataclass
 from pathlib import Path

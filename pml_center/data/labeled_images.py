@@ -1,3 +1,5 @@
+"""LabeledImages: images of any kind with the class of each. Decoding, and numbering labels, stand here too."""
+
 import copy
 import os
 import re
@@ -66,7 +68,9 @@ class LabeledImages(Dataset):
         self.transform = transform
         self.source = source
         self.indices = np.arange(len(images)) if indices is None else indices
-        self.groups = _one_group_each(groups, len(images))
+        if groups is not None:
+            groups = _one_each("groups", groups, len(images), "Give each image one group, or none at all.")
+        self.groups: np.ndarray | None = groups
 
     def __len__(self) -> int:
         return len(self.images)
@@ -240,25 +244,18 @@ def _is_path(image: Any) -> bool:
     return isinstance(image, (str, os.PathLike))
 
 
-def _one_group_each(groups: ArrayLike | None, num_images: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    values = np.asarray(groups)
+def _one_each(name: str, given: ArrayLike, num_images: int, remedy: str) -> np.ndarray:
+    values = np.asarray(given)
     if values.shape != (num_images,):
         raise ValueError(
-            f"groups must have shape ({num_images},) because there are {num_images} images, got shape {values.shape}. "
-            "Give each image one group, or none at all."
+            f"{name} must have shape ({num_images},) because there are {num_images} images, got shape {values.shape}. "
+            f"{remedy}"
         )
     return values
 
 
 def _integer_labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:
-    codes = np.asarray(labels)
-    if codes.shape != (num_images,):
-        raise ValueError(
-            f"labels must have shape ({num_images},) because there are {num_images} images, "
-            f"got shape {codes.shape}. Give one label per image."
-        )
+    codes = _one_each("labels", labels, num_images, "Give one label per image.")
     if codes.size and codes.dtype.kind not in "iu":
         raise TypeError(
             f"labels must be integers, got dtype {codes.dtype}. Number them with pml_center.data.encode_labels."

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from pml_center.data.digits import digits
-from pml_center.data.image_folder import images_of, scan
+from pml_center.data.image_folder import images_of
 from pml_center.data.image_table import Table, read_table, sound
 from pml_center.data.labeled_images import LabeledImages
-from pml_center.data.published import is_published, published
-from pml_center.data.split_folders import SPLITS, split_folders, split_named
-
-Parts = dict[str, LabeledImages]  # by split, in the order of SPLITS
+from pml_center.data.published import Parts, is_published, published
+from pml_center.data.split_folders import SPLITS, scan_splits, split_named
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,7 @@ def full_source(source: str) -> str:
         >>> full_source("digits"), full_source("torchvision/CIFAR10/test"), full_source("/photos/../faces")
         ('digits', 'torchvision/CIFAR10/test', '/faces')
     """
-    path = Path(source).expanduser()
-    by_name = source == "digits" or (is_published(source) and not path.exists())
-    return source if by_name else str(path.resolve())
+    return source if is_name(source) else str(Path(source).expanduser().resolve())
 
 
 def split_apart(source: str) -> tuple[str, str | None]:
@@ -152,6 +148,16 @@ def one_part(parts: Parts, split: str | None, source: str) -> Parts:
     return {split: parts[split]}
 
 
+def is_name(source: str) -> bool:
+    """Whether a data set is meant by its name; a path that exists comes before, but for the digits."""
+    return source == "digits" or (is_published(source) and not Path(source).expanduser().exists())
+
+
+def parts_by_name(name: str, root: str | Path | None) -> Parts:
+    """The splits of the digits, or of what :func:`~pml_center.data.published.published` knows."""
+    return {"train": digits()} if name == "digits" else published(name, root)
+
+
 def is_table(source: str) -> bool:
     """Whether a path is that of a CSV file."""
     return source.lower().endswith(".csv")
@@ -159,17 +165,13 @@ def is_table(source: str) -> bool:
 
 def _open(source: str, root: str | Path | None) -> tuple[Parts, str | None]:
     """The parts of the data set, and the one that is meant, None for all."""
-    if source == "digits":
-        return {"train": digits()}, None
     whole, split = split_apart(source)
     path = Path(whole).expanduser()
-    if is_published(whole) and not path.exists():
-        return one_part(published(whole, root), split, source), split
+    if is_name(whole):
+        return one_part(parts_by_name(whole, root), split, source), split
     if is_table(whole):
         return one_part(parts_of_table(sound(path, read_table(path))), split, source), split
-    folders = scan(path)
-    found = split_folders(path, folders)
-    return {name: images_of(*part) for name, part in found.items()} or {"train": images_of(path, folders)}, None
+    return {name: images_of(*part) for name, part in scan_splits(path).items()}, None
 
 
 def _numbered_alike(parts: Parts) -> Parts:

@@ -73,14 +73,11 @@ def _of_torchvision(name: str, class_name: str, root: Path) -> Parts:
             f"data set must need no more than a root, got {name!r}, which needs {', '.join(required) or 'none'}. "
             "Build it in Python and pass a LabeledImages, or write its images to a folder."
         )
-    arguments: dict[str, Any] = {"root": str(root)}
-    arguments |= {"download": True} if "download" in known else {}
-    arguments |= {"loader": str} if "loader" in known else {}  # leaves the path, which we open ourselves
+    wanted = {"root": str(root), "download": True, "loader": str}  # the loader leaves the path, which we open ourselves
+    arguments: dict[str, Any] = {argument: value for argument, value in wanted.items() if argument in known}
     with _or_told(name, [root]):
-        if "train" in known:
-            found = {"train": kind(**arguments, train=True), "test": kind(**arguments, train=False)}
-        elif "background" in known:  # Omniglot
-            found = {"train": kind(**arguments, background=True), "test": kind(**arguments, background=False)}
+        if flag := next((name for name in ("train", "background") if name in known), None):  # the latter of Omniglot
+            found = {split: kind(**arguments, **{flag: split == "train"}) for split in ("train", "test")}
         elif "split" in known:
             found = _each_split(lambda split: kind(**arguments, split=split))
         else:

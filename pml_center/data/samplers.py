@@ -44,13 +44,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self,
-        labels: ArrayLike,
-        batch_size: int,
-        per_class: int = 0,
-        seed: int = 0,
-        rank: int = 0,
-        parts: int = 1,
+        self, labels: ArrayLike, batch_size: int, per_class: int = 0, seed: int = 0, rank: int = 0, parts: int = 1
     ):
         _, self._codes, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         self._members = np.split(np.argsort(self._codes, kind="stable"), counts.cumsum()[:-1])

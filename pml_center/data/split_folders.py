@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pml_center.data.image_folder import Folder
+from pml_center.data.image_folder import Folder, scan
 
 SPLITS = ("train", "val", "test")
 SYNONYMS = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
@@ -16,6 +16,18 @@ def split_named(name: str) -> str | None:
         ('val', None)
     """
     return SYNONYMS.get(name.lower())
+
+
+def scan_splits(root: Path) -> dict[str, tuple[Path, list[Folder]]]:
+    """Path and folders of each split; all folders are in ``train`` where there are no splits.
+
+    Raises:
+        ValueError: as for :func:`split_folders`, or a damaged zip file.
+        FileNotFoundError: no such folder.
+        NotADirectoryError: a file in its place that is no zip file.
+    """
+    folders = scan(root)
+    return split_folders(root, folders) or {"train": (root, folders)}
 
 
 def split_folders(root: Path, folders: list[Folder]) -> dict[str, tuple[Path, list[Folder]]]:

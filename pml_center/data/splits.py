@@ -1,3 +1,5 @@
+"""Splits by class and within classes, as indices."""
+
 import math
 
 import numpy as np

@@ -1,6 +1,9 @@
+"""From an image as decoded to the tensor that a model takes."""
+
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,18 +37,10 @@ def eval_transform(
         >>> transform(Image.new("1", (105, 105), 1)).shape
         torch.Size([1, 32, 32])
     """
-    from timm.data import create_transform
     from torchvision.transforms import Compose
 
     _check_channels(channels, mean, std)
-    squash = create_transform(
-        _height_width(image_size),
-        crop_pct=1.0,
-        crop_mode="squash",
-        interpolation="bicubic",
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    squash = _of_timm(_height_width(image_size), mean, std, crop_pct=1.0, crop_mode="squash")
     return Compose([partial(convert, channels=channels), squash])
 
 
@@ -83,7 +78,6 @@ def train_transform(
         >>> transform(Image.new("RGB", (100, 200))).shape
         torch.Size([3, 64, 32])
     """
-    from timm.data import create_transform
     from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize
 
     _check_channels(channels, mean, std)
@@ -97,17 +91,9 @@ def train_transform(
         return Compose([RandomHorizontalFlip(hflip), eval_transform(image_size, channels, mean, std)])
     height, width = _height_width(image_size)
     larger = [math.ceil(side / math.sqrt(crop_scale)) for side in (height, width)]  # the least crop is not enlarged
-    crop = create_transform(
-        (height, width),
-        is_training=True,
-        scale=(crop_scale, 1.0),
-        ratio=(width / height / 1.1, width / height * 1.1),
-        hflip=hflip,
-        color_jitter=None,
-        interpolation="bicubic",
-        mean=tuple(mean),
-        std=tuple(std),
-    )
+    ratio = (width / height / 1.1, width / height * 1.1)
+    options = {"scale": (crop_scale, 1.0), "ratio": ratio, "hflip": hflip, "color_jitter": None}
+    crop = _of_timm((height, width), mean, std, is_training=True, **options)
     return Compose([partial(convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
 
 
@@ -120,6 +106,12 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
         white.alpha_composite(image.convert("RGBA"))
         image = white
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _of_timm(size: tuple[int, int], mean: Sequence[float], std: Sequence[float], **options: Any) -> Transform:
+    from timm.data import create_transform
+
+    return create_transform(size, interpolation="bicubic", mean=tuple(mean), std=tuple(std), **options)
 
 
 def _height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
