@@ -49,7 +49,7 @@ def _hold_out(
         if by_class:
             got, remedy = (
                 f"{part.num_classes} classes with one image each",
-                "another --split-seed, or more images of them",
+                "another --split-seed",
             )
         raise ValueError(
             f"{name} must leave two images of a class to find one by the other, got {got}. Use a larger "
