@@ -125,7 +125,7 @@ def _check_not_searched(root: Path, holders: list[str]) -> None:
 
 
 def _check_not_misspelt(root: Path, parts: dict[str, list[Folder]], holders: list[str]) -> None:
-    for name in holders:
+    for name in sorted(holders, key=lambda name: split_named(name) is not None):
         words = _split_and_rest(name)
         near = [words[0]] if words else [SYNONYMS[each] for each in get_close_matches(name.lower(), SYNONYMS, 1, 0.7)]
         alike = next((other for other in holders if other != name and _same_classes([parts[name], parts[other]])), None)

@@ -4,6 +4,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import ExifTags, Image
 
 from pml_center import plots
@@ -65,7 +66,7 @@ READERS = {
     "thumbnail of a PIL image": lambda data: thumbnail([data.stored(0)]),
     "data check": lambda data: [fact.digest + fact.error for fact in inspect_images(data)],
     "plot": lambda data: np.asarray(
-        plots.retrieval_gallery([data.stored(0)], [[]], np.zeros((1, 0))).images[0].get_array()[..., 0]
+        plots.retrieval_gallery([data.stored(0)], [[]], np.zeros((1, 0)), ax=Figure().subplots()).images[0].get_array()
     ),
 }
 
