@@ -140,6 +140,7 @@ class Embedder(nn.Module):
         self.image_size = height if height == width else (height, width)
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._channels_last = not any(map(_dies_in_channels_last, trunk.modules()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images (B, C, H, W)."""
@@ -149,7 +150,8 @@ class Embedder(nn.Module):
                 f"got shape {tuple(images.shape)}. Convert them, or build the model with create_embedder(..., "
                 "in_chans=...)."
             )
-        images = images.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast, ViTs the same
+        if self._channels_last:
+            images = images.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast, ViTs the same
         try:
             return self.neck(self.trunk(images))
         except ValueError as error:
@@ -230,6 +232,20 @@ def _build_neck(neck: str, features: int, embedding_size: int | None) -> nn.Modu
     norm = nn.BatchNorm1d(embedding_size or features)
     norm.bias.requires_grad_(False)
     return nn.Sequential(projection, norm)
+
+
+def _dies_in_channels_last(layer: nn.Module) -> bool:
+    """Whether backward through a layer may end the process: a fault of torch's kernels for CPUs with AVX2.
+
+    They write beyond their memory for 1 × 1 convolutions with a stride on up to 4 channels (pytorch issue 136348).
+    Stems that are merged for inference have them: RepVGG, MobileOne, FastViT.
+    """
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.in_channels <= 4
+        and set(layer.kernel_size) == {1}
+        and max(layer.stride) > 1
+    )
 
 
 def _feature_width(trunk: nn.Module, input_size: tuple[int, int, int]) -> int:

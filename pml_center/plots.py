@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from pml_center.checks import check_choices
+from pml_center.decoding import convert
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -489,6 +491,7 @@ def retrieval_gallery(
     for row, (query, images) in enumerate(zip(queries, neighbours, strict=True)):
         for column, image in enumerate([query, *images]):
             left, top = column + (0.15 if column else 0), 1.25 * row
+            image = convert(image, channels=3) if isinstance(image, Image.Image) else image
             ax.imshow(np.asarray(image), cmap="gray", extent=(left, left + 0.9, top + 0.9, top))
             note = "query"
             border: dict[str, Any] = {"edgecolor": GREY, "linewidth": 1.0}

@@ -406,3 +406,25 @@ def test_real_weights_load_whole_and_tell_photographs_apart(shared_data, tmp_pat
         embeddings = nn.functional.normalize(embedder(torch.stack([image for image, _ in data])))
     nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)
     assert (data.labels[nearest] == data.labels).mean() > 0.9  # chance is a third
+
+
+@pytest.mark.parametrize(
+    ("first", "forced"),
+    [
+        (nn.Conv2d(3, 8, 1, stride=2), False),
+        (nn.Conv2d(1, 8, 1, stride=(1, 2)), False),
+        (nn.Conv2d(3, 8, 1), True),
+        (nn.Conv2d(3, 8, 3, stride=2), True),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1, stride=2)), True),
+    ],
+    ids=["1 x 1 with a stride", "across alone", "1 x 1", "3 x 3 with a stride", "on eight channels"],
+)
+def test_images_are_in_channels_last_order_but_where_backward_would_end_the_process(first, forced):
+    channels = next(first.parameters()).shape[1]
+    seen = []
+    first.register_forward_pre_hook(lambda layer, args: seen.append(args[0].stride()[1] == 1))
+    trunk = nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    half = (0.5,) * channels
+    embedder = Embedder(trunk, name="mine", in_chans=channels, image_size=8, mean=half, std=half)
+    embedder(torch.zeros(2, channels, 8, 8))
+    assert seen[-1] == forced

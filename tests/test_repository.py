@@ -185,6 +185,8 @@ HOUSE = [
     },
     {
         "arrays": "embeddings and labels, from whatever holds them",
+        "decoding": "images, from whatever holds them",
+        "text_files": "lists and tables, from whatever wrote them",
         "distributed": "several processes that hold the joined batch",
     },
     {

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
 from pml_center.names import one_line, unknown_name
+from pml_center.text_files import read_text
 
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
@@ -30,8 +31,8 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
     if not Path(path).is_file():
         raise FileNotFoundError(f"config must be an existing YAML file, got {path!r}. Check the path.")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(path, "config"))
+    except yaml.YAMLError as error:
         raise ValueError(f"config must be a YAML file, got {path!r}: {one_line(error)}. Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(f"config must map options to values, got {path!r} with a {type(values).__name__}.")

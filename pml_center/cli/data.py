@@ -30,9 +30,10 @@ def check(
 ) -> None:
     """Find what is wrong with a data set, all of it in one pass.
 
-    Images that cannot be read, folders without an image, images in no class, fewer than 2 classes, images that are
-    there twice, in one split or in two, or with two labels. Images are the same if their pixels are, as 8-bit RGB.
-    Nothing is changed. The exit code is 0 for a data set without such problems and 2 for others.
+    Images that cannot be read, folders without an image or inside a class, images in no class, names that are not in
+    UTF-8, fewer than 2 classes, images that are there twice, in one split or in two, or with two labels. Images are the
+    same if their pixels are, as 8-bit RGB. What was passed over is counted. Nothing is changed. The exit code is 0 for
+    a data set without such problems and 2 for others.
 
     Args:
         data: in one of the forms of ``pml_center.cli.options.DATA``.
@@ -50,7 +51,8 @@ def check(
     found = check_data(source, data_root, workers)
     if fix_list is not None:
         fix_list.parent.mkdir(parents=True, exist_ok=True)
-        fix_list.write_text("".join(f"{name}\n" for name in found.to_remove), encoding="utf-8")
+        paths = "".join(f"{name}\n" for name in found.to_remove)
+        fix_list.write_text(paths, encoding="utf-8", errors="surrogateescape")  # so that it names any file as it is
     if json_:
         files = {"files": {"fix_list": str(fix_list)}} if fix_list else {}
         show_json("data check", {"data": source, **found.to_dict(), **files})
@@ -64,6 +66,8 @@ def check(
 
 def _show(found: "DataCheck", prefix: str) -> None:
     """Print everything, with names that leave out where the data set lies."""
+    from pml_center.data.image_folder import readable_name
+
     rows = []
     for split, sizes in found.class_sizes.items():
         counts = sorted(sizes.values()) or [0]
@@ -80,11 +84,13 @@ def _show(found: "DataCheck", prefix: str) -> None:
         shown = (f"{width} × {height} ({count:,})" for (width, height), count in found.image_sizes.items())
         print(f"sizes  {_most(shown)}")
         print(f"modes  {_most(f'{mode} ({count:,})' for mode, count in found.modes.items())}")
+    if found.passed_over:
+        print(f"passed over  {_most(f'{kind} ({count:,})' for kind, count in found.passed_over.items())}")
     for title, lines in _problems(found).items():
         if lines:
             print(f"\n{title}: {len(lines):,}")
             for line in lines[:SHOWN]:
-                print(f"  {line.replace(prefix, '')}")
+                print(f"  {readable_name(line.replace(prefix, ''))}")
             if len(lines) > SHOWN:
                 print(f"  and {len(lines) - SHOWN:,} more, see --json")
     print(f"\nproblems: {found.problems or 'none'}")
@@ -100,6 +106,8 @@ def _problems(found: "DataCheck") -> dict[str, list[str]]:
         "paths of the table that lead nowhere": found.missing,
         "wrong lines of the table": found.wrong_lines,
         "folders without an image": found.empty_classes,
+        "folders of images inside a folder of images (each is a class)": found.nested_classes,
+        "images whose names are not in UTF-8 (rename them)": found.misnamed,
         "images in no class (move them to the folder of one, or check the folder above)": found.loose,
         "splits with fewer than 2 classes": found.too_few_classes,
         "images with several labels": [_copies(same, same.classes) for same in labels],

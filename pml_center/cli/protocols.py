@@ -1,6 +1,5 @@
 """The protocols by name: from embeddings and options to a report."""
 
-import csv
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pml_center.evaluation import (
     VerificationEvaluator,
     lfw_pairs,
 )
+from pml_center.text_files import read_columns
 
 LOG = logging.getLogger("pml_center")
 
@@ -163,19 +163,12 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
         raise FileNotFoundError(f"pairs must be an existing file, got {path!r}. Check the path.")
     if not path.lower().endswith(".csv"):
         return lfw_pairs(path, rows.names)
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    missing = {"first", "second", "same"} - set(lines[0] if lines else ())
-    if missing:
-        raise ValueError(
-            f"pairs must have columns first, second and same, got {path!r} without {', '.join(sorted(missing))}."
-        )
-    first, second, same = ([line[name] for line in lines] for name in ("first", "second", "same"))
+    columns = read_columns(path, "pairs", ("first", "second", "same"), ("fold",))
+    first, second, same = columns["first"], columns["second"], columns["same"]
     if set(same) - {"0", "1"}:
         raise ValueError(
             f"same must be 0 or 1, got {(set(same) - {'0', '1'}).pop()!r} in {path!r}. 1 is for one identity."
         )
-    depth = first[0].count("/") + 1
+    depth = first[0].count("/") + 1 if first else 1
     names = ["/".join(Path(name).parts[-depth:]) for name in rows.names]
-    folds = [line["fold"] for line in lines] if "fold" in lines[0] else None
-    return Pairs.of_names(first, second, [value == "1" for value in same], names, folds)
+    return Pairs.of_names(first, second, [value == "1" for value in same], names, columns.get("fold"))

@@ -22,6 +22,7 @@ from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
+from pml_center.text_files import read_lines
 from pml_center.training import Run
 from pml_center.training.loop import choose_device
 
@@ -275,12 +276,28 @@ def _of_arrays(path: Path, data: str | None) -> Embedded:
     if data.endswith(".npy"):
         labels: Any = _array(Path(data))
     else:
-        labels = Path(data).read_text(encoding="utf-8").splitlines()
+        labels = read_labels(data)
     if embeddings.dtype.kind not in "fiu":
         raise ValueError(
             f"embeddings must be real numbers, got dtype {embeddings.dtype} in {path}. Save them as float32."
         )
     return Embedded(Samples(embeddings, labels), None, {"embeddings": str(path.resolve()), "labels": data})
+
+
+def read_labels(path: str) -> list[str]:
+    """The labels of a text file, one a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another encoding, or a line without a label.
+    """
+    labels = read_lines(path, "labels")
+    if "" in labels:
+        raise ValueError(
+            f"labels must be one a line, got an empty line {labels.index('') + 1} in {path!r}. Write the label of that "
+            "row, or remove row and line."
+        )
+    return labels
 
 
 def _array(path: Path, **how: Any) -> np.ndarray:

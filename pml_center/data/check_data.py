@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pml_center.data.image_folder import as_classes, empty_classes
+from pml_center.data.image_folder import as_classes, empty_classes, misnamed, nested_classes
 from pml_center.data.image_table import read_table
 from pml_center.data.inspect_images import inspect_images
 from pml_center.data.labeled_images import LabeledImages
@@ -63,9 +63,12 @@ class DataCheck:
         unreadable: images that cannot be decoded, and why.
         same: images with the same pixels, within a split and across splits.
         empty_classes: folders that hold neither images nor folders.
+        nested_classes: folders of images inside a folder of images, each of which is a class of its own.
         loose: images in no folder of a class.
+        misnamed: images whose paths are no UTF-8.
         missing: paths in a table that lead nowhere.
         wrong_lines: one sentence for every other wrong line of a table.
+        passed_over: how many files and folders of each kind were not taken, such as ``.txt`` or ``@eaDir/``.
     """
 
     class_sizes: dict[str, dict[str, int]]
@@ -74,9 +77,12 @@ class DataCheck:
     unreadable: dict[str, str]
     same: list[SameImages]
     empty_classes: list[str] = field(default_factory=list)
+    nested_classes: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     wrong_lines: list[str] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
     def singletons(self) -> dict[str, list[str]]:
@@ -93,8 +99,9 @@ class DataCheck:
     @property
     def problems(self) -> int:
         """How many things are wrong. Singletons are not: evaluation leaves them out and says so."""
-        wrong = (self.unreadable, self.same, self.empty_classes, self.loose, self.missing, self.wrong_lines)
-        return sum(map(len, wrong)) + len(self.too_few_classes)
+        folders = (self.empty_classes, self.nested_classes, self.too_few_classes)
+        files = (self.unreadable, self.same, self.loose, self.misnamed, self.missing, self.wrong_lines)
+        return sum(map(len, (*folders, *files)))
 
     @property
     def to_remove(self) -> list[str]:
@@ -162,7 +169,7 @@ def check_data(source: str | Path, root: str | Path | None = None, workers: int 
     )
 
 
-def _contents(source: str, root: str | Path | None) -> tuple[Parts, dict[str, list[str]]]:
+def _contents(source: str, root: str | Path | None) -> tuple[Parts, dict[str, Any]]:
     """The images of a data set, and what can be seen to be wrong without opening them, by the names in DataCheck."""
     whole, split = split_apart(source)
     path = Path(whole).expanduser()
@@ -171,12 +178,20 @@ def _contents(source: str, root: str | Path | None) -> tuple[Parts, dict[str, li
     if is_table(whole):
         table = read_table(path)
         parts = one_part(parts_of_table(table), split, source)
-        return parts, {"missing": list(table.missing), "wrong_lines": table.faults}
-    found = scan_splits(path)
-    return {split: as_classes(where, part[1:]) for split, (where, part) in found.items()}, {
+        return parts, {"misnamed": _misnamed(parts), "missing": list(table.missing), "wrong_lines": table.faults}
+    found, kinds = scan_splits(path)
+    parts = {split: as_classes(where, part[1:]) for split, (where, part) in found.items()}
+    return parts, {
         "empty_classes": [str(where / name) for where, part in found.values() for name in empty_classes(part)],
+        "nested_classes": [str(where / name) for where, part in found.values() for name in nested_classes(part)],
         "loose": [image for _, part in found.values() for image in sorted(part[0].images)],
+        "misnamed": _misnamed(parts),
+        "passed_over": kinds,
     }
+
+
+def _misnamed(parts: Parts) -> list[str]:
+    return [name for part in parts.values() for name in misnamed(part.images)]
 
 
 def _class_sizes(images: LabeledImages) -> dict[str, int]:

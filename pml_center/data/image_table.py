@@ -1,16 +1,17 @@
 """Tables of images: a CSV file with the path and the label of each."""
 
-import csv
 import os
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pml_center import text_files
 from pml_center.data.archives import files_in, split_archive
+from pml_center.data.image_folder import check_names
 from pml_center.data.labeled_images import LabeledImages, encode_labels
 from pml_center.data.split_folders import SPLITS, split_named
 from pml_center.names import unknown_name
+from pml_center.text_files import wrong_cells
 
 COLUMNS = ("path", "label", "group", "split")
 
@@ -36,9 +37,10 @@ def image_table(path: str | Path) -> LabeledImages:
     """The images of a table, whatever their splits.
 
     Args:
-        path: a CSV file in UTF-8 whose first line names the columns: ``path``, relative to the folder of the table or
-            into a zip file there; ``label``, any text; if wanted, ``group``, the camera, sequence or session, and
-            ``split``: train, val or test. Other columns do not count.
+        path: a CSV file in UTF-8, or in UTF-16 with its mark, whose first line names the columns:
+            ``path``, relative to the folder of the table or into a zip file there; ``label``, any text; if wanted,
+            ``group``, the camera, sequence or session, and ``split``: train, val or test. Other columns do not
+            count.
 
     Returns:
         The images in the order of the rows, with classes in natural order.
@@ -75,6 +77,7 @@ def sound(path: str | Path, table: Table) -> Table:
             f"{path}, line {line}: path must lead from the folder of the table to a file, got {name!r}{more}, which is "
             "not there. Correct the path or remove the line."
         )
+    check_names(table.images.images)
     if table.images.num_classes < 2:
         raise ValueError(
             f"label must name at least 2 classes, got {table.images.num_classes} in {str(path)!r}. "
@@ -91,7 +94,9 @@ def read_table(path: str | Path) -> Table:
         ValueError: a file that is no such table: without the columns, or not in UTF-8.
     """
     path = Path(path).expanduser()
-    columns, lines = _read(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"table must be an existing CSV file, got {str(path)!r}. Check the path.")
+    columns, lines = text_files.read_table(path, "table", ("path", "label"), COLUMNS)
     rows, faults = [], []
     places: dict[str, int] = {}
     missing: dict[str, int] = {}
@@ -114,42 +119,11 @@ def read_table(path: str | Path) -> Table:
     return Table(images, [row["split"] for row in rows] if "split" in columns else None, missing, faults)
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the number and the cells of every other line that is not empty."""
-    if not path.is_file():
-        raise FileNotFoundError(f"table must be an existing CSV file, got {str(path)!r}. Check the path.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # without the byte order mark that Excel writes
-            reader = csv.reader(file)
-            columns = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"table must be in UTF-8, got {str(path)!r} ({error}). Save it in this encoding.") from error
-    except csv.Error as error:
-        raise ValueError(f"table must be a CSV file, got {str(path)!r} ({error}). Save it again.") from error
-    lacking = [name for name in ("path", "label") if name not in columns]
-    if lacking:
-        raise ValueError(
-            f"table must have columns path and label, got {', '.join(map(repr, columns)) or 'none'} in {str(path)!r}. "
-            f"Name the columns in the first line, with commas between them: {' and '.join(lacking)} not found."
-        )
-    twice = [name for name, times in Counter(columns).items() if name in COLUMNS and times > 1]
-    if twice:
-        raise ValueError(f"table must have each column once, got {twice[0]!r} twice in {str(path)!r}. Remove one.")
-    return columns, lines
-
-
 def _checked(columns: list[str], cells: list[str]) -> tuple[dict[str, str], str]:
     """The row, its split by the usual name, and what is wrong with it."""
     row = {"path": ""} | dict(zip(columns, cells, strict=False))
-    if len(cells) != len(columns):
-        return row, (
-            f"line must have {len(columns)} cells as the first has, got {len(cells)}. "
-            "Put quotes around texts that hold commas."
-        )
-    empty = [name for name in COLUMNS if name in columns and not row[name]]
-    if empty:
-        return row, f"{empty[0]} must not be empty, got an empty cell. Fill it or remove the line."
+    if fault := wrong_cells(columns, cells, COLUMNS):
+        return row, fault
     if "split" in columns:
         split = split_named(row["split"])
         if split is None:

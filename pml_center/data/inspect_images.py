@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pml_center.checks import check_workers
 from pml_center.data.labeled_images import LabeledImages
-from pml_center.data.transforms import convert
+from pml_center.decoding import convert
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class ImageFacts:
     """What one image is.
 
     Attributes:
-        size: pixels. Width and height; None for an image that cannot be read.
-        mode: of PIL, such as ``L`` or ``RGB``; empty for an image that cannot be read.
+        size: pixels. Width and height once it is upright; None for an image that cannot be read.
+        mode: of PIL, such as ``L`` or ``RGB``, as the file holds it; empty for an image that cannot be read.
         digest: equal for images with equal pixels once they are converted to RGB with 8 bits; empty likewise.
         error: why it cannot be read; empty for one that can.
     """
@@ -83,19 +83,19 @@ class _Inspected(Dataset):
     """The facts of each image, in the place of the image."""
 
     def __init__(self, images: LabeledImages):
-        self.images = images.with_transform(None)
+        self.images = images
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> ImageFacts:
         try:
-            image, _ = self.images[i]
+            image = self.images.stored(i)
             pixels = convert(image, channels=3)
         except ValueError as error:
             return ImageFacts(None, "", "", _reason(error))
         content = blake2b(f"{pixels.size}".encode() + pixels.tobytes(), digest_size=16)
-        return ImageFacts(image.size, image.mode, content.hexdigest())
+        return ImageFacts(pixels.size, image.mode, content.hexdigest())
 
 
 def _reason(error: ValueError) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pml_center.data.archives import open_file
+from pml_center.decoding import decode, standard
 
 
 class UnreadableImageError(ValueError):
@@ -31,7 +32,8 @@ class LabeledImages(Dataset):
         images: N file paths, PIL images, :class:`StoredImage`, or uint8 arrays of shape (H, W) or (H, W, 3).
         labels: (N,) integers in [0, C).
         classes: the C class names; the index is the label.
-        transform: called with a PIL image; None returns the PIL image as decoded.
+        transform: called with a PIL image that is upright and has 8 bits a channel, see
+            :func:`~pml_center.decoding.standard`; None returns this image.
         source: the name of the data set, which names the images that are no files.
         indices: (N,) position of each image in the data set it was first part of; None is 0..N-1.
         groups: (N,) the camera, sequence or session of each image; None where there are none.
@@ -76,7 +78,7 @@ class LabeledImages(Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Any, int]:
-        image = self._decode(i)
+        image = self._read(i)
         return (image if self.transform is None else self.transform(image)), int(self.labels[i])
 
     @property
@@ -124,17 +126,21 @@ class LabeledImages(Dataset):
         other.transform = transform
         return other
 
-    def _decode(self, i: int) -> Image.Image:
+    def stored(self, i: int) -> Image.Image:
+        """Image ``i`` as its file holds it, before :func:`~pml_center.decoding.standard`.
+
+        Raises:
+            ValueError: an unreadable image.
+        """
+        return self._read(i, as_stored=True)
+
+    def _read(self, i: int, as_stored: bool = False) -> Image.Image:
         image = self.images[i]
-        if isinstance(image, Image.Image):
-            return image
-        if not _is_path(image) and not isinstance(image, StoredImage):
-            return Image.fromarray(self._pixels(i))
+        is_array = not isinstance(image, (Image.Image, StoredImage)) and not _is_path(image)
+        image = self._pixels(i) if is_array else image
         try:
-            if isinstance(image, StoredImage):
-                return image.load()
-            with open_file(image) as file:
-                return decode(file)
+            found = _opened(image)
+            return found if as_stored else standard(found)
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
             raise UnreadableImageError(
                 f"image must be a readable image file, got {self.name(i)} ({type(error).__name__}: {error}). "
@@ -178,15 +184,15 @@ class StoredImage:
         return np.asarray(self.load(), dtype)
 
 
-def decode(file: BinaryIO) -> Image.Image:
-    """The whole of an image file.
-
-    Raises:
-        Exception: of many kinds, where it cannot be read to its end.
-    """
-    with Image.open(file) as opened:
-        opened.load()  # Image.open reads the header only; a truncated file shows itself here
-        return opened
+def _opened(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, StoredImage):
+        return image.load()
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    with open_file(image) as file:
+        return decode(file)
 
 
 def encode_labels(labels: Iterable[Hashable]) -> tuple[np.ndarray, list]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pml_center.data.digits import digits
-from pml_center.data.image_folder import images_of
+from pml_center.data.image_folder import images_of, say_passed_over
 from pml_center.data.image_table import Table, read_table, sound
 from pml_center.data.labeled_images import LabeledImages
 from pml_center.data.published import Parts, is_published, published
@@ -171,7 +171,9 @@ def _open(source: str, root: str | Path | None) -> tuple[Parts, str | None]:
         return one_part(parts_by_name(whole, root), split, source), split
     if is_table(whole):
         return one_part(parts_of_table(sound(path, read_table(path))), split, source), split
-    return {name: images_of(*part) for name, part in scan_splits(path).items()}, None
+    found, kinds = scan_splits(path)
+    say_passed_over(path, kinds)
+    return {name: images_of(*part) for name, part in found.items()}, None
 
 
 def _numbered_alike(parts: Parts) -> Parts:

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from pml_center.data.data_folder import data_folder
-from pml_center.data.labeled_images import LabeledImages, StoredImage, decode, encode_labels, natural_key
+from pml_center.data.labeled_images import LabeledImages, StoredImage, encode_labels, natural_key
+from pml_center.decoding import decode
 from pml_center.names import one_line, unknown_name
 
 Parts = dict[str, LabeledImages]  # by split, in the order train, val, test

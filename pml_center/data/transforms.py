@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from pml_center.decoding import convert
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -19,8 +20,8 @@ def eval_transform(
 
     Args:
         image_size: pixels. The side, or (height, width).
-        channels: 1 for grey, 3 for RGB. Any PIL image is converted: 1-bit, palette, 16-bit; transparent pixels become
-            white.
+        channels: 1 for grey, 3 for RGB. Any PIL image is converted, see :func:`~pml_center.decoding.convert`: turned
+            upright, 16 bits or floats brought to 8; transparent pixels become white.
         mean: one per channel, for pixels in [0, 1].
         std: one per channel, for pixels in [0, 1].
 
@@ -88,24 +89,14 @@ def train_transform(
     if not 0 <= hflip <= 1:
         raise ValueError(f"hflip must be in [0, 1], got {hflip}. It is the probability of the mirror image.")
     if crop_scale == 1:
-        return Compose([RandomHorizontalFlip(hflip), eval_transform(image_size, channels, mean, std)])
+        whole = eval_transform(image_size, channels, mean, std)
+        return Compose([partial(convert, channels=channels), RandomHorizontalFlip(hflip), whole])
     height, width = _height_width(image_size)
     larger = [math.ceil(side / math.sqrt(crop_scale)) for side in (height, width)]  # the least crop is not enlarged
     ratio = (width / height / 1.1, width / height * 1.1)
     options = {"scale": (crop_scale, 1.0), "ratio": ratio, "hflip": hflip, "color_jitter": None}
     crop = _of_timm((height, width), mean, std, is_training=True, **options)
     return Compose([partial(convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
-
-
-def convert(image: Image.Image, channels: int) -> Image.Image:
-    """Any PIL image in grey (1 channel) or RGB (3 channels)."""
-    if image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 and makes nearly everything white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:  # PIL's own conversion drops alpha and shows whatever colour lay below
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
-    return image.convert("L" if channels == 1 else "RGB")
 
 
 def _of_timm(size: tuple[int, int], mean: Sequence[float], std: Sequence[float], **options: Any) -> Transform:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pml_center.arrays import as_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
+from pml_center.text_files import read_columns
 
 
 class Samples(NamedTuple):
@@ -84,14 +85,12 @@ def load_samples(folder: str | Path) -> Samples:
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
     embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
-    with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) != len(embeddings) or (rows and "label" not in rows[0]):
+    columns = read_columns(folder / "samples.csv", "samples.csv", ("label",), ("group", "path"))
+    if len(columns["label"]) != len(embeddings):
         raise ValueError(
-            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got {len(rows)} rows with "
-            f"columns {list(rows[0]) if rows else []} in {str(folder)!r}. Embed the data set again."
+            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got "
+            f"{len(columns['label'])} rows in {str(folder)!r}. Embed the data set again."
         )
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 

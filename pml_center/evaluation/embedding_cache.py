@@ -5,17 +5,18 @@ import os
 import platform
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages
 from pml_center.data.archives import split_archive
+from pml_center.decoding import READING, convert
 from pml_center.evaluation.embed import embed
 
 LOG = logging.getLogger("pml_center")
@@ -33,8 +34,8 @@ def cached_embeddings(
 ) -> NDArray[np.float32]:
     """Embed images, or read what the same model made of the same images before.
 
-    What makes them the same: every weight of the model and its structure, the recipe, the kind of device, the version
-    of torch, and path, size and time of every file, or the pixels of images that are no files.
+    What makes them the same: every weight of the model and its structure, the recipe, how images are read, the kind of
+    device, the version of torch, and path, size and time of every file, or the pixels of images that are no files.
 
     Args:
         model: images (B, ...) -> embeddings (B, D).
@@ -93,10 +94,10 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def _fingerprint(model: nn.Module, images: LabeledImages, recipe: object, device: torch.device) -> str:
-    parts = (model_fingerprint(model), recipe, device.type, platform.machine(), torch.__version__)
+    parts = (model_fingerprint(model), recipe, READING, device.type, platform.machine(), torch.__version__)
     digest = blake2b(repr(parts).encode(), digest_size=16)
-    for image in images.images:
-        digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(image))
+    for i, image in enumerate(images.images):
+        digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(images.stored(i)))
     return digest.hexdigest()
 
 
@@ -112,9 +113,9 @@ def _of_file(path: str | os.PathLike) -> bytes:
     return f"{where} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
 
-def _of_pixels(image: Any) -> bytes:
-    pixels = np.asarray(image)
-    return f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()
+def _of_pixels(image: Image.Image) -> bytes:
+    pixels = convert(image, channels=3)  # as a model sees them: upright, and a palette by its colours
+    return f"{pixels.size}".encode() + pixels.tobytes()
 
 
 def _keep(embeddings: NDArray[np.float32], path: Path) -> None:

@@ -14,10 +14,12 @@ from PIL import Image
 from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
+from pml_center.decoding import convert, decode
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
+from pml_center.text_files import decoded
 
 Classifier = Literal["mean", "knn"]
 FEW = 10  # episodes, over fewer of which an interval is a rough one
@@ -133,14 +135,15 @@ def omniglot_runs(path: str | Path) -> tuple[LabeledImages, list[Episode]]:
                 "Use all_runs.zip of https://github.com/brendenlake/omniglot."
             )
         for name in lists:
-            pairs = [line.split() for line in archive.read(name).decode().splitlines() if line.strip()]
+            lines = decoded(archive.read(name), "path", f"{path}/{name}").split("\n")
+            pairs = [line.split() for line in lines if line.strip()]
             if any(len(pair) != 2 for pair in pairs) or not pairs:
                 raise ValueError(f"path must name a test and a training image in each line, got another in {name!r}.")
             training = sorted({pair[1] for pair in pairs})
             first = len(images)
             own = np.array([training.index(pair[1]) for pair in pairs])
             for file in [*training, *(pair[0] for pair in pairs)]:
-                images.append(Image.open(io.BytesIO(archive.read(file))).convert("L"))
+                images.append(convert(decode(io.BytesIO(archive.read(file))), channels=1))
             labels += [len(classes) + code for code in [*range(len(training)), *own.tolist()]]
             classes += [f"{Path(name).parent.name}/{Path(file).stem}" for file in training]
             support = first + np.arange(len(training))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pml_center.arrays import as_array, as_list, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity
+from pml_center.text_files import read_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,7 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
     Source: Huang et al., Labeled Faces in the Wild, University of Massachusetts Amherst, report 07-49, 2007.
     """
     path = Path(path)
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.split() for line in read_lines(path, "pairs")]
     header = lines[0] if lines else []
     if not 1 <= len(header) <= 2 or not all(word.isdigit() and int(word) for word in header):
         raise ValueError(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pml_center.decoding import convert
+
 SIDE = 96  # pixels at most
 MOST = 500  # in a page, so that it stays below 10 MB
 
@@ -52,7 +54,6 @@ class Thumbnails:
 def _opened(images: Sequence[Any], row: int) -> Image.Image:
     """The image in RGB, as its data set decodes it, without the transform that is made for a model."""
     from pml_center.data import LabeledImages
-    from pml_center.data.transforms import convert
 
     if isinstance(images, LabeledImages):
         image = images.with_transform(None)[row][0]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from pml_center import distributed
 from pml_center.backbones import Embedder
 from pml_center.data import LabeledImages, eval_transform
+from pml_center.decoding import convert
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embedding_cache import cached_embeddings
 from pml_center.training.config import TrainConfig
@@ -122,7 +123,7 @@ def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> 
 
 
 def pixel_rows(images: LabeledImages, batch_size: int, workers: int, cache: Path | None = None) -> NDArray[np.float32]:
-    """Images as rows of pixels: a 32 × 32 grey thumbnail, its mean subtracted, of length 1.
+    """Images as rows of pixels: a 32 × 32 grey thumbnail, read as the model reads it, its mean subtracted, of length 1.
 
     Args:
         images: N of them.
@@ -136,6 +137,6 @@ def pixel_rows(images: LabeledImages, batch_size: int, workers: int, cache: Path
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image.convert("L").resize((PIXEL_SIDE, PIXEL_SIDE)), dtype=np.float32).ravel()
+    pixels = np.asarray(convert(image, channels=1).resize((PIXEL_SIDE, PIXEL_SIDE)), dtype=np.float32).ravel()
     pixels = pixels - pixels.mean()
     return pixels / max(np.linalg.norm(pixels), np.finfo(np.float32).eps)

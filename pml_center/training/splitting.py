@@ -45,9 +45,14 @@ def _hold_out(
         raise ValueError(str(error).replace("held_out", name)) from error
     rest, part = (images.subset(rows, renumber=by_class) for rows in (kept, held_out))
     if part.counts.max() < 2:
+        got, remedy = f"{share} of {images.counts.max()} images in the largest class", "--split classes"
+        if by_class:
+            got, remedy = (
+                f"{part.num_classes} classes with one image each",
+                "another --split-seed",
+            )
         raise ValueError(
-            f"{name} must leave two images of a class to find one by the other, got {share} of "
-            f"{images.counts.max()} images in the largest class. Use a larger --{name.replace('_', '-')}, or "
-            "--split classes."
+            f"{name} must leave two images of a class to find one by the other, got {got}. Use a larger "
+            f"--{name.replace('_', '-')}, or {remedy}."
         )
     return rest, part

@@ -5,10 +5,11 @@ import os
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from pml_center.data import digits, image_folder
+from pml_center.data import LabeledImages, digits, image_folder
 from pml_center.data.data_folder import cache_folder
 from pml_center.evaluation import embedding_cache
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
@@ -150,3 +151,16 @@ def test_a_model_of_any_type_of_numbers_has_a_fingerprint(kind):
     before = model_fingerprint(model)
     model.numbers = torch.ones((), dtype=kind)
     assert model_fingerprint(model) != before
+
+
+def test_images_in_memory_are_the_same_if_a_model_sees_the_same(model, tmp_path):
+    """Pixels of a palette are numbers of colours, and an orientation is none of them."""
+    grey, lying, red, blue = (Image.new(mode, (8, 4)) for mode in "LLPP")
+    grey.putpixel((0, 0), 255)
+    lying.putpixel((0, 0), 255)
+    lying.getexif()[ExifTags.Base.Orientation] = 3
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    for number, image in enumerate([grey, lying, red, blue], start=1):
+        embeddings(model, LabeledImages([image], [0], ["a"]), tmp_path / "cache")
+        assert model.seen == number

@@ -121,6 +121,17 @@ def test_images_held_out_must_have_a_mate(tmp_path, folder):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_advice_on_images_without_a_mate_is_none_that_was_followed(tmp_path):
+    for i in range(8):
+        (tmp_path / "data" / f"c{i}").mkdir(parents=True)
+        Image.new("L", (8, 8), 9 * i).save(tmp_path / "data" / f"c{i}" / "1.png")
+    with pytest.raises(
+        ValueError, match=r"val must leave .*got 2 classes with one image each.* --val, or another"
+    ) as error:
+        fit(small(tmp_path, data=str(tmp_path / "data"), held_out=0, val=0.3))
+    assert str(error.value).endswith("Use a larger --val, or another --split-seed.")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_skipped_in_training_and_listed(tmp_path, folder, workers, caplog):
     (folder / "class1" / "2.png").write_bytes(b"no image")
