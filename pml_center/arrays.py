@@ -1,6 +1,6 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from pml_center.checks import check_between
+from pml_center.names import one_line
 
 Names = Sequence[str] | None
 
@@ -24,20 +25,93 @@ def row_name(row: int, names: Names) -> str:
     return f"row {row}" if names is None else f"row {row} ({names[row]})"
 
 
-def as_array(values: Any) -> NDArray:
-    """A numpy array of the same values: a view where numpy can share the memory, a copy from another device."""
+def as_array(values: Any, name: str = "values") -> NDArray:
+    """A numpy array of the same values: a view where numpy can share the memory, a copy from another device.
+
+    Raises:
+        TypeError: a tensor without values or with zeros left out, and what makes no array.
+        ValueError: lists of different lengths; values that are masked, which numpy would unmask without a word.
+
+    Example:
+        >>> as_array(np.ma.masked_equal([1, 2], 2), "labels")
+        Traceback (most recent call last):
+        ...
+        ValueError: labels must not be missing, got a masked value at position 1 (1 of 2). Drop these rows, or fill ...
+    """
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values  # numpy knows no bfloat16
-    return np.asarray(values)
+        return _of_tensor(values, name)
+    if np.ma.is_masked(values):
+        bad = np.argwhere(np.ma.getmaskarray(values))
+        raise ValueError(
+            f"{name} must not be missing, got a masked value at position {', '.join(map(str, bad[0]))} "
+            f"({len(bad)} of {np.size(values)}). Drop these rows, or fill them in."
+        )
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # lists: ragged, or of tensors with gradients
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must make one array, got {type(values).__name__} ({one_line(error)}). "
+            "Give all rows the same length, and detach tensors or stack them."
+        ) from error
+
+
+def _of_tensor(tensor: torch.Tensor, name: str) -> NDArray:
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        got = "one on the meta device" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
+        raise TypeError(
+            f"{name} must be a dense tensor that holds values, got {got}. Use .to_dense() or .dequantize(), or compute it."
+        )
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    known = (torch.float16, torch.float32, torch.float64)
+    return (tensor if not tensor.is_floating_point() or tensor.dtype in known else tensor.float()).numpy()
 
 
 def as_list(values: Iterable[Hashable]) -> list[Hashable]:
-    """Python's own scalars, which hash by value."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    """Python's own scalars, which hash by value.
+
+    Raises:
+        TypeError: what has no order or no length.
+        ValueError: values that are masked.
+
+    Example:
+        >>> as_list(torch.tensor([2, 1])), as_list("ab"), as_list([torch.tensor(3), np.int64(4)])
+        ([2, 1], ['a', 'b'], [3, 4])
+    """
+    return _listed(values, "values")
 
 
-def parts_of(values: Any) -> list[NDArray]:
+def _listed(values: Any, name: str) -> list[Any]:
+    if isinstance(values, (np.ndarray, torch.Tensor)):
+        values = as_array(values, name)
+        values = values.tolist() if values.ndim else None
+    elif hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, Iterable) or isinstance(values, (Set, Mapping, bytes)):
+        raise TypeError(
+            f"{name} must be one for each row, in order, got {type(values).__name__}. Pass a list, an array or a tensor."
+        )
+    return [each.tolist() if isinstance(each, (np.ndarray, np.generic, torch.Tensor)) else each for each in values]
+
+
+def as_numbers(values: Any, name: str) -> NDArray[np.float64]:
+    """Real numbers, NaN among them, as float64 of the same shape; booleans are 0 and 1.
+
+    Raises:
+        TypeError: values that are not real numbers.
+        ValueError: as for :func:`as_array`.
+
+    Example:
+        >>> as_numbers([True, False], "hits")
+        array([1., 0.])
+    """
+    array = as_array(values, name)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}. Convert them to float64.")
+    return array.astype(np.float64, copy=False)
+
+
+def parts_of(values: Any, name: str = "embeddings") -> list[NDArray]:
     """The arrays that embeddings come in: several where they are a list or tuple of matrices, else one.
 
     Example:
@@ -46,11 +120,15 @@ def parts_of(values: Any) -> list[NDArray]:
         >>> [part.shape for part in parts_of([[1, 2, 3], [4, 5, 6]])]
         [(2, 3)]
     """
-    several = isinstance(values, (list, tuple)) and len(values) > 0 and np.ndim(values[0]) == 2
-    return [as_array(part) for part in values] if several else [as_array(values)]
+    if not isinstance(values, (list, tuple)) or not values:
+        return [as_array(values, name)]
+    first = values[0] if hasattr(values[0], "ndim") else as_array(values[0], name)
+    if first.ndim != 2:
+        return [as_array(values, name)]
+    return [as_array(part, f"{name}[{number}]") for number, part in enumerate(values)]
 
 
-def joined(values: Any) -> NDArray:
+def joined(values: Any, name: str = "embeddings") -> NDArray:
     """The rows of all parts in one array.
 
     Raises:
@@ -62,9 +140,9 @@ def joined(values: Any) -> NDArray:
                [1., 1.],
                [1., 1.]])
     """
-    parts = parts_of(values)
+    parts = parts_of(values, name)
     for number, part in enumerate(parts):
-        check_width(parts[0], part, "embeddings[0]", f"embeddings[{number}]")
+        check_width(parts[0], part, f"{name}[0]", f"{name}[{number}]")
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -74,7 +152,12 @@ def check_width(one: NDArray, other: NDArray, name: str, other_name: str) -> Non
     Raises:
         ValueError: they do not.
     """
-    if one.ndim == other.ndim == 2 and one.shape[1] != other.shape[1]:
+    if one.ndim == 2 and other.ndim != 2:
+        raise ValueError(
+            f"{other_name} must have shape (rows, embedding_size), got shape {other.shape}. "
+            "Flatten or pool them to one row per image."
+        )
+    if one.ndim == 2 and one.shape[1] != other.shape[1]:
         raise ValueError(
             f"{name} and {other_name} must have the same width, got {one.shape[1]} and {other.shape[1]} columns. "
             "Embed both with the same model."
@@ -100,7 +183,7 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Name
         ...
         ValueError: embeddings must be finite, got nan in row 1 (1 of 2 rows). Look for overflow in half precision ...
     """
-    array = as_array(values)
+    array = as_array(values, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}. Convert them to float32.")
     if array.ndim != 2 or not array.size:
@@ -136,15 +219,15 @@ def class_codes(
         known: classes that have a number already, extended in place: one dict numbers two sets of labels alike.
 
     Raises:
-        TypeError: labels that are not hashable.
-        ValueError: another number of labels, or NaN among them.
+        TypeError: labels that are not hashable, or that have no order.
+        ValueError: another number of labels; None, NaN, NaT, pandas' NA or a masked value among them.
 
     Example:
         >>> class_codes(["cat", "dog", "cat"], rows=3)
         array([0, 1, 0])
     """
-    array = as_array(labels) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
-    values = list(labels if array is None else array.tolist())
+    array = as_array(labels, name) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
+    values = _listed(labels if array is None else array, name)
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."
@@ -158,17 +241,31 @@ def class_codes(
         return numbers[which]
     codes = np.empty(rows, dtype=np.int64)
     for position, value in enumerate(values):
-        if not isinstance(value, Hashable):
+        if _is_missing(value):
+            raise ValueError(
+                f"{name} must not be {'NaN' if isinstance(value, float) else 'missing'}, got {value!r} at position "
+                f"{position}. Drop the rows that have no label."
+            )
+        try:
+            codes[position] = known.setdefault(value, len(known))
+        except TypeError as error:
+            is_column = isinstance(value, list) and len(value) == 1
+            remedy = "labels.argmax(1) for one-hot labels, or tuple(label) for lists"
             raise TypeError(
                 f"{name} must be hashable, got {value!r} at position {position}. "
-                "Use labels.argmax(1) for one-hot labels, or tuple(label) for lists."
-            )
-        if value != value:  # only NaN differs from itself
-            raise ValueError(
-                f"{name} must not be NaN, got {value!r} at position {position}. Drop the rows that have no label."
-            )
-        codes[position] = known.setdefault(value, len(known))
+                f"Use {'labels.flatten() for a column' if is_column else remedy}."
+            ) from error
     return codes
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a label stands for none: None, NaN, NaT, pandas' NA, or a tuple that holds one."""
+    if isinstance(value, tuple):
+        return any(map(_is_missing, value))
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # whether pandas' NA differs from itself is NA, which is neither true nor false
+        return True
 
 
 def check_several(**values: Any) -> None:
@@ -184,7 +281,7 @@ def check_several(**values: Any) -> None:
         TypeError: recall_at must be a list or tuple, got 5. Write (5,) for one.
     """
     for name, value in values.items():
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sized) or not hasattr(value, "__iter__"):
             raise TypeError(f"{name} must be a list or tuple, got {value!r}. Write ({value!r},) for one.")
 
 

@@ -17,7 +17,7 @@ from pml_center.data import LabeledImages
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
+from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, check_seed, mean_of, settled
 
 Classifier = Literal["mean", "knn"]
 FEW = 10  # episodes, over fewer of which an interval is a rough one
@@ -74,6 +74,7 @@ def sample_episodes(
         raise ValueError("ways must be at least 2, got 1. One class leaves nothing to tell apart.")
     needed = check_count("shots", shots) + check_count("queries", queries)
     wanted = None if episodes is None else check_count("episodes", episodes)
+    check_seed(seed)
     known = as_list(labels)
     codes = class_codes(known, len(known))
     sizes = np.bincount(codes)
@@ -198,7 +199,7 @@ class FewShotEvaluator(Evaluator[Report]):
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity), classifier=(self.classifier, Classifier))
-        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples)
+        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples, self.seed)
         for name in ("ways", "shots", "queries", "neighbours"):
             check_count(name, getattr(self, name))
 
@@ -260,7 +261,7 @@ class FewShotEvaluator(Evaluator[Report]):
             [interval] = bootstrap_interval(accuracy, None, self.ci_level, self.resamples, self.seed)
             ci = {"accuracy": settled(interval, queries, self.ci_level)}
         return Report(
-            metrics={"accuracy": float(accuracy.mean())},
+            metrics={"accuracy": mean_of(accuracy)},
             protocol=how,
             counts={"episodes": len(episodes), "queries": queries},
             per_unit={"accuracy": accuracy},

@@ -8,14 +8,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
+from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, Values
-from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, resampled_counts, settled
+from pml_center.evaluation.statistics import (
+    Interval,
+    bootstrap_intervals,
+    check_intervals,
+    mean_of,
+    resampled_counts,
+    settled,
+)
 
 Resampled = Literal["identity", "query"]
 
@@ -36,7 +43,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
     and large identities are found more easily.
 
     Args:
-        ranks: the k of each ``rank_k``; the CMC goes up to the largest.
+        ranks: the k of each ``rank_k``; the CMC goes up to the largest, or to the size of the gallery.
         fpir: targets of the false positive identification rate, in (0, 1). None means 0.1, 0.01, …, 1e-6, as far as ten
             non-mated queries or more may be taken for somebody. A target below that is measured with a warning.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
@@ -74,8 +81,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
     def __post_init__(self) -> None:
         check_several(ranks=self.ranks)
         check_choices(similarity=(self.similarity, Similarity))
-        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
-        if not self.ranks:
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
+        if not len(self.ranks):
             raise ValueError("ranks must name at least one rank, got none. Use (1,).")
         for rank in self.ranks:
             check_count("ranks", rank)
@@ -129,7 +136,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
         known: dict[Hashable, int] = {}
         queries = labelled_samples("embeddings", embeddings, labels)
-        codes = class_codes(queries.labels, len(as_array(queries.embeddings)), "labels", known)
+        queries = queries._replace(embeddings=as_matrix(joined(queries.embeddings), "embeddings", names=queries.names))
+        codes = class_codes(queries.labels, len(queries.embeddings), "labels", known)
         references = [labelled_samples("gallery", *gallery) for gallery in galleries]
         searched = [self._search(queries, codes, each, known) for each in references]
         non_mated = min(int((~each.mated).sum()) for each in searched)
@@ -145,7 +153,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         if len(galleries) == 1:
             counts = {"queries": len(codes), "mated": len(codes) - non_mated, "non-mated": non_mated}
             per_query, thresholds = searched[0].per_query(self.ranks, fpir)
-        ranks = range(1, max(self.ranks) + 1)
+        ranks = np.arange(1, min(max(self.ranks), max(each.references for each in searched)) + 1)
         return ThresholdReport(
             metrics=dict(zip(_names(self.ranks, fpir), _mean_rates(searched, self.ranks, fpir), strict=True)),
             protocol=f"{self.similarity} similarity" + (", mean over galleries" if len(galleries) > 1 else ""),
@@ -154,7 +162,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             ci=self._intervals(searched, codes, fpir),
             ci_level=self.ci_level,
             ci_method=self._ci_method,
-            curves={"cmc": {"rank": np.array(ranks), "rate": np.array(_mean_rates(searched, ranks, ()))}},
+            curves={"cmc": {"rank": ranks, "rate": np.array(_mean_rates(searched, ranks, ()))}},
             warnings=warnings,
             thresholds=thresholds,
         )
@@ -220,7 +228,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 
         Source: Kemelmacher-Shlizerman et al., The MegaFace Benchmark, CVPR 2016, arXiv:1512.00596.
         """
-        queries, others = as_array(embeddings), as_array(distractors)
+        queries, others = as_matrix(embeddings, "embeddings"), as_matrix(distractors, "distractors")
         codes = class_codes(labels, len(queries))
         mates = np.bincount(codes)[codes] - 1
         if not mates.any():
@@ -243,7 +251,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         if self.ci is not None:
             people = codes if self.ci == "identity" else None
             ci = bootstrap_intervals(per_query, people, self.ci_level, self.resamples, self.seed)
-        means = np.nanmean(rates, axis=0)
+        means = np.array([mean_of(column) for column in rates.T])
         return Report(
             metrics=dict(zip(names, means.tolist(), strict=True)),
             protocol=f"{self.similarity} similarity, one mate among distractors",
@@ -268,6 +276,8 @@ class _Searched:
         self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
         self.score = score  # (Q,) of the nearest reference
         self.references = references
+        self.order = np.argsort(rank)
+        self.sorted = rank[self.order]
         right = np.where(mated & (rank > 1), -np.inf, score)  # a wrong name is never accepted
         self.ranking = RankedPairs(right, mated)
 
@@ -276,7 +286,8 @@ class _Searched:
         times = self.mated.astype(np.int64) if weights is None else weights * self.mated
         if not times.any():
             return [np.nan] * len([*ranks, *fpir])
-        closed = [float((times * (self.rank <= rank)).sum() / times.sum()) for rank in ranks]
+        found = np.concatenate([[0], times[self.order].cumsum()])  # behind each rank that occurs
+        closed = (found[np.searchsorted(self.sorted, ranks, side="right")] / times.sum()).tolist()
         if not fpir:
             return closed
         curve = self.ranking.roc(weights)
@@ -308,6 +319,9 @@ def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
     """How many distractors to measure with, ascending."""
     if sizes is None:
         return sorted({10**power for power in range(1, 10) if 10**power < distractors} | {distractors})
+    check_several(sizes=sizes)
+    if not len(sizes):
+        raise ValueError("sizes must name at least one number of distractors, got none. Leave it out for 10, 100, ….")
     for size in sizes:
         if check_count("sizes", size) > distractors:
             raise ValueError(

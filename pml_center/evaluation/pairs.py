@@ -212,7 +212,7 @@ def checked_folds(folds: Any, pairs: int) -> Ids:
 
 def checked_people(people: Any, same: Flags) -> Ids:
     """Who is on the two images of each pair, (P, 2), which must agree with the flags."""
-    values = as_array(people)
+    values = as_array(people, "people")
     if values.shape != (len(same), 2):
         raise ValueError(f"people must have shape ({len(same)}, 2), got shape {values.shape}. Give two for each pair.")
     if values.dtype.kind not in "iu":
@@ -239,7 +239,7 @@ def check_rows(first: Ids, second: Ids, count: int) -> None:
 
 
 def _checked_rows(rows: Any, name: str) -> Ids:
-    values = as_array(rows)
+    values = as_array(rows, name)
     if values.dtype.kind not in "iu":
         raise TypeError(
             f"{name} must be integers, got dtype {values.dtype}. Give the row of each image, or use Pairs.of_names."

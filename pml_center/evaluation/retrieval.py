@@ -1,6 +1,5 @@
 """Retrieval: each query is searched for among references, and what is found is measured."""
 
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
 from pml_center.evaluation.search import Ids, Neighbours, Similarity, Ties, Values, import_faiss, native_similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals
+from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, mean_of, means_by_class
 from pml_center.names import unknown_name
 
 Singletons = Literal["skip", "zero", "error"]
@@ -87,7 +86,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         import_faiss()
         check_several(metrics=self.metrics, recall_at=self.recall_at)
         check_choices(singletons=(self.singletons, Singletons), ties=(self.ties, Ties))
-        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
         if isinstance(self.similarity, str):
             check_choices(similarity=(self.similarity, Similarity))
         elif native_similarity(self.similarity) is None and self.index != "Flat":
@@ -180,7 +179,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         references = None if reference is None else labelled_samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
         task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
-        return {name: _mean(value) for name, value in evaluator._measure(task, kept=0)[0].items()}
+        return {name: mean_of(value) for name, value in evaluator._measure(task, kept=0)[0].items()}
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the metrics, as PML's hooks ask for them."""
@@ -278,11 +277,11 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         measured = ~np.isnan(next(iter(values.values())))
         codes = np.unique(codes[measured], return_inverse=True)[1]
         known, sizes = {name: value[measured] for name, value in values.items()}, np.bincount(codes)
-        metrics = {name: _mean(value) for name, value in known.items()}
+        metrics = {name: mean_of(value) for name, value in known.items()}
         ci = self._intervals(known, codes if self.ci == "class" else None)
         if sizes.min() < sizes.max():
-            by_class = {f"macro_{name}": np.bincount(codes, value) / sizes for name, value in known.items()}
-            metrics |= {name: _mean(value) for name, value in by_class.items()}
+            by_class = {f"macro_{name}": means_by_class(value, codes) for name, value in known.items()}
+            metrics |= {name: mean_of(value) for name, value in by_class.items()}
             ci |= self._intervals(by_class, None)
         return metrics, ci
 
@@ -307,12 +306,6 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if self.ties == "expected":
             parts[-1] += " in expectation"
         return ", ".join(parts)
-
-
-def _mean(values: Values) -> float:
-    """The mean of what is not NaN, correctly rounded: no order of the rows changes its last digit."""
-    known = values[~np.isnan(values)]
-    return math.fsum(known.tolist()) / len(known)
 
 
 def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import as_list, check_count, class_codes
-from pml_center.checks import check_choices
+from pml_center.checks import check_between, check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
@@ -18,7 +18,7 @@ from pml_center.evaluation.pairs import Pairs, check_rows, checked_folds, checke
 from pml_center.evaluation.report import ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import Interval, check_intervals
+from pml_center.evaluation.statistics import Interval, check_intervals, mean_of
 
 
 def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
@@ -131,10 +131,10 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
-        check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples)
+        check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
-        if self.threshold is not None and not np.isfinite(self.threshold):
-            raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
+        if self.threshold is not None:
+            check_between("finite, in (-inf, inf)", "Leave it out to have one chosen.", threshold=self.threshold)
 
     def __call__(
         self,
@@ -226,8 +226,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         elif folds is not None:
             found = over_folds(scores, same, folds)
             right, per_fold = (scores >= found.threshold[folds]) == same, {"accuracy": found.accuracy}
-            metrics = {"accuracy": float(found.accuracy.mean()), "accuracy_se": found.standard_error} | metrics
-            thresholds = {"accuracy": float(found.threshold.mean())} | thresholds
+            metrics = {"accuracy": mean_of(found.accuracy), "accuracy_se": found.standard_error} | metrics
+            thresholds = {"accuracy": mean_of(found.threshold)} | thresholds
             how += ", each fold by the threshold best on the others"
         sample = None
         if self.ci is not None and people is not None:

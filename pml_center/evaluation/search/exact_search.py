@@ -135,7 +135,7 @@ class ExactSearch:
             self.queries, norms = checked_rows(joined(queries), "embeddings", similarity, names[0])
             self.references = References(self.queries, "embeddings", "dot")  # they are prepared already
         else:
-            queries = joined(queries)
+            queries = joined(queries, called[0])
             self.queries, norms = checked_rows(queries, called[0], similarity, names[0])
             self.references = References(references, called[1], similarity, names[1])
             _check_two_sets(queries, self.references.parts, overlap, *called)
