@@ -1,6 +1,7 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,14 +61,14 @@ def _of_tensor(tensor: torch.Tensor, name: str) -> NDArray:
     if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
         got = "one on the meta device" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
         raise TypeError(
-            f"{name} must be a dense tensor that holds values, got {got}. Use .to_dense() or .dequantize(), or compute it."
+            f"{name} must be a dense tensor that holds values, got {got}. Use .to_dense() or .dequantize()."
         )
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     known = (torch.float16, torch.float32, torch.float64)
     return (tensor if not tensor.is_floating_point() or tensor.dtype in known else tensor.float()).numpy()
 
 
-def as_list(values: Iterable[Hashable]) -> list[Hashable]:
+def as_list(values: Iterable[Hashable], name: str = "values") -> list[Any]:
     """Python's own scalars, which hash by value.
 
     Raises:
@@ -78,18 +79,14 @@ def as_list(values: Iterable[Hashable]) -> list[Hashable]:
         >>> as_list(torch.tensor([2, 1])), as_list("ab"), as_list([torch.tensor(3), np.int64(4)])
         ([2, 1], ['a', 'b'], [3, 4])
     """
-    return _listed(values, "values")
-
-
-def _listed(values: Any, name: str) -> list[Any]:
     if isinstance(values, (np.ndarray, torch.Tensor)):
         values = as_array(values, name)
-        values = values.tolist() if values.ndim else None
+        values = values.tolist() if values.ndim else None  # type: ignore[assignment]
     elif hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, Iterable) or isinstance(values, (Set, Mapping, bytes)):
         raise TypeError(
-            f"{name} must be one for each row, in order, got {type(values).__name__}. Pass a list, an array or a tensor."
+            f"{name} must be one for each row, in order, got {type(values).__name__}. Pass a list or an array."
         )
     return [each.tolist() if isinstance(each, (np.ndarray, np.generic, torch.Tensor)) else each for each in values]
 
@@ -109,6 +106,34 @@ def as_numbers(values: Any, name: str) -> NDArray[np.float64]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}. Convert them to float64.")
     return array.astype(np.float64, copy=False)
+
+
+def read_array(path: str | Path, called: str = "array", mapped: bool = False) -> NDArray:
+    """The array of an ``.npy`` file of numbers or texts.
+
+    Args:
+        path: the file.
+        called: what it is called, for the message.
+        mapped: leave it on disk until it is looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an archive, an empty or damaged file, or one of Python's objects, which would have to be executed.
+    """
+    path, rule = Path(path), f"{called} must be an .npy file of numbers or texts"
+    if not path.is_file():
+        raise FileNotFoundError(f"{called} must be an existing file, got {str(path)!r}. Check the path.")
+    try:
+        array = np.load(path, mmap_mode="r" if mapped and path.stat().st_size else None)
+    except OSError:
+        raise
+    except Exception as error:  # whatever numpy makes of a file that is none of its own
+        raise ValueError(f"{rule}, got {str(path)!r} ({one_line(error)}). Write it again with np.save.") from error
+    if not isinstance(array, np.ndarray):
+        inside = ", ".join(array.files)
+        array.close()
+        raise ValueError(f"{rule}, got an archive of {inside} in {str(path)!r}. Save one of them with np.save.")
+    return array
 
 
 def parts_of(values: Any, name: str = "embeddings") -> list[NDArray]:
@@ -227,7 +252,7 @@ def class_codes(
         array([0, 1, 0])
     """
     array = as_array(labels, name) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
-    values = _listed(labels if array is None else array, name)
+    values = as_list(labels if array is None else array, name)
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."

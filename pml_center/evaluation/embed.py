@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pml_center.arrays import as_array
+from pml_center.arrays import as_array, as_list, read_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
 
@@ -52,17 +52,23 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    embeddings = as_array(samples.embeddings)
-    columns = _columns(samples._replace(labels=as_array(samples.labels).tolist()))
-    present = {name: list(values) for name, values in columns.items() if values is not None}
+    embeddings = as_array(samples.embeddings, "embeddings")
+    columns = _columns(samples)
+    present = {name: as_list(values, name) for name, values in columns.items() if values is not None}
     for name, values in present.items():
         if len(values) != len(embeddings):
             raise ValueError(f"{name} must be one per row ({len(embeddings)}), got {len(values)}. Give them in order.")
+        if "" in values or None in values:
+            raise ValueError(f"{name} must not be empty, got none in row {_first_empty(values)}. Name each row.")
     np.save(folder / "embeddings.npy", embeddings)
     with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(present)
         writer.writerows(zip(*present.values(), strict=True))
+
+
+def _first_empty(values: Sequence[Any]) -> int:
+    return next(row for row, value in enumerate(values) if value in ("", None))
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
@@ -83,15 +89,23 @@ def load_samples(folder: str | Path) -> Samples:
             f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
-    embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+    embeddings = read_array(folder / "embeddings.npy", mapped=True)
+    count = len(embeddings) if embeddings.ndim else 0
     with (folder / "samples.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) != len(embeddings) or (rows and "label" not in rows[0]):
+        header, *rows = [*csv.reader(file)] or [[]]
+    if len(rows) != count or "label" not in header:
         raise ValueError(
-            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got {len(rows)} rows with "
-            f"columns {list(rows[0]) if rows else []} in {str(folder)!r}. Embed the data set again."
+            f"samples.csv must have a label for each of the {count} embeddings, got {len(rows)} rows with "
+            f"columns {header} in {str(folder)!r}. Embed the data set again."
         )
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header) or not all(row):
+            got = f"{len(row)} cells" if len(row) != len(header) else f"no {header[row.index('')]}"
+            raise ValueError(
+                f"samples.csv must have {len(header)} cells in each line, none of them empty, got {got} in row {line} "
+                f"of {str(folder)!r}. Put quotes around texts that hold commas, or embed the data set again."
+            )
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 
@@ -186,7 +200,7 @@ def embed(
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
         for images, batch_labels, *_ in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
-            output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels)
+            output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
             embeddings.append(output.float().cpu().numpy())
             labels.append(numbers.astype(np.int64))

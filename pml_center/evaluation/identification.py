@@ -14,7 +14,16 @@ from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
-from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, Values
+from pml_center.evaluation.search import (
+    ExactSearch,
+    Ids,
+    Matrix,
+    Similarity,
+    Values,
+    check_two_sets,
+    duplicates,
+    queries_among,
+)
 from pml_center.evaluation.statistics import (
     Interval,
     bootstrap_intervals,
@@ -25,6 +34,8 @@ from pml_center.evaluation.statistics import (
 )
 
 Resampled = Literal["identity", "query"]
+Ranks = Sequence[int] | Ids
+CALLED = ("embeddings", "gallery")
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
                 "Add images of people who are not in the gallery."
             )
         fpir, warnings = measurable(self.fpir, non_mated, "TPIR at FPIR", "non-mated queries")
+        warnings += tuple(dict.fromkeys(sentence for each in searched for sentence in each.warnings))
         counts = {"queries": len(codes), "galleries": len(galleries)}
         per_query: dict[str, Values] = {}
         thresholds: dict[str, float] = {}
@@ -173,7 +185,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 
     def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)
-        search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names)
+        search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names, called=CALLED)
         reference_codes = class_codes(gallery.labels, len(search.references), "gallery_labels", known)
         mated = np.isin(codes, reference_codes)
         if not mated.any():
@@ -183,12 +195,15 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             )
         rank = np.full(len(codes), np.iinfo(np.int64).max)
         score = np.empty(len(codes), dtype=np.float64)
+        nearest = np.full(len(codes), -1)
         for rows, ids, scores in search.chunks(min(max(self.ranks), len(search.references))):
+            nearest[rows] = ids[:, 0]
             hits = reference_codes[ids] == codes[rows, None]
             found = hits.any(axis=1)
             rank[rows[found]] = hits[found].argmax(axis=1) + 1
             score[rows] = scores[:, 0]
-        return _Searched(mated, rank, score, len(search.references))
+        alike = duplicates(search, nearest)
+        return _Searched(mated, rank, score, len(search.references), queries_among(alike, len(codes)))
 
     def _intervals(self, searched: list["_Searched"], codes: Ids, fpir: Sequence[float]) -> dict[str, Interval]:
         if self.ci is None:
@@ -229,6 +244,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         Source: Kemelmacher-Shlizerman et al., The MegaFace Benchmark, CVPR 2016, arXiv:1512.00596.
         """
         queries, others = as_matrix(embeddings, "embeddings"), as_matrix(distractors, "distractors")
+        check_two_sets(queries, [others], "embeddings", "distractors")
         codes = class_codes(labels, len(queries))
         mates = np.bincount(codes)[codes] - 1
         if not mates.any():
@@ -271,17 +287,18 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 class _Searched:
     """What a search in one gallery found for each query."""
 
-    def __init__(self, mated: Flags, rank: Ids, score: Values, references: int):
+    def __init__(self, mated: Flags, rank: Ids, score: Values, references: int, warnings: tuple[str, ...] = ()):
         self.mated = mated  # (Q,)
         self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
         self.score = score  # (Q,) of the nearest reference
         self.references = references
+        self.warnings = warnings
         self.order = np.argsort(rank)
         self.sorted = rank[self.order]
         right = np.where(mated & (rank > 1), -np.inf, score)  # a wrong name is never accepted
         self.ranking = RankedPairs(right, mated)
 
-    def rates(self, ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
+    def rates(self, ranks: Ranks, fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
         """Each ``rank_k`` and each TPIR, with every query counted as often as its weight says."""
         times = self.mated.astype(np.int64) if weights is None else weights * self.mated
         if not times.any():
@@ -309,7 +326,7 @@ def _names(ranks: Iterable[int], fpir: Sequence[float]) -> list[str]:
 
 
 def _mean_rates(
-    searched: list[_Searched], ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None
+    searched: list[_Searched], ranks: Ranks, fpir: Sequence[float], weights: NDArray | None = None
 ) -> list[float]:
     """The rates of several galleries, averaged."""
     return np.mean([each.rates(ranks, fpir, weights) for each in searched], axis=0).tolist()

@@ -86,9 +86,10 @@ def bootstrap_interval(
     sizes = np.ones(table.shape[1])
     if clusters is not None:
         clusters = as_array(clusters, "clusters")
-        if clusters.shape != known.shape or clusters.dtype.kind not in "iu":
+        units = table.shape[1]
+        if clusters.shape != (units,) or clusters.dtype.kind not in "iu":
             raise ValueError(
-                f"clusters must be {len(known)} integers, one per unit, got shape {clusters.shape} of {clusters.dtype}. "
+                f"clusters must be {units} integers, one per unit, got shape {clusters.shape} of {clusters.dtype}. "
                 "Number the classes with np.unique(classes, return_inverse=True)."
             )
         _, codes = np.unique(clusters[known], return_inverse=True)

@@ -14,7 +14,7 @@ from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
-from pml_center.evaluation.pairs import Pairs, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.report import ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
@@ -166,6 +166,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         samples = samples_of(embeddings, labels, names=names)
         search = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None))
         codes = None if samples.labels is None else class_codes(samples.labels, len(search.queries))
+        if pairs is not None and not isinstance(pairs, (Pairs, str, Path)):
+            raise TypeError(f"pairs must be Pairs or a file of them, got {type(pairs).__name__}. Make them with Pairs.")
         if pairs is None:
             if codes is None:
                 raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
@@ -178,6 +180,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
                 )
             pairs = lfw_pairs(pairs, samples.names)
         check_rows(pairs.first, pairs.second, len(search.queries))
+        if samples.names is not None:
+            check_two_images(pairs, samples.names)
         scores = search.pair_scores(pairs.first, pairs.second).astype(np.float64)
         people, unit = pairs.people, "people"
         if codes is not None:

@@ -195,7 +195,7 @@ class FaissSearcher:
         except RuntimeError as error:
             raise ValueError(
                 f"index {self.kind!r} must fit the embeddings, got {len(matrix):,} rows of {matrix.shape[1]} columns "
-                f"({_reason(error)}). Use 'Flat', or an index with fewer lists, centroids or dimensions; leave IDMap out."
+                f"({_reason(error)}). Use 'Flat', or fewer lists, centroids or dimensions; leave IDMap out."
             ) from error
 
     def _check_enough(self, index: Any, vectors: int) -> None:
