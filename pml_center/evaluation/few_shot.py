@@ -300,7 +300,9 @@ class FewShotEvaluator(Evaluator[Report]):
 
 def _check_episode(episode: Episode, number: int, rows: int) -> None:
     if not isinstance(episode, Episode):
-        raise TypeError(f"episodes must be Episode, got {type(episode).__name__} as number {number}. Make them with it.")
+        raise TypeError(
+            f"episodes must be Episode, got {type(episode).__name__} as number {number}. Make them with it."
+        )
     sizes = [(as_array(each, "episodes").shape, as_array(each).dtype.kind) for each in episode]
     whole = all(len(shape) == 1 and shape[0] and kind in "iu" for shape, kind in sizes)
     if not whole or sizes[0][0] != sizes[1][0] or sizes[2][0] != sizes[3][0]:

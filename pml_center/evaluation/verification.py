@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import as_list, check_count, class_codes
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
@@ -133,8 +134,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
-        if self.threshold is not None:
-            check_between("finite, in (-inf, inf)", "Leave it out to have one chosen.", threshold=self.threshold)
+        if self.threshold is not None and not (isinstance(self.threshold, Real) and np.isfinite(self.threshold)):
+            raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
 
     def __call__(
         self,
