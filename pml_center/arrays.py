@@ -1,6 +1,7 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
+import os
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +70,75 @@ def _of_tensor(tensor: torch.Tensor, name: str) -> NDArray:
 
 
 def as_list(values: Iterable[Hashable], name: str = "values") -> list[Any]:
-    """Python's own scalars, which hash by value.
+    """Labels, names or ids as Python's own scalars, which hash by value.
 
     Raises:
-        TypeError: what has no order or no length.
-        ValueError: values that are masked.
+        TypeError: what has no order, and what does not hash.
+        ValueError: None, NaN, NaT, pandas' NA or a masked value among them.
 
     Example:
         >>> as_list(torch.tensor([2, 1])), as_list("ab"), as_list([torch.tensor(3), np.int64(4)])
         ([2, 1], ['a', 'b'], [3, 4])
     """
-    if isinstance(values, (np.ndarray, torch.Tensor)):
-        values = as_array(values, name)
-        values = values.tolist() if values.ndim else None  # type: ignore[assignment]
-    elif hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, Iterable) or isinstance(values, (Set, Mapping, bytes)):
+    array = as_array(values, name) if isinstance(values, (np.ndarray, torch.Tensor)) else None
+    listed: Any = values.tolist() if array is None and hasattr(values, "tolist") else values
+    if array is not None and array.ndim:
+        if array.ndim == 1 and array.dtype.kind in "iubUS":  # of these none can be missing
+            return array.tolist()
+        listed = array.tolist()
+    if not isinstance(listed, Iterable) or isinstance(listed, (Set, Mapping, bytes)) or getattr(listed, "ndim", 1) == 0:
         raise TypeError(
             f"{name} must be one for each row, in order, got {type(values).__name__}. Pass a list or an array."
         )
-    return [each.tolist() if isinstance(each, (np.ndarray, np.generic, torch.Tensor)) else each for each in values]
+    return [_scalar(each, position, name) for position, each in enumerate(listed)]
+
+
+def _scalar(value: Any, position: int, name: str) -> Any:
+    """A label that hashes by its value."""
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        value = as_array(value, name).tolist()
+    if _is_missing(value):
+        raise ValueError(
+            f"{name} must not be {'NaN' if isinstance(value, float) else 'missing'}, got {value!r} at position "
+            f"{position}. Drop the rows that have no label."
+        )
+    try:
+        hash(value)
+    except TypeError as error:
+        is_column = isinstance(value, list) and len(value) == 1
+        remedy = "labels.argmax(1) for one-hot labels, or tuple(label) for lists"
+        raise TypeError(
+            f"{name} must be hashable, got {value!r} at position {position}. "
+            f"Use {'labels.flatten() for a column' if is_column else remedy}."
+        ) from error
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a label stands for none: None, NaN, NaT, pandas' NA, or a tuple that holds one."""
+    if isinstance(value, tuple):
+        return any(map(_is_missing, value))
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # whether pandas' NA differs from itself is NA, which is neither true nor false
+        return True
+
+
+def as_path(value: Any, name: str) -> Path:
+    """A path that a user gave.
+
+    Raises:
+        TypeError: something else.
+
+    Example:
+        >>> as_path(3, "folder")
+        Traceback (most recent call last):
+        ...
+        TypeError: folder must be a path, got 3. Pass a text or a Path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}. Pass a text or a Path.")
+    return Path(value)
 
 
 def as_numbers(values: Any, name: str) -> NDArray[np.float64]:
@@ -264,33 +314,7 @@ def class_codes(
         numbers = np.empty(len(first), dtype=np.int64)
         numbers[order] = [known.setdefault(values[position], len(known)) for position in first[order].tolist()]
         return numbers[which]
-    codes = np.empty(rows, dtype=np.int64)
-    for position, value in enumerate(values):
-        if _is_missing(value):
-            raise ValueError(
-                f"{name} must not be {'NaN' if isinstance(value, float) else 'missing'}, got {value!r} at position "
-                f"{position}. Drop the rows that have no label."
-            )
-        try:
-            codes[position] = known.setdefault(value, len(known))
-        except TypeError as error:
-            is_column = isinstance(value, list) and len(value) == 1
-            remedy = "labels.argmax(1) for one-hot labels, or tuple(label) for lists"
-            raise TypeError(
-                f"{name} must be hashable, got {value!r} at position {position}. "
-                f"Use {'labels.flatten() for a column' if is_column else remedy}."
-            ) from error
-    return codes
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a label stands for none: None, NaN, NaT, pandas' NA, or a tuple that holds one."""
-    if isinstance(value, tuple):
-        return any(map(_is_missing, value))
-    try:
-        return value is None or bool(value != value)
-    except (TypeError, ValueError):  # whether pandas' NA differs from itself is NA, which is neither true nor false
-        return True
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
 def check_several(**values: Any) -> None:
@@ -306,7 +330,8 @@ def check_several(**values: Any) -> None:
         TypeError: recall_at must be a list or tuple, got 5. Write (5,) for one.
     """
     for name, value in values.items():
-        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sized) or not hasattr(value, "__iter__"):
+        is_number = getattr(value, "ndim", 1) == 0  # an array of one number has no length, though its type has
+        if is_number or isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Collection):
             raise TypeError(f"{name} must be a list or tuple, got {value!r}. Write ({value!r},) for one.")
 
 

@@ -4,6 +4,7 @@ import math
 import operator
 import os
 import re
+from collections.abc import Hashable
 from typing import Any, get_args
 
 import torch
@@ -238,7 +239,11 @@ def check_between(rule: str, remedy: str, /, **values: Any) -> None:
     """
     for name, value in values.items():
         is_number = _is_integer(value) if "integer" in rule else _is_finite(value)
-        if not (is_number and _is_inside(value, rule)):
+        try:
+            fits = is_number and bool(_is_inside(value, rule))
+        except (TypeError, ValueError):  # dates and arrays of one number are finite and compare with none
+            fits = False
+        if not fits:
             raise ValueError(f"{name} must be {rule}, got {value!r}. {remedy}")
 
 
@@ -269,7 +274,7 @@ def _is_finite(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     try:
-        return operator.index(value) is not None and not isinstance(value, bool)
+        return operator.index(value) is not None and not isinstance(value, bool) and not hasattr(value, "__len__")
     except TypeError:
         return False
 
@@ -292,5 +297,5 @@ def check_choices(**choices: tuple[object, Any]) -> None:
     """
     for name, (value, literal) in choices.items():
         known = get_args(literal)
-        if value not in known:
+        if not isinstance(value, Hashable) or value not in known:
             raise ValueError(unknown_name(name, str(value), known, f"Choose one of {', '.join(map(repr, known))}."))

@@ -152,7 +152,8 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
 
     Args:
         path: LFW's format, or a CSV file with a header: ``first``, ``second``, ``same`` (1 or 0) and, where there are
-            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart, with or without suffix.
+            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart, with or
+            without suffix.
         rows: with names.
 
     Raises:
@@ -175,6 +176,12 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
         raise ValueError(
             f"pairs must have columns first, second and same, got {path!r} without {', '.join(sorted(missing))}."
         )
+    for number, line in enumerate(lines, start=2):
+        if None in line or not all(line.values()):
+            raise ValueError(
+                f"pairs must have {len(lines[0])} cells in each line, none of them empty, got other ones in row {number} "
+                f"of {path!r}. Put quotes around paths that hold commas."
+            )
     first, second, same = ([line[name] for line in lines] for name in ("first", "second", "same"))
     if set(same) - {"0", "1"}:
         raise ValueError(

@@ -146,7 +146,8 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
         ) from error
     if lacking:
         raise ValueError(
-            f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. Embed again."
+            f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. "
+            "Embed again."
         )
     model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
     if model_fingerprint(model.embedder) != facts["fingerprint"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pml_center.arrays import as_array, as_list, read_array
+from pml_center.arrays import as_array, as_list, as_path, read_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
 
@@ -50,25 +50,25 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         ...     read.embeddings.shape, read.labels, read.groups, read.names
         ((2, 3), ['ant', 'bee'], None, ['a.png', 'b.png'])
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = as_path(folder, "folder")
     embeddings = as_array(samples.embeddings, "embeddings")
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"embeddings must have shape (rows, embedding_size), got shape {embeddings.shape}. Give each row its own."
+        )
     columns = _columns(samples)
     present = {name: as_list(values, name) for name, values in columns.items() if values is not None}
     for name, values in present.items():
         if len(values) != len(embeddings):
             raise ValueError(f"{name} must be one per row ({len(embeddings)}), got {len(values)}. Give them in order.")
-        if "" in values or None in values:
-            raise ValueError(f"{name} must not be empty, got none in row {_first_empty(values)}. Name each row.")
+        if "" in values:
+            raise ValueError(f"{name} must not be empty, got '' in row {values.index('')}. Name each row.")
+    folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "embeddings.npy", embeddings)
     with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(present)
         writer.writerows(zip(*present.values(), strict=True))
-
-
-def _first_empty(values: Sequence[Any]) -> int:
-    return next(row for row, value in enumerate(values) if value in ("", None))
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def load_samples(folder: str | Path) -> Samples:
         FileNotFoundError: no such files.
         ValueError: files that do not fit together.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     missing = [name for name in ("embeddings.npy", "samples.csv") if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -70,8 +70,6 @@ def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any =
         groups: (N,) the group of each row.
         names: (N,) what to call each row.
     """
-    if names is not None:
-        names = as_list(names, "names")
     given = Samples(values, labels, groups, names)
     if isinstance(values, Samples):
         stored = values
@@ -86,6 +84,8 @@ def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any =
 
 def _with_names(samples: Samples) -> Samples:
     """The same samples, if they have a name for each row or none at all."""
+    if samples.names is not None:
+        samples = samples._replace(names=as_list(samples.names, "names"))
     if samples.names is not None and samples.embeddings is not None:
         rows = sum(len(part) if part.ndim else 0 for part in parts_of(samples.embeddings))
         if len(samples.names) != rows:

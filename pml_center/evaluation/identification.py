@@ -143,7 +143,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         Raises:
             ValueError: as for one gallery.
         """
-        if not galleries:
+        check_several(galleries=galleries)
+        if not len(galleries):
             raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
         known: dict[Hashable, int] = {}
         queries = labelled_samples("embeddings", embeddings, labels)
@@ -152,7 +153,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         references = [labelled_samples("gallery", *gallery) for gallery in galleries]
         searched = [self._search(queries, codes, each, known) for each in references]
         non_mated = min(int((~each.mated).sum()) for each in searched)
-        if self.fpir and not non_mated:
+        if self.fpir is not None and len(self.fpir) and not non_mated:
             raise ValueError(
                 "fpir must be left out where every query is mated, got no query without a reference of its identity. "
                 "Add images of people who are not in the gallery."

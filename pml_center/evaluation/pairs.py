@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_array, as_list, class_codes
+from pml_center.arrays import as_array, as_list, as_path, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, image_named
 
@@ -42,11 +42,7 @@ class Pairs:
     people: Ids | None = None
 
     def __post_init__(self) -> None:
-        first, second = _checked_rows(self.first, "first"), _checked_rows(self.second, "second")
-        if first.shape != second.shape:
-            raise ValueError(
-                f"first and second must be as many, got {len(first)} and {len(second)}. Give two rows for each pair."
-            )
+        first, second = _checked_sides(self.first, self.second)
         alike = np.flatnonzero(first == second)
         if len(alike):
             raise ValueError(
@@ -95,6 +91,7 @@ class Pairs:
             ([0, 0], [1, 2])
         """
         rows = _RowsByPath(as_list(paths, "paths"))
+        first, second = as_list(first, "first"), as_list(second, "second")
         found = {path: rows[path] for path in dict.fromkeys([*first, *second])}
         missing = [path for path, row in found.items() if row is None]
         if missing:
@@ -210,7 +207,7 @@ def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "co
         array([0. , 0.6], dtype=float32)
     """
     search = ExactSearch(rows, similarity=similarity)
-    sides = _checked_rows(first, "first"), _checked_rows(second, "second")
+    sides = _checked_sides(first, second)
     check_rows(*sides, count=len(search.queries))
     return search.pair_scores(*sides)
 
@@ -241,7 +238,9 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
 
     Source: Huang et al., Labeled Faces in the Wild, University of Massachusetts Amherst, report 07-49, 2007.
     """
-    path = Path(path)
+    path = as_path(path, "path")
+    if not path.is_file():
+        raise FileNotFoundError(f"path must be an existing file of pairs, got {str(path)!r}. Check the path.")
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     header = lines[0] if lines else []
     if not 1 <= len(header) <= 2 or not all(word.isdigit() and int(word) for word in header):
@@ -327,6 +326,16 @@ def check_two_images(pairs: Pairs, names: Sequence[str]) -> None:
             f"pairs must be of two images, got {names[pairs.first[alike[0]]]!r} twice in pair {alike[0]} ({len(alike)} "
             f"of {len(pairs)} pairs). An image always matches itself: leave these pairs out."
         )
+
+
+def _checked_sides(first: Any, second: Any) -> tuple[Ids, Ids]:
+    """The two rows of each pair (P,)."""
+    sides = _checked_rows(first, "first"), _checked_rows(second, "second")
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(
+            f"first and second must be as many, got {len(sides[0])} and {len(sides[1])}. Give two rows for each pair."
+        )
+    return sides
 
 
 def _checked_rows(rows: Any, name: str) -> Ids:

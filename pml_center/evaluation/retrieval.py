@@ -98,6 +98,8 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
 
     def __post_init__(self) -> None:
         import_faiss()
+        if not isinstance(self.index, str) and not callable(self.index):
+            raise TypeError(f"index must be a string of faiss or a knn_func of PML, got {self.index!r}. Use 'Flat'.")
         check_several(metrics=self.metrics, recall_at=self.recall_at)
         check_choices(singletons=(self.singletons, Singletons), ties=(self.ties, Ties))
         check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
@@ -110,6 +112,8 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             )
         for k in self.recall_at:
             check_count("recall_at", k)
+        if self.chunk_size is not None:
+            check_count("chunk_size", self.chunk_size)
         if not self._all_metrics:
             raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":
@@ -187,9 +191,11 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
                 references, and where no query has anything to find the metrics are NaN; a warning says either.
         """
         known = self.get_curr_metrics()
+        check_several(include=include, exclude=exclude)
+        include, exclude = list(include), list(exclude)
         for name in (*include, *exclude):
-            if name not in known:
-                clusters = " AMI and NMI are measured by ClusteringEvaluator." if name in ("AMI", "NMI") else ""
+            if str(name) not in known:
+                clusters = " AMI and NMI are measured by ClusteringEvaluator." if str(name) in ("AMI", "NMI") else ""
                 remedy = f"This evaluator has {', '.join(known)}.{clusters}"
                 raise ValueError(unknown_name("metric", str(name), known, remedy))
         wanted = tuple(name for name in include or known if name not in exclude)
@@ -294,9 +300,9 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
         else:
             neighbours = Neighbours.none(queries, kept)
-            needed = np.full(queries, deepest)
+            needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
             if any(metric.looks_at == "r" for metric in metrics.values()):
-                needed = np.maximum(task.relevant, deepest)
+                needed = np.maximum(task.relevant, needed)
             chunks = task.first_neighbours(needed, kept, self.chunk_size)
         for rows, ranking, undecided, found in progress_bar(chunks, queries):
             tied[rows] = undecided

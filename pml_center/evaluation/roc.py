@@ -197,10 +197,11 @@ def checked_flags(same: Any, pairs: int) -> Flags:
     flags = as_array(same, "same")
     if flags.shape != (pairs,):
         raise ValueError(f"same must be one per pair ({pairs}), got shape {flags.shape}. Pass it in the same order.")
+    is_number = flags.dtype.kind in "biuf"
     if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
+        other = flags[~np.isin(flags, (0, 1))][:1].tolist() if is_number else []
         raise ValueError(
-            f"same must be booleans, or 0 and 1, got {flags[~np.isin(flags, (0, 1))][:1].tolist() or flags.dtype}. "
-            "Say True where a pair shows one identity."
+            f"same must be booleans, or 0 and 1, got {other or flags.dtype}. Say True where a pair shows one identity."
         )
     flags = flags.astype(bool)
     if flags.all() or not flags.any():

@@ -124,7 +124,7 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> Inter
     check_level(level)
     rule = f"in [0, {check_count('trials', trials)}], the number of trials"
     check_between(rule, "Count again.", successes=successes)
-    low, high = binomtest(round(successes), trials).proportion_ci(level, method="wilson")
+    low, high = binomtest(round(float(successes)), trials).proportion_ci(level, method="wilson")
     return float(low), float(high)
 
 
@@ -209,6 +209,8 @@ def paired_test(first: Any, second: Any, level: float = 0.95, resamples: int = 1
 
     Source: Edgington and Onghena, Randomization Tests, 4th edition, 2007.
     """
+    check_count("resamples", resamples)
+    check_seed(seed)
     first, second = as_numbers(first, "first"), as_numbers(second, "second")
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(
@@ -279,7 +281,11 @@ def two_sample_bootstrap(
         2007, arXiv:0712.1111 (weights that are products).
     """
     check_level(level)
-    genuine_ids, impostor_ids = np.asarray(genuine_ids), np.asarray(impostor_ids)
+    check_seed(seed)
+    genuine_ids, impostor_ids = as_array(genuine_ids, "genuine_ids"), as_array(impostor_ids, "impostor_ids")
+    for name, ids in (("genuine_ids", genuine_ids), ("impostor_ids", impostor_ids)):
+        if ids.size and ids.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be integers, got dtype {ids.dtype}. Number the people from 0.")
     if genuine_ids.ndim != 1 or impostor_ids.ndim != 2 or impostor_ids.shape[1] != 2:
         raise ValueError(
             "genuine_ids must have shape (G,) and impostor_ids shape (I, 2), "
@@ -309,6 +315,7 @@ def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDAr
         [5, 5, 5]
     """
     check_count("units", units)
+    check_seed(seed)
     random = np.random.default_rng(seed)
     for _ in range(check_count("resamples", resamples)):
         yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)

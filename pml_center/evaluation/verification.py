@@ -1,5 +1,6 @@
 """Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -35,8 +36,8 @@ def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) ->
         >>> shared_identities(["Ann", "Bob", "Ann", "Cid"], ["Cid", "Ann"])
         ['Ann', 'Cid']
     """
-    known = set(as_list(others))
-    return [label for label in dict.fromkeys(as_list(labels)) if label in known]
+    known = set(as_list(others, "others"))
+    return [label for label in dict.fromkeys(as_list(labels, "labels")) if label in known]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,7 +135,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
-        if self.threshold is not None and not (isinstance(self.threshold, Real) and np.isfinite(self.threshold)):
+        if self.threshold is not None and not (isinstance(self.threshold, Real) and math.isfinite(self.threshold)):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
 
     def __call__(

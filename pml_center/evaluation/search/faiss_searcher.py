@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pml_center.arrays import as_matrix, check_count
+from pml_center.arrays import as_matrix, as_path, check_count
 from pml_center.checks import check_choices
 from pml_center.evaluation.search.exact_search import import_faiss
 from pml_center.evaluation.search.references import Ids, Matrix, Similarity, prepare
@@ -121,7 +121,7 @@ class FaissSearcher:
         Raises:
             ValueError: no index yet.
         """
-        import_faiss().write_index(self._started(), str(filename))
+        import_faiss().write_index(self._started(), str(as_path(filename, "filename")))
 
     def load(self, filename: str | Path) -> None:
         """Read an index that :meth:`save` or faiss itself wrote. The similarity must be that of its vectors.
@@ -130,7 +130,7 @@ class FaissSearcher:
             FileNotFoundError: no such file.
             ValueError: a file that holds no index.
         """
-        if not Path(filename).is_file():
+        if not as_path(filename, "filename").is_file():
             raise FileNotFoundError(f"filename must be an existing file, got {str(filename)!r}. Check the path.")
         try:
             index = import_faiss().read_index(str(filename))
