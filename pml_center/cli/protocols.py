@@ -179,8 +179,8 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
     for number, line in enumerate(lines, start=2):
         if None in line or not all(line.values()):
             raise ValueError(
-                f"pairs must have {len(lines[0])} cells in each line, none of them empty, got other ones in row {number} "
-                f"of {path!r}. Put quotes around paths that hold commas."
+                f"pairs must have as many cells in each line as in the first, none of them empty, got others in row "
+                f"{number} of {path!r}. Put quotes around paths that hold commas."
             )
     first, second, same = ([line[name] for line in lines] for name in ("first", "second", "same"))
     if set(same) - {"0", "1"}:

@@ -303,7 +303,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
             if any(metric.looks_at == "r" for metric in metrics.values()):
                 needed = np.maximum(task.relevant, needed)
-            chunks = task.first_neighbours(needed, kept, self.chunk_size)
+            chunks = task.first_neighbours(needed, kept, self.chunk_size, deepest)
         for rows, ranking, undecided, found in progress_bar(chunks, queries):
             tied[rows] = undecided
             if found is not None:

@@ -98,13 +98,16 @@ class RetrievalTask:
         # What is left out shares the label of the query.
         return cls(search, list(classes), codes, reference_codes, of_class[codes] - search.left_out)
 
-    def first_neighbours(self, needed: Counts, kept: int, chunk_size: int | None = None) -> Iterator[Ranked]:
+    def first_neighbours(
+        self, needed: Counts, kept: int, chunk_size: int | None = None, depth: int = 0
+    ) -> Iterator[Ranked]:
         """Rank among the first neighbours of each query.
 
         Args:
             needed: (Q,) how many neighbours the metrics of a query look at.
             kept: how many neighbours to give beside the ranking.
             chunk_size: at most this many queries at a time.
+            depth: how many neighbours the metrics look at, were there so many.
         """
         for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
@@ -114,7 +117,7 @@ class RetrievalTask:
             ties = (scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] >= 0)
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
-            ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], deepest)
+            ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], max(deepest, depth))
             found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
             yield Ranked(rows, ranking, ties.any(axis=1), found)
 
