@@ -1,6 +1,8 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
-from collections.abc import Hashable, Iterable, Sequence
+import os
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from pml_center.checks import check_between
+from pml_center.names import one_line
 
 Names = Sequence[str] | None
 
@@ -24,20 +27,166 @@ def row_name(row: int, names: Names) -> str:
     return f"row {row}" if names is None else f"row {row} ({names[row]})"
 
 
-def as_array(values: Any) -> NDArray:
-    """A numpy array of the same values: a view where numpy can share the memory, a copy from another device."""
+def as_array(values: Any, name: str = "values") -> NDArray:
+    """A numpy array of the same values: a view where numpy can share the memory, a copy from another device.
+
+    Raises:
+        TypeError: a tensor without values or with zeros left out, and what makes no array.
+        ValueError: lists of different lengths; values that are masked, which numpy would unmask without a word.
+
+    Example:
+        >>> as_array(np.ma.masked_equal([1, 2], 2), "labels")
+        Traceback (most recent call last):
+        ...
+        ValueError: labels must not be missing, got a masked value at position 1 (1 of 2). Drop these rows, or fill ...
+    """
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values  # numpy knows no bfloat16
-    return np.asarray(values)
+        return _of_tensor(values, name)
+    if np.ma.is_masked(values):
+        bad = np.argwhere(np.ma.getmaskarray(values))
+        raise ValueError(
+            f"{name} must not be missing, got a masked value at position {', '.join(map(str, bad[0]))} "
+            f"({len(bad)} of {np.size(values)}). Drop these rows, or fill them in."
+        )
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # lists: ragged, or of tensors with gradients
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must make one array, got {type(values).__name__} ({one_line(error)}). "
+            "Give all rows the same length, and detach tensors or stack them."
+        ) from error
 
 
-def as_list(values: Iterable[Hashable]) -> list[Hashable]:
-    """Python's own scalars, which hash by value."""
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def _of_tensor(tensor: torch.Tensor, name: str) -> NDArray:
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        got = "one on the meta device" if tensor.is_meta else f"layout {tensor.layout}, dtype {tensor.dtype}"
+        raise TypeError(
+            f"{name} must be a dense tensor that holds values, got {got}. Use .to_dense() or .dequantize()."
+        )
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    known = (torch.float16, torch.float32, torch.float64)
+    return (tensor if not tensor.is_floating_point() or tensor.dtype in known else tensor.float()).numpy()
 
 
-def parts_of(values: Any) -> list[NDArray]:
+def as_list(values: Iterable[Hashable], name: str = "values") -> list[Any]:
+    """Labels, names or ids as Python's own scalars, which hash by value.
+
+    Raises:
+        TypeError: what has no order, and what does not hash.
+        ValueError: None, NaN, NaT, pandas' NA or a masked value among them.
+
+    Example:
+        >>> as_list(torch.tensor([2, 1])), as_list("ab"), as_list([torch.tensor(3), np.int64(4)])
+        ([2, 1], ['a', 'b'], [3, 4])
+    """
+    array = as_array(values, name) if isinstance(values, (np.ndarray, torch.Tensor)) else None
+    listed: Any = values.tolist() if array is None and hasattr(values, "tolist") else values
+    if array is not None and array.ndim:
+        if array.ndim == 1 and array.dtype.kind in "iubUS":  # of these none can be missing
+            return array.tolist()
+        listed = array.tolist()
+    if not isinstance(listed, Iterable) or isinstance(listed, (Set, Mapping, bytes)) or getattr(listed, "ndim", 1) == 0:
+        raise TypeError(
+            f"{name} must be one for each row, in order, got {type(values).__name__}. Pass a list or an array."
+        )
+    return [_scalar(each, position, name) for position, each in enumerate(listed)]
+
+
+def _scalar(value: Any, position: int, name: str) -> Any:
+    """A label that hashes by its value."""
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        value = as_array(value, name).tolist()
+    if _is_missing(value):
+        raise ValueError(
+            f"{name} must not be {'NaN' if isinstance(value, float) else 'missing'}, got {value!r} at position "
+            f"{position}. Drop the rows that have no label."
+        )
+    try:
+        hash(value)
+    except TypeError as error:
+        is_column = isinstance(value, list) and len(value) == 1
+        remedy = "labels.argmax(1) for one-hot labels, or tuple(label) for lists"
+        raise TypeError(
+            f"{name} must be hashable, got {value!r} at position {position}. "
+            f"Use {'labels.flatten() for a column' if is_column else remedy}."
+        ) from error
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a label stands for none: None, NaN, NaT, pandas' NA, or a tuple that holds one."""
+    if isinstance(value, tuple):
+        return any(map(_is_missing, value))
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):  # whether pandas' NA differs from itself is NA, which is neither true nor false
+        return True
+
+
+def as_path(value: Any, name: str) -> Path:
+    """A path that a user gave.
+
+    Raises:
+        TypeError: something else.
+
+    Example:
+        >>> as_path(3, "folder")
+        Traceback (most recent call last):
+        ...
+        TypeError: folder must be a path, got 3. Pass a text or a Path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}. Pass a text or a Path.")
+    return Path(value)
+
+
+def as_numbers(values: Any, name: str) -> NDArray[np.float64]:
+    """Real numbers, NaN among them, as float64 of the same shape; booleans are 0 and 1.
+
+    Raises:
+        TypeError: values that are not real numbers.
+        ValueError: as for :func:`as_array`.
+
+    Example:
+        >>> as_numbers([True, False], "hits")
+        array([1., 0.])
+    """
+    array = as_array(values, name)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}. Convert them to float64.")
+    return array.astype(np.float64, copy=False)
+
+
+def read_array(path: str | Path, called: str = "array", mapped: bool = False) -> NDArray:
+    """The array of an ``.npy`` file of numbers or texts.
+
+    Args:
+        path: the file.
+        called: what it is called, for the message.
+        mapped: leave it on disk until it is looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an archive, an empty or damaged file, or one of Python's objects, which would have to be executed.
+    """
+    path, rule = Path(path), f"{called} must be an .npy file of numbers or texts"
+    if not path.is_file():
+        raise FileNotFoundError(f"{called} must be an existing file, got {str(path)!r}. Check the path.")
+    try:
+        array = np.load(path, mmap_mode="r" if mapped and path.stat().st_size else None)
+    except OSError:
+        raise
+    except Exception as error:  # whatever numpy makes of a file that is none of its own
+        raise ValueError(f"{rule}, got {str(path)!r} ({one_line(error)}). Write it again with np.save.") from error
+    if not isinstance(array, np.ndarray):
+        inside = ", ".join(array.files)
+        array.close()
+        raise ValueError(f"{rule}, got an archive of {inside} in {str(path)!r}. Save one of them with np.save.")
+    return array
+
+
+def parts_of(values: Any, name: str = "embeddings") -> list[NDArray]:
     """The arrays that embeddings come in: several where they are a list or tuple of matrices, else one.
 
     Example:
@@ -46,11 +195,15 @@ def parts_of(values: Any) -> list[NDArray]:
         >>> [part.shape for part in parts_of([[1, 2, 3], [4, 5, 6]])]
         [(2, 3)]
     """
-    several = isinstance(values, (list, tuple)) and len(values) > 0 and np.ndim(values[0]) == 2
-    return [as_array(part) for part in values] if several else [as_array(values)]
+    if not isinstance(values, (list, tuple)) or not values:
+        return [as_array(values, name)]
+    first = values[0] if hasattr(values[0], "ndim") else as_array(values[0], name)
+    if first.ndim != 2:
+        return [as_array(values, name)]
+    return [as_array(part, f"{name}[{number}]") for number, part in enumerate(values)]
 
 
-def joined(values: Any) -> NDArray:
+def joined(values: Any, name: str = "embeddings") -> NDArray:
     """The rows of all parts in one array.
 
     Raises:
@@ -62,9 +215,9 @@ def joined(values: Any) -> NDArray:
                [1., 1.],
                [1., 1.]])
     """
-    parts = parts_of(values)
+    parts = parts_of(values, name)
     for number, part in enumerate(parts):
-        check_width(parts[0], part, "embeddings[0]", f"embeddings[{number}]")
+        check_width(parts[0], part, f"{name}[0]", f"{name}[{number}]")
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -74,7 +227,12 @@ def check_width(one: NDArray, other: NDArray, name: str, other_name: str) -> Non
     Raises:
         ValueError: they do not.
     """
-    if one.ndim == other.ndim == 2 and one.shape[1] != other.shape[1]:
+    if one.ndim == 2 and other.ndim != 2:
+        raise ValueError(
+            f"{other_name} must have shape (rows, embedding_size), got shape {other.shape}. "
+            "Flatten or pool them to one row per image."
+        )
+    if one.ndim == 2 and one.shape[1] != other.shape[1]:
         raise ValueError(
             f"{name} and {other_name} must have the same width, got {one.shape[1]} and {other.shape[1]} columns. "
             "Embed both with the same model."
@@ -100,7 +258,7 @@ def as_matrix(values: Any, name: str, dtype: DTypeLike = np.float32, names: Name
         ...
         ValueError: embeddings must be finite, got nan in row 1 (1 of 2 rows). Look for overflow in half precision ...
     """
-    array = as_array(values)
+    array = as_array(values, name)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}. Convert them to float32.")
     if array.ndim != 2 or not array.size:
@@ -136,15 +294,15 @@ def class_codes(
         known: classes that have a number already, extended in place: one dict numbers two sets of labels alike.
 
     Raises:
-        TypeError: labels that are not hashable.
-        ValueError: another number of labels, or NaN among them.
+        TypeError: labels that are not hashable, or that have no order.
+        ValueError: another number of labels; None, NaN, NaT, pandas' NA or a masked value among them.
 
     Example:
         >>> class_codes(["cat", "dog", "cat"], rows=3)
         array([0, 1, 0])
     """
-    array = as_array(labels) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
-    values = list(labels if array is None else array.tolist())
+    array = as_array(labels, name) if isinstance(labels, (np.ndarray, torch.Tensor)) else None
+    values = as_list(labels if array is None else array, name)
     if len(values) != rows:
         raise ValueError(
             f"{name} must be one per row ({rows}), got {len(values)}. Pass labels in the order of the rows."
@@ -156,19 +314,7 @@ def class_codes(
         numbers = np.empty(len(first), dtype=np.int64)
         numbers[order] = [known.setdefault(values[position], len(known)) for position in first[order].tolist()]
         return numbers[which]
-    codes = np.empty(rows, dtype=np.int64)
-    for position, value in enumerate(values):
-        if not isinstance(value, Hashable):
-            raise TypeError(
-                f"{name} must be hashable, got {value!r} at position {position}. "
-                "Use labels.argmax(1) for one-hot labels, or tuple(label) for lists."
-            )
-        if value != value:  # only NaN differs from itself
-            raise ValueError(
-                f"{name} must not be NaN, got {value!r} at position {position}. Drop the rows that have no label."
-            )
-        codes[position] = known.setdefault(value, len(known))
-    return codes
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
 def check_several(**values: Any) -> None:
@@ -184,7 +330,8 @@ def check_several(**values: Any) -> None:
         TypeError: recall_at must be a list or tuple, got 5. Write (5,) for one.
     """
     for name, value in values.items():
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        is_number = getattr(value, "ndim", 1) == 0  # an array of one number has no length, though its type has
+        if is_number or isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Collection):
             raise TypeError(f"{name} must be a list or tuple, got {value!r}. Write ({value!r},) for one.")
 
 

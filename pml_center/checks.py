@@ -4,7 +4,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from numbers import Integral
 from typing import Any, get_args
 
@@ -365,7 +365,11 @@ def check_between(rule: str, remedy: str, /, **values: Any) -> None:
     """
     for name, value in values.items():
         is_number = _is_integer(value) if "integer" in rule else _is_finite(value)
-        if not (is_number and _is_inside(value, rule)):
+        try:
+            fits = is_number and bool(_is_inside(value, rule))
+        except (TypeError, ValueError):  # dates and arrays of one number are finite and compare with none
+            fits = False
+        if not fits:
             raise ValueError(f"{name} must be {rule}, got {value!r}. {remedy}")
         if abs(value.item() if isinstance(value, Tensor) else value) >= LARGEST:
             raise ValueError(f"{name} must be {rule}, and below 2^63, got {value!r}. {remedy}")
@@ -401,7 +405,7 @@ def _is_finite(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     try:
-        return operator.index(value) is not None and not _is_flag(value)
+        return operator.index(value) is not None and not _is_flag(value) and not getattr(value, "ndim", 0)
     except (TypeError, RuntimeError):  # the latter is a meta tensor's
         return False
 
@@ -428,5 +432,5 @@ def check_choices(**choices: tuple[object, Any]) -> None:
     """
     for name, (value, literal) in choices.items():
         known = get_args(literal)
-        if not isinstance(value, str) or value not in known:
+        if not isinstance(value, Hashable) or value not in known:
             raise ValueError(unknown_name(name, str(value), known, f"Choose one of {', '.join(map(repr, known))}."))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pml_center.cli.protocols import read_pairs
-from pml_center.cli.sources import read_labels
+from pml_center.cli.sources import read_rows
 from pml_center.data import image_table
 from pml_center.evaluation import Samples, lfw_pairs, load_samples
 from pml_center.text_files import read_columns, read_lines
@@ -29,7 +29,7 @@ WAYS = {
 
 
 def labels(folder):
-    return read_labels(str(folder / "file"))
+    return read_rows(str(folder / "file"), "labels")
 
 
 def pairs(folder):

@@ -51,6 +51,7 @@ recipes.command("pml_center.cli.recipes:cp", help="Copy one, for train --config.
 app.command(recipes)
 
 USER_ERRORS = (ValueError, TypeError, OSError)  # of the arguments and the data; a command is to know no other
+WORDS = {"root": "data", "level": "--ci-level"}  # of functions, and what a user typed in their place
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # those OSErrors which are nobody's mistake
 
 
@@ -96,6 +97,8 @@ def _message(error: Exception) -> str:
     message = str(error)
     if "DataLoader worker process" in message:  # there, the message is a whole traceback
         message = message.strip().splitlines()[-1].partition(": ")[2]
+    word, _, rest = message.partition(" must ")
+    message = f"{WORDS[word]} must {rest}" if word in WORDS else message
     if isinstance(error, (*USER_ERRORS, ImportError, FloatingPointError)) or type(error).__module__.startswith("pml_"):
         return message
     return f"{type(error).__name__}: {message}. Add --debug to see where."

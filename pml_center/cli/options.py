@@ -69,6 +69,8 @@ class EvalOptions:
         groups: a regular expression for image names, such as '_c([0-9]+)'. What it finds is an image's camera or
             sequence: a query does not see references of its own class and group. By default the groups of the data, if
             these have any.
+        names: for an .npy file of embeddings: a text file with the path of each row, a line each. --pairs and --groups
+            go by it, and --report shows the images.
         pairs: verify these pairs: LFW's pairs.txt, or a CSV file with columns first, second, same, and fold if there
             are folds.
         metrics: of retrieval, see RetrievalEvaluator.
@@ -95,6 +97,7 @@ class EvalOptions:
     protocol: tuple[Protocol, ...] | None = None
     gallery: str | None = None
     groups: str | None = None
+    names: str | None = None
     pairs: str | None = None
     metrics: tuple[str, ...] = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     recall_at: tuple[int, ...] = (1, 2, 4, 8)

@@ -82,8 +82,7 @@ def identification(task: Task) -> Report:
     options, rows = task.options, task.rows.samples
     evaluator = IdentificationEvaluator(ranks=options.ranks, **task.settings("query", "identity"))
     if task.gallery is not None:
-        gallery = task.gallery.samples
-        return evaluator(rows.embeddings, rows.labels, gallery.embeddings, gallery.labels)
+        return evaluator(rows, gallery=task.gallery.samples)
     labels = np.asarray(rows.labels)
     enrolled = np.sort(np.unique(labels, return_index=True)[1])
     others = np.setdiff1d(np.arange(len(labels)), enrolled)
@@ -126,9 +125,14 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         FileNotFoundError: a file or folder that is not there.
         ValueError: what does not fit together.
     """
-    rows = embedded(model, data, model_options)
+    rows = embedded(model, data, model_options, names=options.names)
     gallery = None
     if options.gallery is not None:
+        if rows.model is None and not is_embedding_folder(options.gallery):
+            raise ValueError(
+                f"--gallery must be a folder of `pml-center embed` where {model} holds embeddings, got "
+                f"{options.gallery}. Embed it with the same model, or write it with save_samples."
+            )
         if is_embedding_folder(options.gallery):
             gallery = embedded(options.gallery, None, model_options)
         else:
@@ -148,7 +152,8 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
 
     Args:
         path: LFW's format, or a CSV file with a header: ``first``, ``second``, ``same`` (1 or 0) and, where there are
-            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart.
+            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart, with or
+            without suffix.
         rows: with names.
 
     Raises:
@@ -157,7 +162,8 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
     """
     if rows.names is None:
         raise ValueError(
-            "pairs must be of images by name, got embeddings without names. Write a column 'path' for them."
+            "--pairs must be of images by name, got embeddings without names. Give --names, a text file with the path "
+            "of each row, or a folder with a column 'path' in samples.csv."
         )
     if not Path(path).is_file():
         raise FileNotFoundError(f"pairs must be an existing file, got {path!r}. Check the path.")
@@ -169,6 +175,4 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
         raise ValueError(
             f"same must be 0 or 1, got {(set(same) - {'0', '1'}).pop()!r} in {path!r}. 1 is for one identity."
         )
-    depth = first[0].count("/") + 1 if first else 1
-    names = ["/".join(Path(name).parts[-depth:]) for name in rows.names]
-    return Pairs.of_names(first, second, [value == "1" for value in same], names, columns.get("fold"))
+    return Pairs.of_paths(first, second, [value == "1" for value in same], rows.names, columns.get("fold"))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pml_center.arrays import read_array
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
@@ -22,7 +23,7 @@ from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
-from pml_center.text_files import read_lines
+from pml_center.names import one_line
 from pml_center.training import Run
 from pml_center.training.loop import choose_device
 
@@ -136,7 +137,18 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
             f"folder must say which model made its embeddings, got {str(folder)!r} without {MODEL_FILE}. "
             "Embed with `pml-center embed`."
         )
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [name for name in ("model", "fingerprint", *KEPT) if name not in facts]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{MODEL_FILE} must be what `pml-center embed` wrote, got {str(path)!r} ({one_line(error)}). Embed again."
+        ) from error
+    if lacking:
+        raise ValueError(
+            f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. "
+            "Embed again."
+        )
     model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
     if model_fingerprint(model.embedder) != facts["fingerprint"]:
         raise ValueError(
@@ -145,7 +157,9 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
     return model
 
 
-def embedded(source: str, data: str | None, options: ModelOptions, model: Model | None = None) -> Embedded:
+def embedded(
+    source: str, data: str | None, options: ModelOptions, model: Model | None = None, names: str | None = None
+) -> Embedded:
     """Embeddings by what a user gives: a model and data, a folder of embeddings, or two files.
 
     Args:
@@ -153,18 +167,23 @@ def embedded(source: str, data: str | None, options: ModelOptions, model: Model 
         data: images; for an .npy file the labels, .npy or a line each; none for a folder of ``embed``.
         options: how to make and run a model.
         model: the model of ``source``, where it is there already.
+        names: for an .npy file: a text file with the path of each row.
 
     Raises:
         FileNotFoundError: no such file or folder.
         ValueError: what does not fit together.
     """
+    if names is not None and not source.endswith(".npy"):
+        raise ValueError(
+            f"--names must come with an .npy file of embeddings, got {source}, which has names. Leave it out."
+        )
     if is_embedding_folder(source):
         if data is not None:
             raise ValueError(f"data must be left out because {source} holds embeddings, got {data}. Use --gallery.")
         samples = load_samples(source)
         return Embedded(samples, pictures(samples.names), {"embeddings": str(Path(source).resolve())})
     if source.endswith(".npy"):
-        return _of_arrays(Path(source), data)
+        return _of_arrays(Path(source), data, names)
     model = model or Model(source, options)
     images, skipped = _images(model.run, data, options)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
@@ -213,7 +232,7 @@ def groups_by_name(pattern: str, names: Sequence[str] | None) -> list[str]:
         ) from error
     if names is None:
         raise ValueError(
-            "groups must be read from names, got embeddings without names. Write a column 'group' instead."
+            "groups must be read from names, got embeddings without names. Give --names, or write a column 'group'."
         )
     found = [compiled.search(name) for name in names]
     missing = [name for name, match in zip(names, found, strict=True) if match is None]
@@ -269,41 +288,31 @@ def _images(run: Run | None, data: str | None, options: ModelOptions) -> tuple[L
     return images, skipped
 
 
-def _of_arrays(path: Path, data: str | None) -> Embedded:
+def _of_arrays(path: Path, data: str | None, names: str | None) -> Embedded:
     if data is None:
         raise ValueError(f"labels must be given for the embeddings {path}, got none. Name an .npy or a text file.")
-    embeddings = _array(path, mmap_mode="r")
-    if data.endswith(".npy"):
-        labels: Any = _array(Path(data))
-    else:
-        labels = read_labels(data)
+    embeddings = read_array(path, "embeddings", mapped=True)
+    labels = read_array(data, "labels") if data.endswith(".npy") else read_rows(data, "labels")
+    paths = None if names is None else read_rows(names, "names")
     if embeddings.dtype.kind not in "fiu":
         raise ValueError(
             f"embeddings must be real numbers, got dtype {embeddings.dtype} in {path}. Save them as float32."
         )
-    return Embedded(Samples(embeddings, labels), None, {"embeddings": str(path.resolve()), "labels": data})
+    facts = {"embeddings": str(path.resolve()), "labels": data} | ({} if names is None else {"names": names})
+    return Embedded(Samples(embeddings, labels, names=paths), pictures(paths), facts)
 
 
-def read_labels(path: str) -> list[str]:
-    """The labels of a text file, one a line.
+def read_rows(path: str, name: str) -> list[str]:
+    """The lines of a text file, one for each row, such as its label.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another encoding, or a line without a label.
+        ValueError: another encoding, or an empty line.
     """
-    labels = read_lines(path, "labels")
-    if "" in labels:
+    lines = read_lines(path, name)
+    if "" in lines:
         raise ValueError(
-            f"labels must be one a line, got an empty line {labels.index('') + 1} in {path!r}. Write the label of that "
-            "row, or remove row and line."
+            f"{name} must be one a line, got an empty line {lines.index('') + 1} in {path!r}. Write one for each row, "
+            "or remove the rows that have none."
         )
-    return labels
-
-
-def _array(path: Path, **how: Any) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"array must be an existing file, got {str(path)!r}. Check the path.")
-    try:
-        return np.load(path, **how)
-    except ValueError as error:  # another format, or pickled objects
-        raise ValueError(f"array must be an .npy file of numbers or texts, got {str(path)!r} ({error}).") from error
+    return lines

@@ -19,7 +19,7 @@ class FoldAccuracy(NamedTuple):
     @property
     def standard_error(self) -> float:
         """Of the mean accuracy: the folds' standard deviation (of a sample) divided by the root of their number."""
-        return float(self.accuracy.std(ddof=1) / np.sqrt(len(self.accuracy)))
+        return float(np.sort(self.accuracy).std(ddof=1) / np.sqrt(len(self.accuracy)))
 
 
 def cross_validated_accuracy(scores: Any, same: Any, folds: Any) -> FoldAccuracy:

@@ -1,5 +1,6 @@
 """Clustering: do clusters that know no labels find the classes again?"""
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pml_center.arrays import check_count, class_codes
-from pml_center.checks import check_choices
+from pml_center.arrays import as_list, check_count, class_codes
+from pml_center.checks import check_between, check_choices
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Counts, ExactSearch, Matrix, Similarity, import_faiss
@@ -85,26 +86,26 @@ class _Table:
     """How many samples each class and cluster share."""
 
     def __init__(self, labels: Iterable[Hashable], clusters: Iterable[Hashable]):
-        labels = labels if hasattr(labels, "__len__") else list(labels)
-        rows = class_codes(labels, len(labels))  # type: ignore[arg-type]
+        known = as_list(labels)
+        rows = class_codes(known, len(known))
         columns = class_codes(clusters, len(rows), "clusters")
         if not len(rows):
             raise ValueError("labels must be at least one, got none. Pass a label for each sample.")
         self.total = len(rows)
-        self.classes, self.clusters = np.bincount(rows), np.bincount(columns)  # sizes
+        self.classes, self.clusters = np.bincount(rows), np.bincount(columns)  # sizes, in order of appearance
         cells, self.shared = np.unique(rows * len(self.clusters) + columns, return_counts=True)
         self.row, self.column = cells // len(self.clusters), cells % len(self.clusters)
 
     @property
     def mutual_information(self) -> float:
         product = self.classes[self.row].astype(np.float64) * self.clusters[self.column]
-        return float((self.shared / self.total * np.log(self.shared * (self.total / product))).sum())
+        return math.fsum((self.shared / self.total * np.log(self.shared * (self.total / product))).tolist())
 
     @property
     def mean_entropy(self) -> float:
         from scipy.stats import entropy
 
-        return float(entropy(self.classes) + entropy(self.clusters)) / 2
+        return float(entropy(np.sort(self.classes)) + entropy(np.sort(self.clusters))) / 2
 
     @property
     def normalized_mutual_information(self) -> float:
@@ -197,6 +198,9 @@ class ClusteringEvaluator(Evaluator[Report]):
             check_count("clusters", self.clusters)
         check_count("runs", self.runs)
         check_count("iterations", self.iterations)
+        largest = 2**31 - self.runs  # faiss counts in 32 bits
+        check_between(f"an integer in [0, {largest}]", "Use 0.", seed=self.seed)
+        check_between(f"an integer in [1, {2**31 - 1}]", "Use 20.", iterations=self.iterations)
 
     def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Cluster embeddings and compare with their labels.

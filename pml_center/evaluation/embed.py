@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pml_center.arrays import as_array
+from pml_center.arrays import as_array, as_list, as_path, read_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
 from pml_center.text_files import read_columns
@@ -51,14 +51,20 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         ...     read.embeddings.shape, read.labels, read.groups, read.names
         ((2, 3), ['ant', 'bee'], None, ['a.png', 'b.png'])
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    embeddings = as_array(samples.embeddings)
-    columns = _columns(samples._replace(labels=as_array(samples.labels).tolist()))
-    present = {name: list(values) for name, values in columns.items() if values is not None}
+    folder = as_path(folder, "folder")
+    embeddings = as_array(samples.embeddings, "embeddings")
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"embeddings must have shape (rows, embedding_size), got shape {embeddings.shape}. Give each row its own."
+        )
+    columns = _columns(samples)
+    present = {name: as_list(values, name) for name, values in columns.items() if values is not None}
     for name, values in present.items():
         if len(values) != len(embeddings):
             raise ValueError(f"{name} must be one per row ({len(embeddings)}), got {len(values)}. Give them in order.")
+        if "" in values:
+            raise ValueError(f"{name} must not be empty, got '' in row {values.index('')}. Name each row.")
+    folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "embeddings.npy", embeddings)
     with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -77,19 +83,20 @@ def load_samples(folder: str | Path) -> Samples:
         FileNotFoundError: no such files.
         ValueError: files that do not fit together.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     missing = [name for name in ("embeddings.npy", "samples.csv") if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
-    embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+    embeddings = read_array(folder / "embeddings.npy", mapped=True)
+    count = len(embeddings) if embeddings.ndim else 0
     columns = read_columns(folder / "samples.csv", "samples.csv", ("label",), ("group", "path"))
-    if len(columns["label"]) != len(embeddings):
+    if len(columns["label"]) != count:
         raise ValueError(
-            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got "
-            f"{len(columns['label'])} rows in {str(folder)!r}. Embed the data set again."
+            f"samples.csv must have a label for each of the {count} embeddings, got {len(columns['label'])} rows in "
+            f"{str(folder)!r}. Embed the data set again."
         )
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
@@ -185,7 +192,7 @@ def embed(
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
         for images, batch_labels, *_ in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
-            output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels)
+            output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
             embeddings.append(output.float().cpu().numpy())
             labels.append(numbers.astype(np.int64))

@@ -18,6 +18,7 @@ from pml_center.data import LabeledImages
 from pml_center.data.archives import split_archive
 from pml_center.decoding import READING, convert
 from pml_center.evaluation.embed import embed
+from pml_center.names import one_line
 
 LOG = logging.getLogger("pml_center")
 MOST_BYTES = 2**31  # of all that is kept; the oldest go first
@@ -65,10 +66,9 @@ def cached_embeddings(
     """
     check_workers(workers)
     path = None if folder is None else folder / f"{_fingerprint(model, images, recipe, device)}.npy"
-    if path is not None and path.is_file():
-        LOG.info("embeddings of %s images are in the cache: %s", f"{len(images):,}", path)
-        path.touch()
-        return np.load(path)
+    kept = None if path is None else _kept(path, len(images))
+    if kept is not None:
+        return kept
     embeddings, _ = embed(model, DataLoader(images, batch_size, num_workers=workers), device)
     if path is not None:
         _keep(embeddings, path)
@@ -116,6 +116,22 @@ def _of_file(path: str | os.PathLike) -> bytes:
 def _of_pixels(image: Image.Image) -> bytes:
     pixels = convert(image, channels=3)  # as a model sees them: upright, and a palette by its colours
     return f"{pixels.size}".encode() + pixels.tobytes()
+
+
+def _kept(path: Path, rows: int) -> NDArray[np.float32] | None:
+    """What was kept, if it is there and whole."""
+    if not path.is_file():
+        return None
+    try:
+        embeddings = np.load(path)
+        if embeddings.dtype != np.float32 or embeddings.ndim != 2 or len(embeddings) != rows:
+            raise ValueError(f"got {embeddings.dtype} of shape {embeddings.shape}")
+        path.touch()
+    except (ValueError, EOFError, OSError) as error:
+        LOG.warning("embeddings are made anew: %s is damaged (%s)", path, one_line(error))
+        return None
+    LOG.info("embeddings of %s images are in the cache: %s", f"{rows:,}", path)
+    return embeddings
 
 
 def _keep(embeddings: NDArray[np.float32], path: Path) -> None:

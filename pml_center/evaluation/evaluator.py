@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from pml_center.arrays import as_list, parts_of
 from pml_center.evaluation.embed import Samples, embed_samples, load_parts
 from pml_center.evaluation.report import Report
 
@@ -75,11 +76,21 @@ def samples_of(values: Any, labels: Any = None, groups: Any = None, names: Any =
     else:
         folders = [values] if isinstance(values, (str, Path)) else values
         if not (isinstance(folders, (list, tuple)) and folders and isinstance(folders[0], (str, Path))):
-            return given
+            return _with_names(given)
         stored = load_parts(folders)
-    return Samples(
-        stored.embeddings, *(old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
-    )
+    columns = (old if new is None else new for old, new in zip(stored[1:], given[1:], strict=True))
+    return _with_names(Samples(stored.embeddings, *columns))
+
+
+def _with_names(samples: Samples) -> Samples:
+    """The same samples, if they have a name for each row or none at all."""
+    if samples.names is not None:
+        samples = samples._replace(names=as_list(samples.names, "names"))
+    if samples.names is not None and samples.embeddings is not None:
+        rows = sum(len(part) if part.ndim else 0 for part in parts_of(samples.embeddings))
+        if len(samples.names) != rows:
+            raise ValueError(f"names must be one per row ({rows}), got {len(samples.names)}. Give them in order.")
+    return samples
 
 
 def labelled_samples(called: str, values: Any, labels: Any, groups: Any = None, names: Any = None) -> Samples:

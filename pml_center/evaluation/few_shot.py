@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pml_center.arrays import as_list, check_count, class_codes
+from pml_center.arrays import as_array, as_list, check_count, check_several, class_codes
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.decoding import convert, decode
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, settled
+from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, check_seed, mean_of, settled
 from pml_center.text_files import decoded
 
 Classifier = Literal["mean", "knn"]
@@ -76,7 +76,8 @@ def sample_episodes(
         raise ValueError("ways must be at least 2, got 1. One class leaves nothing to tell apart.")
     needed = check_count("shots", shots) + check_count("queries", queries)
     wanted = None if episodes is None else check_count("episodes", episodes)
-    known = as_list(labels)
+    check_seed(seed)
+    known = as_list(labels, "labels")
     codes = class_codes(known, len(known))
     sizes = np.bincount(codes)
     if (sizes >= needed).sum() < ways:
@@ -201,7 +202,7 @@ class FewShotEvaluator(Evaluator[Report]):
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity), classifier=(self.classifier, Classifier))
-        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples)
+        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples, self.seed)
         for name in ("ways", "shots", "queries", "neighbours"):
             check_count(name, getattr(self, name))
 
@@ -244,7 +245,8 @@ class FewShotEvaluator(Evaluator[Report]):
                 without support.
         """
         prepared = ExactSearch(embeddings, similarity=self.similarity).queries
-        if not episodes:
+        check_several(episodes=episodes)
+        if not len(episodes):
             raise ValueError("episodes must be at least one, got none. See sample_episodes.")
         for number, episode in enumerate(episodes):
             _check_episode(episode, number, len(prepared))
@@ -263,7 +265,7 @@ class FewShotEvaluator(Evaluator[Report]):
             [interval] = bootstrap_interval(accuracy, None, self.ci_level, self.resamples, self.seed)
             ci = {"accuracy": settled(interval, queries, self.ci_level)}
         return Report(
-            metrics={"accuracy": float(accuracy.mean())},
+            metrics={"accuracy": mean_of(accuracy)},
             protocol=how,
             counts={"episodes": len(episodes), "queries": queries},
             per_unit={"accuracy": accuracy},
@@ -300,6 +302,22 @@ class FewShotEvaluator(Evaluator[Report]):
 
 
 def _check_episode(episode: Episode, number: int, rows: int) -> None:
+    if not isinstance(episode, Episode):
+        raise TypeError(
+            f"episodes must be Episode, got {type(episode).__name__} as number {number}. Make them with it."
+        )
+    sizes = [(as_array(each, "episodes").shape, as_array(each).dtype.kind) for each in episode]
+    whole = all(len(shape) == 1 and shape[0] and kind in "iu" for shape, kind in sizes)
+    if not whole or sizes[0][0] != sizes[1][0] or sizes[2][0] != sizes[3][0]:
+        raise ValueError(
+            f"episodes must have integers (S,) and (S,) for the support and (M,) and (M,) for the queries, got shapes "
+            f"{', '.join(str(shape) for shape, _ in sizes)} in episode {number}. Give a class for each row."
+        )
+    if both := set(as_list(episode.support)) & set(as_list(episode.queries)):
+        raise ValueError(
+            f"episodes must have other queries than support, got row {min(both)} as both in episode {number}. "
+            "It would find itself: leave it out of one of them."
+        )
     used = np.concatenate([episode.support, episode.queries])
     if used.min() < 0 or used.max() >= rows:
         raise ValueError(
@@ -307,6 +325,11 @@ def _check_episode(episode: Episode, number: int, rows: int) -> None:
             f"episode {number}. Pass the embeddings that the episodes were made for."
         )
     classes = np.concatenate([episode.support_classes, episode.query_classes])
+    if classes.min() < 0 or classes.max() >= len(classes):
+        raise ValueError(
+            f"episodes must number their classes from 0, got {classes.min()} to {classes.max()} in episode {number}. "
+            "Use np.unique(classes, return_inverse=True)."
+        )
     missing = set(range(classes.max() + 1)) - set(episode.support_classes.tolist())
     if missing:
         raise ValueError(

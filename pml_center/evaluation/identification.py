@@ -8,16 +8,34 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import ENTRIES, as_array, check_count, check_several, class_codes
+from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, check_rates, measurable
-from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, Values
-from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, resampled_counts, settled
+from pml_center.evaluation.search import (
+    ExactSearch,
+    Ids,
+    Matrix,
+    Similarity,
+    Values,
+    check_two_sets,
+    duplicates,
+    queries_among,
+)
+from pml_center.evaluation.statistics import (
+    Interval,
+    bootstrap_intervals,
+    check_intervals,
+    mean_of,
+    resampled_counts,
+    settled,
+)
 
 Resampled = Literal["identity", "query"]
+Ranks = Sequence[int] | Ids
+CALLED = ("embeddings", "gallery")
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
     and large identities are found more easily.
 
     Args:
-        ranks: the k of each ``rank_k``; the CMC goes up to the largest.
+        ranks: the k of each ``rank_k``; the CMC goes up to the largest, or to the size of the gallery.
         fpir: targets of the false positive identification rate, in (0, 1). None means 0.1, 0.01, …, 1e-6, as far as ten
             non-mated queries or more may be taken for somebody. A target below that is measured with a warning.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
@@ -74,8 +92,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
     def __post_init__(self) -> None:
         check_several(ranks=self.ranks)
         check_choices(similarity=(self.similarity, Similarity))
-        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
-        if not self.ranks:
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
+        if not len(self.ranks):
             raise ValueError("ranks must name at least one rank, got none. Use (1,).")
         for rank in self.ranks:
             check_count("ranks", rank)
@@ -125,27 +143,30 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         Raises:
             ValueError: as for one gallery.
         """
-        if not galleries:
+        check_several(galleries=galleries)
+        if not len(galleries):
             raise ValueError("galleries must be at least one, got none. Pass pairs of references and labels.")
         known: dict[Hashable, int] = {}
         queries = labelled_samples("embeddings", embeddings, labels)
-        codes = class_codes(queries.labels, len(as_array(queries.embeddings)), "labels", known)
+        queries = queries._replace(embeddings=as_matrix(joined(queries.embeddings), "embeddings", names=queries.names))
+        codes = class_codes(queries.labels, len(queries.embeddings), "labels", known)
         references = [labelled_samples("gallery", *gallery) for gallery in galleries]
         searched = [self._search(queries, codes, each, known) for each in references]
         non_mated = min(int((~each.mated).sum()) for each in searched)
-        if self.fpir and not non_mated:
+        if self.fpir is not None and len(self.fpir) and not non_mated:
             raise ValueError(
                 "fpir must be left out where every query is mated, got no query without a reference of its identity. "
                 "Add images of people who are not in the gallery."
             )
         fpir, warnings = measurable(self.fpir, non_mated, "TPIR at FPIR", "non-mated queries")
+        warnings += tuple(dict.fromkeys(sentence for each in searched for sentence in each.warnings))
         counts = {"queries": len(codes), "galleries": len(galleries)}
         per_query: dict[str, Values] = {}
         thresholds: dict[str, float] = {}
         if len(galleries) == 1:
             counts = {"queries": len(codes), "mated": len(codes) - non_mated, "non-mated": non_mated}
             per_query, thresholds = searched[0].per_query(self.ranks, fpir)
-        ranks = range(1, max(self.ranks) + 1)
+        ranks = np.arange(1, min(max(self.ranks), max(each.references for each in searched)) + 1)
         return ThresholdReport(
             metrics=dict(zip(_names(self.ranks, fpir), _mean_rates(searched, self.ranks, fpir), strict=True)),
             protocol=f"{self.similarity} similarity" + (", mean over galleries" if len(galleries) > 1 else ""),
@@ -154,7 +175,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             ci=self._intervals(searched, codes, fpir),
             ci_level=self.ci_level,
             ci_method=self._ci_method,
-            curves={"cmc": {"rank": np.array(ranks), "rate": np.array(_mean_rates(searched, ranks, ()))}},
+            curves={"cmc": {"rank": ranks, "rate": np.array(_mean_rates(searched, ranks, ()))}},
             warnings=warnings,
             thresholds=thresholds,
         )
@@ -165,7 +186,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 
     def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)
-        search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names)
+        search = ExactSearch(queries.embeddings, gallery.embeddings, self.similarity, names=names, called=CALLED)
         reference_codes = class_codes(gallery.labels, len(search.references), "gallery_labels", known)
         mated = np.isin(codes, reference_codes)
         if not mated.any():
@@ -175,12 +196,15 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             )
         rank = np.full(len(codes), np.iinfo(np.int64).max)
         score = np.empty(len(codes), dtype=np.float64)
+        nearest = np.full(len(codes), -1)
         for rows, ids, scores in search.chunks(min(max(self.ranks), len(search.references))):
+            nearest[rows] = ids[:, 0]
             hits = reference_codes[ids] == codes[rows, None]
             found = hits.any(axis=1)
             rank[rows[found]] = hits[found].argmax(axis=1) + 1
             score[rows] = scores[:, 0]
-        return _Searched(mated, rank, score, len(search.references))
+        alike = duplicates(search, nearest)
+        return _Searched(mated, rank, score, len(search.references), queries_among(alike, len(codes)))
 
     def _intervals(self, searched: list["_Searched"], codes: Ids, fpir: Sequence[float]) -> dict[str, Interval]:
         if self.ci is None:
@@ -220,7 +244,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 
         Source: Kemelmacher-Shlizerman et al., The MegaFace Benchmark, CVPR 2016, arXiv:1512.00596.
         """
-        queries, others = as_array(embeddings), as_array(distractors)
+        queries, others = as_matrix(embeddings, "embeddings"), as_matrix(distractors, "distractors")
+        check_two_sets(queries, [others], "embeddings", "distractors")
         codes = class_codes(labels, len(queries))
         mates = np.bincount(codes)[codes] - 1
         if not mates.any():
@@ -243,7 +268,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         if self.ci is not None:
             people = codes if self.ci == "identity" else None
             ci = bootstrap_intervals(per_query, people, self.ci_level, self.resamples, self.seed)
-        means = np.nanmean(rates, axis=0)
+        means = np.array([mean_of(column) for column in rates.T])
         return Report(
             metrics=dict(zip(names, means.tolist(), strict=True)),
             protocol=f"{self.similarity} similarity, one mate among distractors",
@@ -263,20 +288,24 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
 class _Searched:
     """What a search in one gallery found for each query."""
 
-    def __init__(self, mated: Flags, rank: Ids, score: Values, references: int):
+    def __init__(self, mated: Flags, rank: Ids, score: Values, references: int, warnings: tuple[str, ...] = ()):
         self.mated = mated  # (Q,)
         self.rank = rank  # (Q,) of the first reference with the query's identity; huge where it was not among the first
         self.score = score  # (Q,) of the nearest reference
         self.references = references
+        self.warnings = warnings
+        self.order = np.argsort(rank)
+        self.sorted = rank[self.order]
         right = np.where(mated & (rank > 1), -np.inf, score)  # a wrong name is never accepted
         self.ranking = RankedPairs(right, mated)
 
-    def rates(self, ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
+    def rates(self, ranks: Ranks, fpir: Sequence[float], weights: NDArray | None = None) -> list[float]:
         """Each ``rank_k`` and each TPIR, with every query counted as often as its weight says."""
         times = self.mated.astype(np.int64) if weights is None else weights * self.mated
         if not times.any():
             return [np.nan] * len([*ranks, *fpir])
-        closed = [float((times * (self.rank <= rank)).sum() / times.sum()) for rank in ranks]
+        found = np.concatenate([[0], times[self.order].cumsum()])  # behind each rank that occurs
+        closed = (found[np.searchsorted(self.sorted, ranks, side="right")] / times.sum()).tolist()
         if not fpir:
             return closed
         curve = self.ranking.roc(weights)
@@ -298,7 +327,7 @@ def _names(ranks: Iterable[int], fpir: Sequence[float]) -> list[str]:
 
 
 def _mean_rates(
-    searched: list[_Searched], ranks: Iterable[int], fpir: Sequence[float], weights: NDArray | None = None
+    searched: list[_Searched], ranks: Ranks, fpir: Sequence[float], weights: NDArray | None = None
 ) -> list[float]:
     """The rates of several galleries, averaged."""
     return np.mean([each.rates(ranks, fpir, weights) for each in searched], axis=0).tolist()
@@ -308,6 +337,9 @@ def _sizes(sizes: Sequence[int] | None, distractors: int) -> list[int]:
     """How many distractors to measure with, ascending."""
     if sizes is None:
         return sorted({10**power for power in range(1, 10) if 10**power < distractors} | {distractors})
+    check_several(sizes=sizes)
+    if not len(sizes):
+        raise ValueError("sizes must name at least one number of distractors, got none. Leave it out for 10, 100, ….")
     for size in sizes:
         if check_count("sizes", size) > distractors:
             raise ValueError(

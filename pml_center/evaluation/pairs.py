@@ -1,16 +1,17 @@
 """Pairs of images to verify: which rows, whether they show one identity, and which fold they belong to."""
 
+import posixpath
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_array, as_list, class_codes
+from pml_center.arrays import as_array, as_list, as_path, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
-from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity
+from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, image_named
 from pml_center.text_files import read_lines
 
 
@@ -42,11 +43,7 @@ class Pairs:
     people: Ids | None = None
 
     def __post_init__(self) -> None:
-        first, second = _checked_rows(self.first, "first"), _checked_rows(self.second, "second")
-        if first.shape != second.shape:
-            raise ValueError(
-                f"first and second must be as many, got {len(first)} and {len(second)}. Give two rows for each pair."
-            )
+        first, second = _checked_sides(self.first, self.second)
         alike = np.flatnonzero(first == second)
         if len(alike):
             raise ValueError(
@@ -64,6 +61,43 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @classmethod
+    def of_paths(
+        cls,
+        first: Sequence[str],
+        second: Sequence[str],
+        same: Any,
+        paths: Sequence[str],
+        folds: Any = None,
+        people: Any = None,
+    ) -> "Pairs":
+        """Pairs that a protocol gives by path: relative or absolute, with ``/`` or ``\\``, with a suffix or without.
+
+        Args:
+            first: (P,) the path of one image, or so many of its last parts as tell it apart.
+            second: (P,) of the other.
+            same: (P,) whether both show one identity.
+            paths: (N,) of the images that the rows were made of, likewise.
+            folds: (P,) the fold of each pair, or None.
+            people: (P, 2) who is on the two images, or None.
+
+        Raises:
+            ValueError: a path that leads to no row, or to more than one.
+
+        Example:
+            >>> paths = ["photos/ann/1.png", "photos/ann/2.png", "photos/bob/1.png"]
+            >>> pairs = Pairs.of_paths(["ann/1", "ann/1.png"], ["/data/photos/ann/2.png", "bob\\1.png"], [1, 0], paths)
+            >>> pairs.first.tolist(), pairs.second.tolist()
+            ([0, 0], [1, 2])
+        """
+        rows = _RowsByPath(as_list(paths, "paths"))
+        first, second = as_list(first, "first"), as_list(second, "second")
+        found = {path: rows[path] for path in dict.fromkeys([*first, *second])}
+        missing = [path for path, row in found.items() if row is None]
+        if missing:
+            raise ValueError(_without_row(missing))
+        return cls(*(np.array([found[path] for path in side]) for side in (first, second)), same, folds, people)
 
     @classmethod
     def of_names(
@@ -93,21 +127,64 @@ class Pairs:
             array([2, 1])
         """
         rows: dict[Hashable, int] = {}
-        for row, name in enumerate(as_list(names)):
+        for row, name in enumerate(as_list(names, "names")):
             if rows.setdefault(name, row) != row:
                 raise ValueError(
                     f"names must be different, got {name!r} in rows {rows[name]} and {row}. "
                     "Give each row a name of its own."
                 )
-        wanted = [as_list(first), as_list(second)]
+        wanted = [as_list(first, "first"), as_list(second, "second")]
         missing = [name for name in dict.fromkeys([*wanted[0], *wanted[1]]) if name not in rows]
         if missing:
-            raise ValueError(
-                f"pairs must be of rows that exist, got {missing[0]!r} without one ({len(missing)} names). "
-                "Embed every image of the protocol: leaving pairs out gives another protocol, with another result."
-            )
+            raise ValueError(_without_row(missing))
         found = [np.array([rows[name] for name in side], dtype=np.int64) for side in wanted]
         return cls(found[0], found[1], same, folds, people)
+
+
+class _RowsByPath:
+    """The row of each path, however it is written."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.parts = [_parts(path) for path in paths]
+        self.named: dict[str, list[int]] = {}
+        for row, parts in enumerate(self.parts):
+            for name in {parts[-1], PurePosixPath(parts[-1]).stem}:
+                self.named.setdefault(name, []).append(row)
+
+    def __getitem__(self, path: str) -> int | None:
+        """The row of a path; None where it has none.
+
+        Raises:
+            ValueError: a path that several rows have.
+        """
+        wanted = _parts(path)
+        rows = [row for row in self.named.get(wanted[-1], ()) if self._alike(row, wanted)]
+        whole = [row for row in rows if self.parts[row] == wanted]
+        rows = whole or rows
+        if len(rows) > 1:
+            raise ValueError(
+                f"pairs must name images that can be told apart, got {path!r}, which are rows {rows[0]} "
+                f"({'/'.join(self.parts[rows[0]])}) and {rows[1]} ({'/'.join(self.parts[rows[1]])}). "
+                "Write more of the path."
+            )
+        return rows[0] if rows else None
+
+    def _alike(self, row: int, wanted: tuple[str, ...]) -> bool:
+        """Whether the folders agree, as far as both are written."""
+        folders, others = self.parts[row][-2::-1], wanted[-2::-1]
+        return all(one == other for one, other in zip(folders, others, strict=False))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    normal = posixpath.normpath(str(path).strip().replace("\\", "/"))
+    return PurePosixPath(normal).parts or (".",)
+
+
+def _without_row(missing: Sequence[Hashable]) -> str:
+    return (
+        f"pairs must be of rows that exist, got {missing[0]!r} without one ({len(missing)} names). "
+        "Embed every image of the protocol: leaving pairs out gives another protocol, with another result."
+    )
 
 
 def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "cosine") -> Matrix:
@@ -131,7 +208,7 @@ def pair_scores(rows: Any, first: Any, second: Any, similarity: Similarity = "co
         array([0. , 0.6], dtype=float32)
     """
     search = ExactSearch(rows, similarity=similarity)
-    sides = _checked_rows(first, "first"), _checked_rows(second, "second")
+    sides = _checked_sides(first, second)
     check_rows(*sides, count=len(search.queries))
     return search.pair_scores(*sides)
 
@@ -162,7 +239,7 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
 
     Source: Huang et al., Labeled Faces in the Wild, University of Massachusetts Amherst, report 07-49, 2007.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     lines = [line.split() for line in read_lines(path, "pairs")]
     header = lines[0] if lines else []
     if not 1 <= len(header) <= 2 or not all(word.isdigit() and int(word) for word in header):
@@ -194,7 +271,7 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
         first=[pair[0] for pair in images],
         second=[pair[1] for pair in images],
         same=same,
-        names=[Path(name).stem for name in names],
+        names=[PurePosixPath(_parts(name)[-1]).stem for name in as_list(names, "names")],
         folds=np.repeat(np.arange(folds), 2 * pairs) if folds > 1 else None,
         people=np.unique(people, return_inverse=True)[1].reshape(-1, 2),
     )
@@ -213,7 +290,7 @@ def checked_folds(folds: Any, pairs: int) -> Ids:
 
 def checked_people(people: Any, same: Flags) -> Ids:
     """Who is on the two images of each pair, (P, 2), which must agree with the flags."""
-    values = as_array(people)
+    values = as_array(people, "people")
     if values.shape != (len(same), 2):
         raise ValueError(f"people must have shape ({len(same)}, 2), got shape {values.shape}. Give two for each pair.")
     if values.dtype.kind not in "iu":
@@ -239,8 +316,29 @@ def check_rows(first: Ids, second: Ids, count: int) -> None:
         )
 
 
+def check_two_images(pairs: Pairs, names: Sequence[str]) -> None:
+    """The two rows of a pair must be of two images, by the names of the rows."""
+    codes = class_codes(map(image_named, names), len(names), "names")
+    alike = np.flatnonzero(codes[pairs.first] == codes[pairs.second])
+    if len(alike):
+        raise ValueError(
+            f"pairs must be of two images, got {names[pairs.first[alike[0]]]!r} twice in pair {alike[0]} ({len(alike)} "
+            f"of {len(pairs)} pairs). An image always matches itself: leave these pairs out."
+        )
+
+
+def _checked_sides(first: Any, second: Any) -> tuple[Ids, Ids]:
+    """The two rows of each pair (P,)."""
+    sides = _checked_rows(first, "first"), _checked_rows(second, "second")
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(
+            f"first and second must be as many, got {len(sides[0])} and {len(sides[1])}. Give two rows for each pair."
+        )
+    return sides
+
+
 def _checked_rows(rows: Any, name: str) -> Ids:
-    values = as_array(rows)
+    values = as_array(rows, name)
     if values.dtype.kind not in "iu":
         raise TypeError(
             f"{name} must be integers, got dtype {values.dtype}. Give the row of each image, or use Pairs.of_names."

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.statistics import Interval, PairedTest, Values, check_level
+from pml_center.arrays import as_numbers
+from pml_center.evaluation.statistics import Interval, PairedTest, Values, check_level, mean_of
 
 
 def runs_interval(values: Any, level: float = 0.95) -> Interval:
@@ -86,13 +87,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     To call every test significant whose corrected value is below 0.05 is to be wrong anywhere in at most 5 % of all
     cases, however the tests depend on each other.
 
+    Raises:
+        TypeError: values that are not real numbers.
+        ValueError: another shape than a list, or a number outside [0, 1].
+
     Example:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
     """
-    values = np.asarray(p_values, dtype=np.float64)
+    values = as_numbers(p_values, "p_values")
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p_values must be a list of numbers in [0, 1], got {p_values!r}. Pass one per test.")
     order = np.argsort(values, kind="stable")
     corrected = np.empty(len(values))
     corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
@@ -109,7 +116,7 @@ def _student(models: Sequence[Values], units: Values, level: float) -> tuple[flo
     of_runs = [table.mean(axis=1).var(ddof=1) / len(table) for table in repeated]
     # An estimate of a variance may come out below one of its parts, which would be too good to be true.
     variance = max(of_units + sum(of_runs) - sum(map(_of_both, repeated)), of_units, sum(of_runs))
-    mean = float(units.mean())
+    mean = mean_of(units)
     if not variance > 0:
         return mean, 0.0, float(mean == 0)
     parts = [
@@ -128,7 +135,7 @@ def _of_both(table: Values) -> float:
 
 
 def _table(values: Any) -> Values:
-    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    table = np.atleast_2d(as_numbers(values, "values"))
     if table.ndim != 2:
         raise ValueError(f"values must have shape (runs, units), got {table.shape}. Give a row for each run.")
     return table

@@ -1,5 +1,6 @@
 """Retrieval: each query is searched for among references, and what is found is measured."""
 
+import logging
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +16,21 @@ from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
-from pml_center.evaluation.search import Ids, Neighbours, Similarity, Ties, Values, import_faiss, native_similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals
+from pml_center.evaluation.search import (
+    Ids,
+    Neighbours,
+    Similarity,
+    Ties,
+    Values,
+    duplicates,
+    import_faiss,
+    native_similarity,
+    queries_among,
+)
+from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, mean_of, means_by_class
 from pml_center.names import unknown_name
+
+LOG = logging.getLogger("pml_center")
 
 Singletons = Literal["skip", "zero", "error"]
 Resampled = Literal["query", "class"]
@@ -85,9 +98,11 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
 
     def __post_init__(self) -> None:
         import_faiss()
+        if not isinstance(self.index, str) and not callable(self.index):
+            raise TypeError(f"index must be a string of faiss or a knn_func of PML, got {self.index!r}. Use 'Flat'.")
         check_several(metrics=self.metrics, recall_at=self.recall_at)
         check_choices(singletons=(self.singletons, Singletons), ties=(self.ties, Ties))
-        check_intervals(self.ci, Resampled, self.ci_level, self.resamples)
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
         if isinstance(self.similarity, str):
             check_choices(similarity=(self.similarity, Similarity))
         elif native_similarity(self.similarity) is None and self.index != "Flat":
@@ -97,6 +112,8 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             )
         for k in self.recall_at:
             check_count("recall_at", k)
+        if self.chunk_size is not None:
+            check_count("chunk_size", self.chunk_size)
         if not self._all_metrics:
             raise ValueError("metrics must name at least one metric, got none. Name one, or a K in recall_at.")
         if self._ranks_gallery and self.index != "Flat":
@@ -170,17 +187,36 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
 
         Raises:
             ValueError: as for calling the evaluator; names of metrics that it does not measure; first references that
-                are not the queries although ``ref_includes_query`` says so.
+                are not the queries although ``ref_includes_query`` says so. As in PML, queries may be among the
+                references, and where no query has anything to find the metrics are NaN; a warning says either.
         """
         known = self.get_curr_metrics()
+        check_several(include=include, exclude=exclude)
+        include, exclude = list(include), list(exclude)
         for name in (*include, *exclude):
-            if name not in known:
-                raise ValueError(unknown_name("metric", name, known, f"This evaluator has {', '.join(known)}."))
+            if str(name) not in known:
+                clusters = " AMI and NMI are measured by ClusteringEvaluator." if str(name) in ("AMI", "NMI") else ""
+                remedy = f"This evaluator has {', '.join(known)}.{clusters}"
+                raise ValueError(unknown_name("metric", str(name), known, remedy))
         wanted = tuple(name for name in include or known if name not in exclude)
+        queries = labelled_samples("embeddings", query, query_labels)
         references = None if reference is None else labelled_samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
-        task = evaluator._open(Samples(query, query_labels), references, ref_includes_query)
-        return {name: _mean(value) for name, value in evaluator._measure(task, kept=0)[0].items()}
+        task = RetrievalTask.of(queries, references, self.similarity, self.index, ref_includes_query, overlap=True)
+        if not task.relevant.any() and self.singletons == "skip":
+            LOG.warning("none of %s queries has a reference of its label: every metric is nan", len(task.codes))
+            return dict.fromkeys(wanted, math.nan)
+        evaluator._check_found(task)
+        values, _, neighbours = evaluator._measure(task, kept=1)
+        alike = 0 if references is None or ref_includes_query else duplicates(task.search, neighbours.ids[:, 0])
+        if alike:
+            LOG.warning(
+                "reference holds the very embedding of %s of %s queries, which find themselves. "
+                "ref_includes_query=True leaves them out",
+                f"{alike:,}",
+                f"{len(task.codes):,}",
+            )
+        return {name: mean_of(value) for name, value in values.items()}
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the metrics, as PML's hooks ask for them."""
@@ -198,8 +234,13 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
     def _ranks_gallery(self) -> bool:
         return self.ties == "expected" or any(metric.looks_at == "gallery" for metric in self._all_metrics.values())
 
-    def _open(self, queries: Samples, references: Samples | None, included: bool = False) -> RetrievalTask:
-        task = RetrievalTask.of(queries, references, self.similarity, self.index, included)
+    def _open(self, queries: Samples, references: Samples | None) -> RetrievalTask:
+        task = RetrievalTask.of(queries, references, self.similarity, self.index)
+        self._check_found(task)
+        return task
+
+    def _check_found(self, task: RetrievalTask) -> None:
+        """Queries must have something to find, all of them where ``singletons`` says so."""
         alone = np.flatnonzero(task.relevant == 0)
         if len(alone) == len(task.codes):
             raise ValueError(
@@ -212,7 +253,6 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
                 f"{task.classes[task.codes[alone[0]]]!r} at position {alone[0]} without one ({len(alone)} of "
                 f"{len(task.codes)} queries). Use singletons='skip' or 'zero', or remove these queries."
             )
-        return task
 
     def _evaluate(self, queries: Samples, references: Samples | None) -> RetrievalReport:
         """Evaluate queries among references, or among themselves."""
@@ -221,7 +261,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
         metrics, ci = self._summarise(values, task.codes)
-        duplicates = _duplicates(task, neighbours)
+        alike = duplicates(task.search, neighbours.ids[:, 0])
         return RetrievalReport(
             metrics=metrics,
             protocol=self._protocol(task, tie_rate, queries.groups is not None),
@@ -229,13 +269,13 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
                 "queries": int(measured.sum()),
                 "references": len(task.reference_codes),
                 "skipped": int((~measured).sum()),
-                "duplicates": duplicates,
+                "duplicates": alike,
             },
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
             ci_method=self._ci_method(metrics),
-            warnings=_warnings(task, tie_rate, duplicates),
+            warnings=_warnings(task, tie_rate, alike),
             classes=task.classes,
             codes=task.codes,
             reference_codes=task.reference_codes,
@@ -260,10 +300,10 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
         else:
             neighbours = Neighbours.none(queries, kept)
-            needed = np.full(queries, deepest)
+            needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
             if any(metric.looks_at == "r" for metric in metrics.values()):
-                needed = np.maximum(task.relevant, deepest)
-            chunks = task.first_neighbours(needed, kept, self.chunk_size)
+                needed = np.maximum(task.relevant, needed)
+            chunks = task.first_neighbours(needed, kept, self.chunk_size, deepest)
         for rows, ranking, undecided, found in progress_bar(chunks, queries):
             tied[rows] = undecided
             if found is not None:
@@ -278,11 +318,11 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         measured = ~np.isnan(next(iter(values.values())))
         codes = np.unique(codes[measured], return_inverse=True)[1]
         known, sizes = {name: value[measured] for name, value in values.items()}, np.bincount(codes)
-        metrics = {name: _mean(value) for name, value in known.items()}
+        metrics = {name: mean_of(value) for name, value in known.items()}
         ci = self._intervals(known, codes if self.ci == "class" else None)
         if sizes.min() < sizes.max():
-            by_class = {f"macro_{name}": np.bincount(codes, value) / sizes for name, value in known.items()}
-            metrics |= {name: _mean(value) for name, value in by_class.items()}
+            by_class = {f"macro_{name}": means_by_class(value, codes) for name, value in known.items()}
+            metrics |= {name: mean_of(value) for name, value in by_class.items()}
             ci |= self._intervals(by_class, None)
         return metrics, ci
 
@@ -309,34 +349,15 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         return ", ".join(parts)
 
 
-def _mean(values: Values) -> float:
-    """The mean of what is not NaN, correctly rounded: no order of the rows changes its last digit."""
-    known = values[~np.isnan(values)]
-    return math.fsum(known.tolist()) / len(known)
-
-
-def _duplicates(task: RetrievalTask, neighbours: Neighbours) -> int:
-    """How many queries have the very embedding of their nearest reference."""
-    nearest, count = neighbours.ids[:, 0], 0
-    for start in range(0, len(nearest), 1024):
-        some = nearest[start : start + 1024]
-        equal = (task.search.queries[start : start + 1024] == task.search.references[some]).all(axis=1)
-        count += int((equal & (some >= 0)).sum())
-    return count
-
-
-def _warnings(task: RetrievalTask, tie_rate: float, duplicates: int) -> tuple[str, ...]:
+def _warnings(task: RetrievalTask, tie_rate: float, alike: int) -> tuple[str, ...]:
     found = []
     if tie_rate > MANY_TIES:
         found.append(
             f"equal scores may decide about {tie_rate:.1%} of the queries. Have the embeddings collapsed, or were they "
             "quantised? ties='expected' does not depend on the order of the rows."
         )
-    elif 2 * duplicates > len(task.codes) and not task.search.leave_one_out:
-        found.append(
-            f"{duplicates:,} of {len(task.codes):,} queries have their very embedding in the gallery. Does it hold the "
-            "queries themselves?"
-        )
+    elif not task.search.leave_one_out:
+        found += queries_among(alike, len(task.codes))
     if len(task.classes) == 1:
         found.append("all labels are equal, so that whatever is found is right. Are these the labels of the classes?")
     return tuple(found)

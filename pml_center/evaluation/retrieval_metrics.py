@@ -61,7 +61,8 @@ def ir_recall_at_k(ranking: Ranking, k: int) -> Values:
         >>> ir_recall_at_k(Ranking.of(np.array([[False, True, True]]), np.array([4])), k=2)
         array([0.25])
     """
-    return precision_at_k(ranking, k) * k / np.maximum(ranking.relevant, 1)
+    inside = ranking.inside(check_count("k", k))
+    return ranking.sum(ranking.hits * inside / ranking.size) / np.maximum(ranking.relevant, 1)
 
 
 def precision_at_k(ranking: Ranking, k: int) -> Values:
@@ -199,7 +200,8 @@ def ndcg_at_k(ranking: Ranking, k: int) -> Values:
     Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20, 2002.
     """
     inside = ranking.inside(check_count("k", k))
-    gains = 1 / np.log2(np.arange(2, k + 2))
+    k = min(k, max(int((ranking.before + ranking.size).max(initial=0)), int(ranking.relevant.max(initial=0))))
+    gains = 1 / np.log2(np.arange(2, k + 2))  # no farther than there is anything to gain, whatever was asked for
     total = np.concatenate([[0], gains.cumsum()])
     start = np.minimum(ranking.before, k)
     mean = (total[start + inside] - total[start]) / ranking.size
@@ -333,10 +335,10 @@ def metric_named(name: str) -> Metric:
         ...
         ValueError: metric must be a known name, got 'r_precission'. Did you mean 'r_precision' or ...
     """
-    match = re.fullmatch(r"(\w+_at_)([1-9]\d*)", name)
-    metric = METRICS.get(f"{match[1]}K" if match else name)
+    match = re.fullmatch(r"(\w+_at_)([1-9]\d*)", str(name))
+    metric = METRICS.get(f"{match[1]}K" if match else str(name))
     if metric is None or (metric.looks_at == "k") != bool(match):
         raise ValueError(
-            unknown_name("metric", name, list(METRICS), f"Choose from {', '.join(METRICS)} with K from 1.")
+            unknown_name("metric", str(name), list(METRICS), f"Choose from {', '.join(METRICS)} with K from 1.")
         )
     return replace(metric, k=int(match[2])) if match else metric

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pml_center.arrays import check_count
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Neighbours
-from pml_center.evaluation.statistics import PairedTest
+from pml_center.evaluation.statistics import PairedTest, means_by_class
 
 NEAR_DUPLICATE = {"cosine": 0.99, "euclidean": 0.0}  # the score from which two embeddings may be of one image
 
@@ -91,13 +91,13 @@ class RetrievalReport(Report):
         """
         known = ~np.isnan(np.stack(list(self.per_unit.values()))).any(axis=0)
         counts = np.bincount(self.codes[known], minlength=len(self.classes))
-        present = np.flatnonzero(counts)
+        present, numbers = np.unique(self.codes[known], return_inverse=True)
         fields = [("label", object), ("queries", np.int64), *((name, np.float64) for name in self.per_unit)]
         table = np.empty(len(present), dtype=fields)
         table["label"] = [self.classes[code] for code in present.tolist()]
         table["queries"] = counts[present]
         for name, values in self.per_unit.items():
-            table[name] = np.bincount(self.codes[known], values[known], len(self.classes))[present] / counts[present]
+            table[name] = means_by_class(values[known], numbers)
         return table
 
     def worst(self, k: int = 20, metric: str | None = None) -> NDArray[np.int64]:

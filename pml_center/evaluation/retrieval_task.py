@@ -68,6 +68,7 @@ class RetrievalTask:
         similarity: Any = "cosine",
         index: Any = "Flat",
         included: bool = False,
+        overlap: bool = False,
     ) -> "RetrievalTask":
         """Check two sets and number their classes.
 
@@ -77,6 +78,7 @@ class RetrievalTask:
             similarity: a name or a PML distance.
             index: ``"Flat"``, a string for ``faiss.index_factory`` or a ``knn_func``.
             included: the first Q references are the queries, each of which is left out for itself.
+            overlap: queries may be among the references, and then find themselves.
 
         Raises:
             TypeError: embeddings that are not real numbers, labels or groups that are not hashable.
@@ -91,18 +93,21 @@ class RetrievalTask:
         if included and references is not None:
             _check_included(queries, references, codes, reference_codes)
             excluded = np.arange(len(codes)), np.arange(len(reference_codes))
-        search = _open_search(queries, references, similarity, index, excluded, included)
+        search = _open_search(queries, references, similarity, index, excluded, included or overlap)
         of_class = np.bincount(reference_codes, minlength=len(classes))
         # What is left out shares the label of the query.
         return cls(search, list(classes), codes, reference_codes, of_class[codes] - search.left_out)
 
-    def first_neighbours(self, needed: Counts, kept: int, chunk_size: int | None = None) -> Iterator[Ranked]:
+    def first_neighbours(
+        self, needed: Counts, kept: int, chunk_size: int | None = None, depth: int = 0
+    ) -> Iterator[Ranked]:
         """Rank among the first neighbours of each query.
 
         Args:
             needed: (Q,) how many neighbours the metrics of a query look at.
             kept: how many neighbours to give beside the ranking.
             chunk_size: at most this many queries at a time.
+            depth: how many neighbours the metrics look at, were there so many.
         """
         for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
             hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
@@ -112,7 +117,7 @@ class RetrievalTask:
             ties = (scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] >= 0)
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
-            ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], deepest)
+            ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], max(deepest, depth))
             found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
             yield Ranked(rows, ranking, ties.any(axis=1), found)
 
@@ -154,8 +159,6 @@ def _open_search(
 
 def _codes(values: Any, samples: Samples, name: str, known: dict[Hashable, int]) -> Ids:
     rows = sum(len(part) if part.ndim else 0 for part in parts_of(samples.embeddings))
-    if samples.names is not None and len(samples.names) != rows:
-        raise ValueError(f"names must be one per row ({rows}), got {len(samples.names)}. Give them in order.")
     return class_codes(values, rows, name, known)
 
 
@@ -180,8 +183,8 @@ def _same_label_and_group(
 
 
 def _check_included(queries: Samples, references: Samples, codes: Ids, reference_codes: Ids) -> None:
-    first = joined(references.embeddings)[: len(codes)]
-    if not np.array_equal(first, joined(queries.embeddings)) or (reference_codes[: len(codes)] != codes).any():
+    first = joined(references.embeddings, "reference")[: len(codes)]
+    if not np.array_equal(first, joined(queries.embeddings, "query")) or (reference_codes[: len(codes)] != codes).any():
         raise ValueError(
             f"reference must begin with the {len(codes)} queries because ref_includes_query=True, got other embeddings "
             "or labels. Put the queries first, or set ref_includes_query=False."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import as_array, check_several
+from pml_center.checks import check_between
 
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -76,8 +77,7 @@ class Roc:
         Raises:
             ValueError: a target outside [0, 1).
         """
-        if not 0 <= far < 1:
-            raise ValueError(f"far must be in [0, 1), got {far!r}. Use 0.001 for one in a thousand.")
+        check_between("in [0, 1)", "Use 0.001 for one in a thousand.", far=far)
         return int(np.searchsorted(self.far, far, side="right")) - 1
 
     @property
@@ -178,7 +178,7 @@ def last_of_ties(scores: NDArray) -> Counts:
 
 def checked_pairs(scores: Any, same: Any) -> tuple[Scores, Flags]:
     """Scores and flags of pairs as plain arrays, by the rules of :func:`roc`."""
-    values = as_array(scores)
+    values = as_array(scores, "scores")
     if values.dtype.kind not in "fiu":
         raise TypeError(f"scores must be real numbers, got dtype {values.dtype}. Convert them to float64.")
     if values.ndim != 1:
@@ -194,13 +194,14 @@ def checked_pairs(scores: Any, same: Any) -> tuple[Scores, Flags]:
 
 def checked_flags(same: Any, pairs: int) -> Flags:
     """Whether each pair shows one identity, (P,) booleans with both values among them."""
-    flags = as_array(same)
+    flags = as_array(same, "same")
     if flags.shape != (pairs,):
         raise ValueError(f"same must be one per pair ({pairs}), got shape {flags.shape}. Pass it in the same order.")
+    is_number = flags.dtype.kind in "biuf"
     if flags.dtype.kind not in "biu" or not np.isin(flags, (0, 1)).all():
+        other = flags[~np.isin(flags, (0, 1))][:1].tolist() if is_number else []
         raise ValueError(
-            f"same must be booleans, or 0 and 1, got {flags[~np.isin(flags, (0, 1))][:1].tolist() or flags.dtype}. "
-            "Say True where a pair shows one identity."
+            f"same must be booleans, or 0 and 1, got {other or flags.dtype}. Say True where a pair shows one identity."
         )
     flags = flags.astype(bool)
     if flags.all() or not flags.any():
@@ -217,8 +218,7 @@ def check_rates(name: str, rates: Sequence[float] | None) -> None:
     rates = () if rates is None else rates
     check_several(**{name: rates})
     for rate in rates:
-        if not 0 < rate < 1:
-            raise ValueError(f"{name} must be in (0, 1), got {rate!r}. Use 0.001 for one in a thousand.")
+        check_between("in (0, 1)", "Use 0.001 for one in a thousand.", **{name: rate})
 
 
 def measurable(

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pml_center.arrays import as_matrix, class_codes
+from pml_center.evaluation.statistics import mean_of
 
 
 def intra_inter_distance(embeddings: Any, labels: Iterable[Hashable]) -> tuple[float, float]:
@@ -32,14 +34,21 @@ def intra_inter_distance(embeddings: Any, labels: Iterable[Hashable]) -> tuple[f
     """
     matrix = as_matrix(embeddings, "embeddings", np.float64)
     codes = class_codes(labels, len(matrix))
+    order = _by_content(matrix)  # so that no order of the rows changes a last digit
+    matrix, codes = matrix[order], codes[order]
     counts = np.bincount(codes)
     if len(counts) < 2:
         raise ValueError("labels must name at least two classes, got 1. One class has no distance to another.")
     means = np.zeros((len(counts), matrix.shape[1]))
     np.add.at(means, codes, matrix)
     means /= counts[:, None]
-    intra = np.linalg.norm(matrix - means[codes], axis=1).mean()
-    return float(intra), _mean_distance(torch.from_numpy(means))
+    intra = mean_of(np.linalg.norm(matrix - means[codes], axis=1))
+    return intra, _mean_distance(torch.from_numpy(means[_by_content(means)]))
+
+
+def _by_content(rows: NDArray[np.float64]) -> NDArray[np.int64]:
+    """An order of the rows (N,) that is a function of what they hold alone."""
+    return np.argsort(rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0], kind="stable")
 
 
 def _mean_distance(points: torch.Tensor) -> float:

@@ -4,17 +4,45 @@ What is resampled is what was measured, never what was searched in: a reference 
 neighbour.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import ENTRIES, check_count
-from pml_center.checks import check_choices
+from pml_center.arrays import ENTRIES, as_array, as_numbers, check_count
+from pml_center.checks import check_between, check_choices
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
+
+
+def mean_of(values: Any) -> float:
+    """The mean of what is not NaN, correctly rounded: no order of the values changes its last digit.
+
+    Example:
+        >>> mean_of([1e16, 1.0, -1e16, float("nan")]), mean_of([1.0, 1e16, -1e16])
+        (0.3333333333333333, 0.3333333333333333)
+    """
+    values = np.asarray(values, dtype=np.float64)
+    known = values[~np.isnan(values)]
+    return math.fsum(known.tolist()) / len(known) if len(known) else math.nan
+
+
+def means_by_class(values: Values, codes: NDArray[np.int64]) -> Values:
+    """The mean of each class (C,), whose last digit no order of the rows changes: they are added from small to large.
+
+    Args:
+        values: (U,) without NaN.
+        codes: (U,) the class of each, 0 to C - 1, each of which occurs.
+
+    Example:
+        >>> means_by_class(np.array([1.0, 0.0, 0.5]), np.array([1, 0, 1]))
+        array([0.  , 0.75])
+    """
+    order = np.lexsort((values, codes))
+    return np.bincount(codes[order], values[order]) / np.bincount(codes)
 
 
 def bootstrap_interval(
@@ -46,7 +74,9 @@ def bootstrap_interval(
         resamples too, but takes several times as long: it gathers the values of each metric, where counts will do.
     """
     check_level(level)
-    table = np.atleast_2d(np.asarray(values, dtype=np.float64))  # (M, U)
+    table = np.atleast_2d(as_numbers(values, "values"))  # (M, U)
+    if table.ndim != 2:
+        raise ValueError(f"values must have shape (metrics, units), got {table.shape}. Give a row for each metric.")
     known = ~np.isnan(table).any(axis=0)
     if not known.any():
         raise ValueError(
@@ -55,7 +85,14 @@ def bootstrap_interval(
     table = table[:, known]
     sizes = np.ones(table.shape[1])
     if clusters is not None:
-        _, codes = np.unique(np.asarray(clusters)[known], return_inverse=True)
+        clusters = as_array(clusters, "clusters")
+        units = table.shape[1]
+        if clusters.shape != (units,) or clusters.dtype.kind not in "iu":
+            raise ValueError(
+                f"clusters must be {units} integers, one per unit, got shape {clusters.shape} of {clusters.dtype}. "
+                "Number the classes with np.unique(classes, return_inverse=True)."
+            )
+        _, codes = np.unique(clusters[known], return_inverse=True)
         table = np.stack([np.bincount(codes, row) for row in table])  # (M, C)
         sizes = np.bincount(codes).astype(np.float64)
     table = np.concatenate([table, sizes[None]])  # the last row counts the units of a resample
@@ -85,9 +122,9 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> Inter
     from scipy.stats import binomtest
 
     check_level(level)
-    if not 0 <= successes <= check_count("trials", trials):
-        raise ValueError(f"successes must be in [0, {trials}], the number of trials, got {successes}. Count again.")
-    low, high = binomtest(round(successes), trials).proportion_ci(level, method="wilson")
+    rule = f"in [0, {check_count('trials', trials)}], the number of trials"
+    check_between(rule, "Count again.", successes=successes)
+    low, high = binomtest(round(float(successes)), trials).proportion_ci(level, method="wilson")
     return float(low), float(high)
 
 
@@ -172,7 +209,9 @@ def paired_test(first: Any, second: Any, level: float = 0.95, resamples: int = 1
 
     Source: Edgington and Onghena, Randomization Tests, 4th edition, 2007.
     """
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    check_count("resamples", resamples)
+    check_seed(seed)
+    first, second = as_numbers(first, "first"), as_numbers(second, "second")
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(
             f"first and second must be values of the same units, got shapes {first.shape} and {second.shape}. "
@@ -182,7 +221,7 @@ def paired_test(first: Any, second: Any, level: float = 0.95, resamples: int = 1
     difference = difference[~np.isnan(difference)]
     [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
     p_value = _sign_flip_p_value(difference, resamples, seed)
-    return PairedTest(float(difference.mean()), low, high, p_value, len(difference))
+    return PairedTest(mean_of(difference), low, high, p_value, len(difference))
 
 
 def _sign_flip_p_value(difference: Values, resamples: int, seed: int) -> float:
@@ -242,7 +281,11 @@ def two_sample_bootstrap(
         2007, arXiv:0712.1111 (weights that are products).
     """
     check_level(level)
-    genuine_ids, impostor_ids = np.asarray(genuine_ids), np.asarray(impostor_ids)
+    check_seed(seed)
+    genuine_ids, impostor_ids = as_array(genuine_ids, "genuine_ids"), as_array(impostor_ids, "impostor_ids")
+    for name, ids in (("genuine_ids", genuine_ids), ("impostor_ids", impostor_ids)):
+        if ids.size and ids.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be integers, got dtype {ids.dtype}. Number the people from 0.")
     if genuine_ids.ndim != 1 or impostor_ids.ndim != 2 or impostor_ids.shape[1] != 2:
         raise ValueError(
             "genuine_ids must have shape (G,) and impostor_ids shape (I, 2), "
@@ -272,12 +315,13 @@ def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDAr
         [5, 5, 5]
     """
     check_count("units", units)
+    check_seed(seed)
     random = np.random.default_rng(seed)
     for _ in range(check_count("resamples", resamples)):
         yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)
 
 
-def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int) -> None:
+def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int, seed: int) -> None:
     """How an evaluator makes its intervals, if it does.
 
     Args:
@@ -285,6 +329,7 @@ def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int) ->
         kinds: the ``Literal`` of what can be.
         level: in (0, 1).
         resamples: at least 1.
+        seed: at least 0.
 
     Raises:
         ValueError: another value.
@@ -293,6 +338,16 @@ def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int) ->
         check_choices(ci=(ci, kinds))
     check_level(level)
     check_count("resamples", resamples)
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """What random numbers begin from must be an integer of at least 0.
+
+    Raises:
+        ValueError: anything else.
+    """
+    check_between("an integer of at least 0", "Use 0.", seed=seed)
 
 
 def check_level(level: float) -> None:
@@ -301,5 +356,4 @@ def check_level(level: float) -> None:
     Raises:
         ValueError: anything else.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level!r}. Use 0.95 for 95 %.")
+    check_between("in (0, 1)", "Use 0.95 for 95 %.", level=level)

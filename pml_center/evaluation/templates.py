@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_matrix, class_codes
+from pml_center.arrays import as_array, as_matrix, class_codes
 from pml_center.evaluation.search import Matrix
 
 
@@ -69,7 +69,7 @@ def templates(
 
 
 def _checked_weights(weights: Any, count: int) -> NDArray[np.float64]:
-    values = as_matrix(np.reshape(weights, (-1, 1)), "weights", np.float64)[:, 0]
+    values = as_matrix(as_array(weights, "weights").reshape(-1, 1), "weights", np.float64)[:, 0]
     if len(values) != count or values.min() < 0:
         raise ValueError(
             f"weights must be one per image ({count}) and at least 0, got {len(values)}, the smallest {values.min()}. "

@@ -1,7 +1,9 @@
 """Verification: do two images show the same identity? Accuracy over folds, error rates over pairs or over all pairs."""
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +16,11 @@ from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
-from pml_center.evaluation.pairs import Pairs, check_rows, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, checked_folds, checked_people, lfw_pairs
 from pml_center.evaluation.report import ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import Interval, check_intervals
+from pml_center.evaluation.statistics import Interval, check_intervals, mean_of
 
 
 def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
@@ -34,8 +36,8 @@ def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) ->
         >>> shared_identities(["Ann", "Bob", "Ann", "Cid"], ["Cid", "Ann"])
         ['Ann', 'Cid']
     """
-    known = set(as_list(others))
-    return [label for label in dict.fromkeys(as_list(labels)) if label in known]
+    known = set(as_list(others, "others"))
+    return [label for label in dict.fromkeys(as_list(labels, "labels")) if label in known]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,9 +133,9 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
-        check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples)
+        check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
-        if self.threshold is not None and not np.isfinite(self.threshold):
+        if self.threshold is not None and not (isinstance(self.threshold, Real) and math.isfinite(self.threshold)):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
 
     def __call__(
@@ -166,6 +168,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         samples = samples_of(embeddings, labels, names=names)
         search = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None))
         codes = None if samples.labels is None else class_codes(samples.labels, len(search.queries))
+        if pairs is not None and not isinstance(pairs, (Pairs, str, Path)):
+            raise TypeError(f"pairs must be Pairs or a file of them, got {type(pairs).__name__}. Make them with Pairs.")
         if pairs is None:
             if codes is None:
                 raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
@@ -178,6 +182,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
                 )
             pairs = lfw_pairs(pairs, samples.names)
         check_rows(pairs.first, pairs.second, len(search.queries))
+        if samples.names is not None:
+            check_two_images(pairs, samples.names)
         scores = search.pair_scores(pairs.first, pairs.second).astype(np.float64)
         people, unit = pairs.people, "people"
         if codes is not None:
@@ -226,8 +232,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         elif folds is not None:
             found = over_folds(scores, same, folds)
             right, per_fold = (scores >= found.threshold[folds]) == same, {"accuracy": found.accuracy}
-            metrics = {"accuracy": float(found.accuracy.mean()), "accuracy_se": found.standard_error} | metrics
-            thresholds = {"accuracy": float(found.threshold.mean())} | thresholds
+            metrics = {"accuracy": mean_of(found.accuracy), "accuracy_se": found.standard_error} | metrics
+            thresholds = {"accuracy": mean_of(found.threshold)} | thresholds
             how += ", each fold by the threshold best on the others"
         sample = None
         if self.ci is not None and people is not None:

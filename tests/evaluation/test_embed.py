@@ -159,3 +159,35 @@ def test_groups_of_a_data_set_go_with_its_embeddings():
     model = create_embedder("convnet", embedding_size=4)
     assert embed_samples(model, grouped).groups == ["left", "right"] * 3
     assert embed_samples(model, data).groups is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("path,label\na,x\nb,y,z\n", "samples.csv, line 3: line must have 2 cells as the first has, got 3"),
+        ("path,label\na,x\nb\n", "samples.csv, line 3: line must have 2 cells as the first has, got 1"),
+        ("path,label\na,x\nb,\n", "samples.csv, line 3: label must not be empty"),
+        ("path,label\na,x\n", "samples.csv must have a label for each of the 2 embeddings, got 1 rows"),
+        ("", "samples.csv must have columns label, got none"),
+    ],
+)
+def test_a_line_of_samples_that_is_not_whole_is_named(tmp_path, lines, message):
+    save_samples(tmp_path, Samples(np.ones((2, 3), np.float32), ["x", "y"], names=["a", "b"]))
+    (tmp_path / "samples.csv").write_text(lines, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_samples(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["archive", "empty", "cut off", "objects", "text"])
+def test_a_file_that_is_no_array_is_named(tmp_path, kind):
+    save_samples(tmp_path, Samples(np.ones((2, 3), np.float32), ["x", "y"]))
+    path = tmp_path / "embeddings.npy"
+    if kind == "archive":
+        with path.open("wb") as file:
+            np.savez(file, one=np.ones(3))
+    elif kind == "objects":
+        np.save(path, np.array([None, "a"], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes({"empty": b"", "cut off": path.read_bytes()[:-4], "text": b"0.1 0.2"}[kind])
+    with pytest.raises(ValueError, match=r"array must be an .npy file of numbers or texts, got .*embeddings.npy"):
+        load_samples(tmp_path)

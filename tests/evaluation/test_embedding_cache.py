@@ -164,3 +164,23 @@ def test_images_in_memory_are_the_same_if_a_model_sees_the_same(model, tmp_path)
     for number, image in enumerate([grey, lying, red, blue], start=1):
         embeddings(model, LabeledImages([image], [0], ["a"]), tmp_path / "cache")
         assert model.seen == number
+
+
+@pytest.mark.parametrize("left", [0, 60, 130, -8])
+def test_a_damaged_entry_is_made_anew(model, folder, tmp_path, left, caplog):
+    cache = tmp_path / "cache"
+    first = embeddings(model, image_folder(folder), cache)
+    [entry] = cache.iterdir()
+    entry.write_bytes(entry.read_bytes()[:left])
+    np.testing.assert_array_equal(embeddings(model, image_folder(folder), cache), first)
+    assert f"{entry} is damaged" in caplog.text
+    assert model.seen == 12
+    np.testing.assert_array_equal(embeddings(model, image_folder(folder), cache), first)
+    assert model.seen == 12
+
+
+def test_an_entry_of_other_images_is_made_anew(model, folder, tmp_path):
+    first = embeddings(model, image_folder(folder), tmp_path / "cache")
+    [entry] = (tmp_path / "cache").iterdir()
+    np.save(entry, first[:-1])
+    np.testing.assert_array_equal(embeddings(model, image_folder(folder), tmp_path / "cache"), first)

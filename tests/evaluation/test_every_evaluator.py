@@ -11,13 +11,18 @@ from torch.utils.data import TensorDataset
 
 from pml_center.evaluation import (
     ClusteringEvaluator,
+    Episode,
     FewShotEvaluator,
     IdentificationEvaluator,
+    Pairs,
     Report,
     RetrievalEvaluator,
     Samples,
     VerificationEvaluator,
+    adjusted_mutual_information,
+    intra_inter_distance,
     lfw_pairs,
+    normalized_mutual_information,
     save_samples,
 )
 from tests.evaluation.clusters import clusters
@@ -117,6 +122,160 @@ def test_a_row_that_is_not_finite_is_named_by_its_file(evaluator, sets, tmp_path
 def test_an_evaluator_does_not_change(evaluator):
     with pytest.raises(FrozenInstanceError):
         evaluator.similarity = "dot"
+
+
+class NotAvailable:
+    """As pandas' NA: whether it equals anything is not known."""
+
+    def __eq__(self, other):
+        return self
+
+    __ne__, __hash__ = __eq__, object.__hash__
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+MISSING = {
+    "None": lambda labels: [None, *labels[1:].tolist()],
+    "NaN": lambda labels: [float("nan"), *labels[1:].tolist()],
+    "NaN in an array": lambda labels: np.where(np.arange(len(labels)) == 0, np.nan, labels),
+    "NaT": lambda labels: np.where(np.arange(len(labels)) == 0, np.datetime64("NaT"), labels.astype("M8[ns]")),
+    "NA": lambda labels: [NotAvailable(), *labels[1:].tolist()],
+    "masked": lambda labels: np.ma.array(labels, mask=np.arange(len(labels)) == 0),
+    "in a tuple": lambda labels: [(label or None, 0) for label in labels.tolist()],
+}
+
+
+@each_evaluator
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_label_that_is_missing_is_no_class(evaluator, sets, missing):
+    embeddings, labels, *gallery = arguments(evaluator, sets)
+    with pytest.raises(ValueError, match=r"labels must not be (missing|NaN), got .+ at position 0"):
+        evaluator(embeddings, MISSING[missing](labels), *gallery)
+    if gallery:
+        with pytest.raises(ValueError, match=r"gallery_labels must not be (missing|NaN)"):
+            evaluator(embeddings, labels, gallery[0], MISSING[missing](gallery[1]))
+
+
+@each_evaluator
+def test_labels_that_are_a_column_are_to_be_flattened(evaluator, sets):
+    embeddings, labels, *gallery = arguments(evaluator, sets)
+    for column in (labels[:, None], torch.from_numpy(labels)[:, None], labels[:, None].tolist()):
+        with pytest.raises(
+            TypeError, match=r"labels must be hashable, got \[0\] .*Use labels.flatten\(\) for a column"
+        ):
+            evaluator(embeddings, column, *gallery)
+    with pytest.raises(TypeError, match=r"Use labels.argmax\(1\) for one-hot labels"):
+        evaluator(embeddings, np.eye(8, dtype=int)[labels], *gallery)
+
+
+@each_evaluator
+def test_labels_that_are_a_list_of_tensors_count_by_value(evaluator, sets):
+    embeddings, labels, *gallery = arguments(evaluator, sets)
+    assert_alike(
+        evaluator(embeddings, list(torch.from_numpy(labels)), *gallery), evaluator(embeddings, labels, *gallery)
+    )
+
+
+@each_evaluator
+def test_embeddings_without_values_are_refused(evaluator, sets):
+    embeddings, labels, *gallery = arguments(evaluator, sets)
+    tensor = torch.from_numpy(embeddings)
+    for other in (tensor.to_sparse(), tensor.to("meta")):
+        with pytest.raises(TypeError, match=r"embeddings must be a dense tensor that holds values, got .*to_dense"):
+            evaluator(other, labels, *gallery)
+    with pytest.raises(ValueError, match=r"embeddings must not be missing, got a masked value at position 0, 0 \(1 of"):
+        evaluator(
+            np.ma.array(embeddings, mask=np.arange(embeddings.size).reshape(embeddings.shape) == 0), labels, *gallery
+        )
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_no_metric_depends_on_the_order_of_the_rows(similarity):
+    embeddings, labels = clusters(classes=9, per_class=7, spread=3)
+    keep = np.random.default_rng(0).permutation(len(labels))[
+        :50
+    ]  # classes of different sizes, which have macro averages
+    embeddings, labels = embeddings[keep], labels[keep]
+    gallery, gallery_labels = clusters(classes=6, per_class=2, spread=3, seed=1)
+    metrics = ("r_precision", "mean_average_precision_at_r", "mean_average_precision", "ndcg_at_5")
+    found = []
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(labels)) if seed else np.arange(len(labels))
+        rows, of_rows = embeddings[order], labels[order]
+        retrieval = RetrievalEvaluator(metrics, similarity=similarity, ci=None)(rows, of_rows)
+        assert "macro_ndcg_at_5" in retrieval.metrics
+        found.append(
+            retrieval.metrics
+            | VerificationEvaluator(similarity=similarity, ci=None)(rows, of_rows).metrics
+            | IdentificationEvaluator(similarity=similarity, ci=None)(rows, of_rows, gallery, gallery_labels).metrics
+            | IdentificationEvaluator(similarity=similarity, ci=None).distractor_curve(rows, of_rows, gallery).metrics
+            | {"spread": intra_inter_distance(rows, of_rows)}
+            | {"ami": adjusted_mutual_information(of_rows, rows[:, 0] > 0)}
+            | {"nmi": normalized_mutual_information(of_rows, rows[:, 0] > 0)}
+        )
+    assert all(other == found[0] for other in found)
+
+
+def test_folds_in_another_order_give_the_same_accuracy():
+    rng = np.random.default_rng(0)
+    scores, same, folds = rng.normal(size=210), np.arange(210) % 2, np.repeat(np.arange(7), 30)
+    expected = VerificationEvaluator().of_scores(scores, same, folds).metrics
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(210)
+        assert VerificationEvaluator().of_scores(scores[order], same[order], folds[order]).metrics == expected
+
+
+@pytest.mark.parametrize("kind", [RetrievalEvaluator, IdentificationEvaluator])
+def test_an_image_that_is_in_both_sets_is_named_however_its_path_is_written(kind, sets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    embeddings, labels, gallery, gallery_labels = sets
+    mine, both = np.concatenate([embeddings, gallery[:1]]), np.append(labels, gallery_labels[:1])
+    queries = Samples(mine, both, names=[*(f"q/{row}.png" for row in range(len(labels))), "photos/./0.png"])
+    for name in ("photos/0.png", str(tmp_path / "photos" / "0.png"), "photos\\0.png"):
+        others = Samples(gallery, gallery_labels, names=[name, *(f"g/{row}.png" for row in range(1, len(gallery)))])
+        with pytest.raises(
+            ValueError, match=r"embeddings and gallery must be of other images, got 'photos/./0.png' in both"
+        ):
+            kind(ci=None)(queries, gallery=others)
+    kind(ci=None)(queries, gallery=others._replace(names=[f"g/{row}.png" for row in range(len(gallery))]))
+
+
+def test_a_gallery_that_holds_the_queries_is_pointed_out_by_identification_too(sets):
+    embeddings, labels, gallery, gallery_labels = sets
+    report = IdentificationEvaluator(ci=None)(
+        embeddings, labels, np.concatenate([gallery, embeddings]), np.concatenate([gallery_labels, labels])
+    )
+    assert "48 of 48 queries have their very embedding in the gallery" in str(report)
+
+
+def test_a_pair_of_one_image_is_named_however_its_path_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    embeddings, _ = clusters(classes=2, per_class=2)
+    names = ["a.png", "b.png", "c.png", str(tmp_path / "a.png")]
+    with pytest.raises(ValueError, match=r"pairs must be of two images, got 'a.png' twice in pair 1 \(1 of 2"):
+        VerificationEvaluator(ci=None)(embeddings, pairs=Pairs([1, 0], [2, 3], same=[0, 1]), names=names)
+
+
+def test_a_row_that_is_support_and_query_is_named():
+    embeddings, _ = clusters(classes=2, per_class=2)
+    episode = Episode(np.array([0, 2]), np.array([0, 1]), np.array([1, 2]), np.array([0, 1]))
+    with pytest.raises(
+        ValueError, match="episodes must have other queries than support, got row 2 as both in episode 0"
+    ):
+        FewShotEvaluator().of_episodes(embeddings, [episode])
+
+
+def test_ranks_beyond_the_gallery_cost_nothing(sets):
+    huge = 10**15  # an array of so many ranks has no place anywhere
+    report = IdentificationEvaluator(ranks=[1, huge], resamples=20)(*sets)
+    assert report[f"rank_{huge}"] == 1
+    assert report.curves["cmc"]["rank"].tolist() == list(range(1, 13))
+    names = [f"{name}_at_{huge}" for name in ("precision", "ir_recall", "map", "ndcg")]
+    for ties in ("index", "expected"):
+        report = RetrievalEvaluator(names, recall_at=[huge], ties=ties, resamples=20)(*sets[:2])
+        assert report[f"recall_at_{huge}"] == report[f"ir_recall_at_{huge}"] == 1
 
 
 def test_a_file_of_pairs_finds_its_images_by_the_names_of_the_folder(tmp_path):

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester
+from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester, WithSameParentLabelTester
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.logging_presets import HookContainer
 from torch.utils.data import TensorDataset
@@ -131,5 +131,47 @@ def test_references_that_do_not_begin_with_the_queries_are_refused():
     embeddings, labels = clusters()
     with pytest.raises(ValueError, match="must begin with the 20 queries because ref_includes_query=True"):
         RetrievalEvaluator().get_accuracy(embeddings[5:25], labels[5:25], embeddings, labels, ref_includes_query=True)
-    with pytest.raises(ValueError, match="must be two sets"):
-        RetrievalEvaluator().get_accuracy(embeddings, labels, embeddings, labels)
+
+
+@pytest.mark.parametrize("more", [0, 30])
+def test_queries_that_are_among_the_references_find_themselves_as_in_pml_and_a_warning_says_so(more, caplog):
+    embeddings, labels = clusters()
+    query, query_labels = embeddings[: len(labels) - more], labels[: len(labels) - more]
+    given = query.copy(), query_labels, embeddings, labels
+    ours = RetrievalEvaluator(PML_METRICS, recall_at=(), similarity="euclidean").get_accuracy(*given)
+    assert "which find themselves" in caplog.text
+    theirs = AccuracyCalculator(include=PML_METRICS, device=torch.device("cpu")).get_accuracy(*given)
+    assert ours == pytest.approx(theirs)
+    caplog.clear()
+    RetrievalEvaluator().get_accuracy(*given, ref_includes_query=more == 0)
+    assert ("which find themselves" in caplog.text) == (more > 0)
+
+
+def test_a_group_in_which_nothing_can_be_found_is_nan_as_in_pml_and_a_warning_says_so(caplog):
+    embeddings, _ = clusters(classes=3, per_class=1)
+    given = embeddings, np.arange(len(embeddings))
+    ours = RetrievalEvaluator(PML_METRICS, recall_at=()).get_accuracy(*given)
+    theirs = AccuracyCalculator(include=PML_METRICS, device=torch.device("cpu")).get_accuracy(*given)
+    assert ours == pytest.approx(theirs, nan_ok=True)
+    assert np.isnan(list(ours.values())).all()
+    assert "none of 3 queries has a reference of its label" in caplog.text
+
+
+def test_every_tester_of_pml_takes_the_evaluator():
+    embeddings, labels = clusters(classes=8, per_class=10)
+    levels = torch.from_numpy(np.stack([labels, labels // 2], axis=1))
+    found = []
+    for calculator in (
+        RetrievalEvaluator(PML_METRICS, recall_at=()),
+        AccuracyCalculator(include=PML_METRICS, device=torch.device("cpu")),
+    ):
+        tester = WithSameParentLabelTester(
+            accuracy_calculator=calculator, dataloader_num_workers=0, data_device=torch.device("cpu")
+        )
+        found.append(tester.test({"val": TensorDataset(torch.from_numpy(embeddings), levels)}, 1, torch.nn.Identity()))
+    assert dict(found[0]["val"]) == pytest.approx(dict(found[1]["val"]))
+
+
+def test_the_metrics_of_clusters_are_elsewhere():
+    with pytest.raises(ValueError, match="AMI and NMI are measured by ClusteringEvaluator"):
+        RetrievalEvaluator().get_accuracy(*clusters(), include=("AMI",))

@@ -482,3 +482,21 @@ def test_view_1_of_lfw_has_its_own_pairs(shared_data, file, count):
         names = [name for name in archive.namelist() if name.endswith(".jpg")]
     pairs = lfw_pairs(shared_data / "lfw" / file, names)
     assert (len(pairs), int(pairs.same.sum()), pairs.folds) == (count, count // 2, None)
+
+
+def test_scores_of_pairs_need_two_rows_each():
+    with pytest.raises(ValueError, match="first and second must be as many, got 1 and 2"):
+        pair_scores([[1.0, 0], [0, 1]], [0], [1, 0])
+
+
+@pytest.mark.parametrize(
+    "written", ["ann/1.png", "ann/1", "/data/photos/ann/1.png", "ann\\1.png", "./ann/1.png", "photos/ann/1"]
+)
+def test_pairs_find_an_image_however_its_path_is_written(written):
+    paths = ["photos/ann/1.png", "photos/ann/2.png", "photos/bob/1.png"]
+    pairs = Pairs.of_paths([written, written], ["ann/2.png", "bob/1.png"], [1, 0], paths)
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0, 0], [1, 2])
+    with pytest.raises(ValueError, match="must name images that can be told apart, got '1', which are rows 0"):
+        Pairs.of_paths(["1", "ann/2"], ["ann/2", "bob/1"], [1, 0], paths)
+    with pytest.raises(ValueError, match=r"pairs must be of rows that exist, got 'cid/1.png' without one"):
+        Pairs.of_paths(["cid/1.png", "ann/2"], ["ann/2", "bob/1"], [1, 0], paths)

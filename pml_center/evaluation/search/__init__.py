@@ -7,7 +7,16 @@
 """
 
 from pml_center.evaluation.search.distance_search import DistanceSearch, native_similarity
-from pml_center.evaluation.search.exact_search import ExactSearch, Neighbours, import_faiss, nearest_neighbours
+from pml_center.evaluation.search.exact_search import (
+    ExactSearch,
+    Neighbours,
+    check_two_sets,
+    duplicates,
+    image_named,
+    import_faiss,
+    nearest_neighbours,
+    queries_among,
+)
 from pml_center.evaluation.search.faiss_searcher import FaissSearcher
 from pml_center.evaluation.search.gallery_ranking import Ties, rank_gallery
 from pml_center.evaluation.search.index_search import IndexSearch
@@ -27,8 +36,12 @@ __all__ = [
     "Similarity",
     "Ties",
     "Values",
+    "check_two_sets",
+    "duplicates",
+    "image_named",
     "import_faiss",
     "native_similarity",
     "nearest_neighbours",
+    "queries_among",
     "rank_gallery",
 ]

@@ -7,6 +7,7 @@ when its last neighbour beats everything that was not proposed by more than roun
 function of the vectors alone.
 """
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -135,10 +136,13 @@ class ExactSearch:
             self.queries, norms = checked_rows(joined(queries), "embeddings", similarity, names[0])
             self.references = References(self.queries, "embeddings", "dot")  # they are prepared already
         else:
-            queries = joined(queries)
+            queries = joined(queries, called[0])
             self.queries, norms = checked_rows(queries, called[0], similarity, names[0])
             self.references = References(references, called[1], similarity, names[1])
-            _check_two_sets(queries, self.references.parts, overlap, *called)
+            check_width(queries, self.references.parts[0], *called)
+            if not overlap:
+                check_two_sets(queries, self.references.parts, *called)
+                _check_other_images(self, *names, *called)
         self.rounding = _rounding(norms, self.references.largest, self.queries.shape[1], similarity)  # (Q,)
         if excluded is None and self.leave_one_out:
             rows = np.arange(len(self.queries))
@@ -409,10 +413,58 @@ def _scores(queries: Matrix, references: Matrix, ids: Ids, similarity: Similarit
     return -scores if similarity == "euclidean" else scores
 
 
-def _check_two_sets(queries: NDArray, references: list[NDArray], overlap: bool, query: str, reference: str) -> None:
-    check_width(queries, references[0], query, reference)
-    if overlap:
+def duplicates(search: ExactSearch, nearest: Ids) -> int:
+    """How many queries have the very embedding of their ``nearest`` reference (Q,), -1 where there is none."""
+    count = 0
+    for start in range(0, len(nearest), 1024):
+        some = nearest[start : start + 1024]
+        equal = (search.queries[start : start + 1024] == search.references[some]).all(axis=1)
+        count += int((equal & (some >= 0)).sum())
+    return count
+
+
+def queries_among(duplicates: int, queries: int) -> tuple[str, ...]:
+    """A warning where a gallery seems to hold the queries."""
+    if 2 * duplicates <= queries:
+        return ()
+    return (
+        f"{duplicates:,} of {queries:,} queries have their very embedding in the gallery. Does it hold the "
+        "queries themselves?",
+    )
+
+
+def image_named(name: object) -> str:
+    """One text for the image that a name stands for, whether its path is relative or not, and whatever separates it.
+
+    Example:
+        >>> image_named("photos/../photos/a.png") == image_named(os.path.abspath("photos") + "\\\\a.png")
+        True
+    """
+    return os.path.abspath(str(name).replace("\\", "/"))
+
+
+def _check_other_images(search: ExactSearch, names: Names, reference_names: Names, query: str, reference: str) -> None:
+    """No image may be in both sets: its name and its embedding say together that it is the same."""
+    if names is None or reference_names is None:
         return
+    rows = {image_named(name): row for row, name in enumerate(names)}
+    ids = [number for number, name in enumerate(reference_names) if image_named(name) in rows]
+    own = np.array([rows[image_named(reference_names[number])] for number in ids], dtype=np.int64)
+    same = (search.queries[own] == search.references[np.array(ids, dtype=np.int64)]).all(axis=1)
+    if same.any():
+        first = names[own[np.argmax(same)]]
+        raise ValueError(
+            f"{query} and {reference} must be of other images, got {first!r} in both ({same.sum():,} of {len(names):,} "
+            f"rows): it would find itself. Take these out of one of them."
+        )
+
+
+def check_two_sets(queries: NDArray, references: list[NDArray], query: str, reference: str) -> None:
+    """Queries and references must be two sets of rows of one width.
+
+    Raises:
+        ValueError: the same rows, or rows that both share in memory.
+    """
     starts = np.cumsum([0, *map(len, references)])
     equal = len(queries) == starts[-1] and all(map(np.array_equal, np.split(queries, starts[1:-1]), references))
     if equal or any(np.shares_memory(queries, part) for part in references):

@@ -1,6 +1,8 @@
 """Any faiss index as pytorch-metric-learning wants to search it, and as candidates for the evaluator."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pml_center.arrays import as_matrix, check_count
+from pml_center.arrays import as_matrix, as_path, check_count
 from pml_center.checks import check_choices
 from pml_center.evaluation.search.exact_search import import_faiss
 from pml_center.evaluation.search.references import Ids, Matrix, Similarity, prepare
+from pml_center.names import one_line
 
 PER_CENTROID = 39  # training vectors below which faiss warns that a centroid is badly placed
 
@@ -49,6 +52,11 @@ class FaissSearcher:
         parameters: str = "",
     ):
         check_choices(similarity=(similarity, Similarity))
+        if not (isinstance(index, str) or callable(index)) or not isinstance(parameters, str):
+            raise TypeError(
+                "index must be a string of faiss or a function, and parameters a string, got "
+                f"{index!r} and {parameters!r}. Try 'IVF256,Flat' and 'nprobe=16'."
+            )
         self.kind, self.similarity, self.parameters = index, similarity, parameters
         self.index: Any = None
 
@@ -78,20 +86,23 @@ class FaissSearcher:
             own = ids == np.arange(len(ids))[:, None]
             own[~own.any(axis=1), -1] = True  # duplicates have pushed the query out: it gives up its last neighbour
             scores, ids = scores[~own].reshape(len(ids), k), ids[~own].reshape(len(ids), k)
-        return torch.from_numpy(scores).to(query.device), torch.from_numpy(ids).to(query.device)
+        device = query.device if isinstance(query, Tensor) else "cpu"
+        return torch.from_numpy(scores).to(device), torch.from_numpy(ids).to(device)
 
     def train(self, embeddings: Any) -> None:
         """Start a new index, train it where it needs training, and add the embeddings (N, D).
 
         Raises:
-            ValueError: too few embeddings to train on.
+            ValueError: too few embeddings to train on, or whatever else the index refuses about them.
         """
         matrix, _ = prepare(as_matrix(embeddings, "embeddings"), "embeddings", self.similarity)
         index = self._new_index(matrix.shape[1])
         if not index.is_trained:
             self._check_enough(index, len(matrix))
-            index.train(matrix)
-        index.add(matrix)
+            with self._refusals(matrix):
+                index.train(matrix)
+        with self._refusals(matrix):
+            index.add(matrix)
         self.index = index
 
     def add(self, embeddings: Any) -> None:
@@ -100,7 +111,9 @@ class FaissSearcher:
         Raises:
             ValueError: no index yet, or another width.
         """
-        self._started().add(self._matrix(embeddings, "embeddings"))
+        matrix = self._matrix(embeddings, "embeddings")
+        with self._refusals(matrix):
+            self._started().add(matrix)
 
     def save(self, filename: str | Path) -> None:
         """Write the index to a file.
@@ -108,12 +121,25 @@ class FaissSearcher:
         Raises:
             ValueError: no index yet.
         """
-        import_faiss().write_index(self._started(), str(filename))
+        import_faiss().write_index(self._started(), str(as_path(filename, "filename")))
 
     def load(self, filename: str | Path) -> None:
-        """Read an index that :meth:`save` or faiss itself wrote. The similarity must be that of its vectors."""
-        self.index = import_faiss().read_index(str(filename))
-        self._set_parameters(self.index)
+        """Read an index that :meth:`save` or faiss itself wrote. The similarity must be that of its vectors.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that holds no index.
+        """
+        if not as_path(filename, "filename").is_file():
+            raise FileNotFoundError(f"filename must be an existing file, got {str(filename)!r}. Check the path.")
+        try:
+            index = import_faiss().read_index(str(filename))
+        except RuntimeError as error:
+            raise ValueError(
+                f"filename must be an index that faiss wrote, got {str(filename)!r} ({_reason(error)}). Write it again."
+            ) from error
+        self._set_parameters(index)
+        self.index = index
 
     def reset(self) -> None:
         """Forget the index."""
@@ -144,8 +170,8 @@ class FaissSearcher:
                 index = faiss.index_factory(width, self.kind, metric)
             except RuntimeError as error:
                 raise ValueError(
-                    f"index must be a string that faiss.index_factory knows, got {self.kind!r} for {width} columns. "
-                    "Try 'Flat', 'IVF256,Flat' or 'HNSW32'."
+                    f"index must be a string that faiss.index_factory knows, got {self.kind!r} for {width} columns "
+                    f"by {self.similarity} ({_reason(error)}). Try 'Flat', 'IVF256,Flat' or 'HNSW32'."
                 ) from error
         self._set_parameters(index)
         return index
@@ -159,6 +185,17 @@ class FaissSearcher:
             raise ValueError(
                 f"parameters must be some that the index {self.kind!r} has, got {self.parameters!r}. "
                 "Try 'nprobe=16' for an inverted file, 'efSearch=64' for HNSW."
+            ) from error
+
+    @contextmanager
+    def _refusals(self, matrix: Matrix) -> Iterator[None]:
+        """What faiss refuses about embeddings, as a sentence of ours around its reason."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ValueError(
+                f"index {self.kind!r} must fit the embeddings, got {len(matrix):,} rows of {matrix.shape[1]} columns "
+                f"({_reason(error)}). Use 'Flat', or fewer lists, centroids or dimensions; leave IDMap out."
             ) from error
 
     def _check_enough(self, index: Any, vectors: int) -> None:
@@ -176,7 +213,8 @@ class FaissSearcher:
         index = self._started()
         if k > index.ntotal:
             raise ValueError(f"k must be at most {index.ntotal}, what the index holds, got {k}. Ask for fewer.")
-        scores, ids = index.search(matrix, k)
+        with self._refusals(matrix):
+            scores, ids = index.search(matrix, k)
         short = np.flatnonzero(ids[:, -1] < 0)  # faiss fills up with -1
         lists = import_faiss().try_extract_index_ivf(index)
         probed = lists.nprobe if lists else 0
@@ -192,3 +230,8 @@ class FaissSearcher:
                 f"({len(short)} of {len(ids)} queries). Ask for fewer, or use 'Flat'."
             )
         return scores, ids
+
+
+def _reason(error: RuntimeError) -> str:
+    """What faiss says in words, without the C++ around it."""
+    return one_line(re.sub(r".*(failed: ?|\.(cpp|h):\d+: )", "", str(error), flags=re.DOTALL)) or "it does not say why"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pml_center.arrays import as_array
+
 Hits = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -46,6 +48,17 @@ class Ranking:
             relevant: (Q,) how many references with the query's label there are, among the first K or beyond.
             depth: how many neighbours were looked at, where the gallery has fewer than that; None means K.
         """
+        hits, relevant = as_array(hits, "hits"), as_array(relevant, "relevant")
+        if hits.ndim != 2 or hits.dtype.kind not in "biu" or relevant.shape != hits.shape[:1]:
+            raise ValueError(
+                f"hits must be booleans (queries, k), and relevant one count per query, got {hits.dtype} of "
+                f"shape {hits.shape} and shape {relevant.shape}. Compare the labels of the neighbours with the query's."
+            )
+        if relevant.dtype.kind not in "iu" or (relevant < np.count_nonzero(hits, axis=1)).any():
+            raise ValueError(
+                f"relevant must be at least the number of hits of each query, got {relevant.tolist()} for "
+                f"{np.count_nonzero(hits, axis=1).tolist()}. Count the references with the query's label."
+            )
         query, before = np.nonzero(hits)
         ones = np.ones_like(query)
         found = np.count_nonzero(hits, axis=1)

@@ -41,7 +41,7 @@ class References:
     """
 
     def __init__(self, values: Any, called: str, similarity: Similarity, names: Names = None):
-        self.parts = parts_of(values)
+        self.parts = parts_of(values, called)
         self._similarity = similarity
         self._called = [called] if len(self.parts) == 1 else [f"{called}[{i}]" for i in range(len(self.parts))]
         self._held: tuple[Any, Any] = (None, None)  # which part, and its rows

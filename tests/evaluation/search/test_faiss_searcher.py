@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import FaissKNN, InferenceModel
 
-from pml_center.evaluation import FaissSearcher
+from pml_center.evaluation import FaissSearcher, RetrievalEvaluator
 from tests.evaluation.clusters import PML_METRICS, clusters, unit
 
 
@@ -171,3 +171,22 @@ def test_the_inference_model_of_pml_searches_with_it(tmp_path):
     other = InferenceModel(torch.nn.Identity(), knn_func=FaissSearcher("IVF8,Flat", "cosine", "nprobe=8"))
     other.load_knn_func(str(tmp_path / "index"))
     assert other.get_nearest_neighbors(data[:10], k=4)[1].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "index", ["PQ8", "IVF2,PQ8", "HNSW32,PQ8", "OPQ8,PQ8", "PCA64,Flat", "IDMap,Flat", "PQ3", "LSH"]
+)
+def test_what_faiss_refuses_is_a_sentence_without_its_source(index):
+    embeddings, labels = clusters(classes=10, per_class=10)
+    with pytest.raises(ValueError, match=r"index.* must .*, got .* columns .*\(.+\)\. (Use|Try) 'Flat'") as caught:
+        RetrievalEvaluator(index=index)(embeddings, labels)
+    assert ".cpp" not in str(caught.value)
+    assert "faiss::" not in str(caught.value)
+
+
+def test_a_file_that_is_no_index_is_named(tmp_path):
+    (tmp_path / "broken").write_bytes(b"abc")
+    with pytest.raises(ValueError, match=r"filename must be an index that faiss wrote, got '.*broken'"):
+        FaissSearcher().load(tmp_path / "broken")
+    with pytest.raises(FileNotFoundError, match="filename must be an existing file"):
+        FaissSearcher().load(tmp_path / "nowhere")
