@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from pml_center import __version__
 from pml_center.cli.config_file import read_config_file
+from pml_center.training.interrupt import describe_death, is_dead_worker
 
 app = App(
     name="pml-center",
@@ -74,7 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError:  # printed already
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"pml-center: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(
+            f"pml-center: {str(interrupt) or 'interrupted'}", file=sys.stderr
+        )  # an exception is true, its text may not be
         sys.exit(130)
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,6 +97,8 @@ def _exit_code(error: Exception) -> int:
 
 def _message(error: Exception) -> str:
     message = str(error)
+    if is_dead_worker(error):
+        return describe_death(error)
     if "DataLoader worker process" in message:  # there, the message is a whole traceback
         message = message.strip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, (*USER_ERRORS, ImportError, FloatingPointError)) or type(error).__module__.startswith("pml_"):
