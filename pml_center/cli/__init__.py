@@ -75,9 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError:  # printed already
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(
-            f"pml-center: {str(interrupt) or 'interrupted'}", file=sys.stderr
-        )  # an exception is true, its text may not be
+        print(f"pml-center: {str(interrupt) or 'interrupted'}", file=sys.stderr)  # str: any exception is true
         sys.exit(130)
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
