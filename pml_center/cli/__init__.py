@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 from pml_center import __version__
-from pml_center.cli.config_file import read_config_file
+from pml_center.cli.config_file import check_numbers, read_config_file
 from pml_center.training.interrupt import describe_death, is_dead_worker
 
 app = App(
@@ -22,7 +22,7 @@ app = App(
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    config=read_config_file,
+    config=(read_config_file, check_numbers),
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --recall-at 1 2 4
     help_epilogue="Any command takes --quiet, for results and warnings alone, and --debug, to see where an error comes "
     "from.",

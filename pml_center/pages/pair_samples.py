@@ -82,11 +82,11 @@ def pairs_to_show(
     is_all = {True: genuine <= count, False: every - genuine <= count}
     found = [_all_pairs(codes, reference_codes, leave_one_out, kind) for kind in (True, False) if is_all[kind]]
     if not all(is_all.values()):
-        *pairs, same = sampled_pairs(codes, reference_codes, leave_one_out, count, seed=0)
-        drawn = np.isin(same, [kind for kind in (True, False) if not is_all[kind]])
-        found.append((np.stack(pairs)[:, drawn], same[drawn]))
-    pairs, flags = (np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
-    return pairs[0], pairs[1], flags, is_all
+        queries, references, same = sampled_pairs(codes, reference_codes, leave_one_out, count, seed=0)
+        drawn = np.where(same, not is_all[True], not is_all[False])
+        found.append((np.stack([queries, references])[:, drawn], same[drawn]))
+    pairs, kinds = (np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
+    return pairs[0], pairs[1], kinds, is_all
 
 
 def _all_pairs(codes: NDArray, reference_codes: NDArray, leave_one_out: bool, same: bool) -> tuple[NDArray, NDArray]:

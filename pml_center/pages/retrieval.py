@@ -114,8 +114,8 @@ class RetrievalParts:
         pairs = self.report.near_duplicates()
         return Part(
             "Near-duplicates",
-            f"Pairs with {score_name(self.report)} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may be "
-            f"one image: {len(pairs):,} in all.",
+            f"Pairs with {score_name(self.report)} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may "
+            f"be one image: {len(pairs):,} in all.",
             "pairs",
             rows=self._pairs(pairs[:PAIRS].tolist(), "", show_file=True),
         )

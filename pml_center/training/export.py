@@ -17,7 +17,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
-from pml_center.training.loss_catalog import describe_loss
+from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import owned
 from pml_center.training.run_folder import Run, check_holds_only
@@ -193,6 +193,7 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     if not run.config.pretrained:  # these are of weights that took no part
         facts |= dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids"))
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # which safetensors lets only its owner read
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
 
@@ -234,6 +235,6 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         classes=len(run.classes),
         head=bool(network.num_classes),
         report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
-        sources={name: describe_loss(name).source for name in names},
+        sources={name: references(describe_loss(name).source) for name in names},
         versions={name: version(name) for name in ("pml-center", "timm", "torch")},
     )

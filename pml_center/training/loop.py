@@ -13,13 +13,12 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
-from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
-from pml_center.training.measurement import Measurement, measure, validate
+from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.owner import LOCK, owned
 from pml_center.training.run_folder import Run, default_folder
 from pml_center.training.seeding import seed_everything
@@ -237,17 +236,11 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
     if state.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
         state.loss.load_state_dict(run.weights("loss", "best"))
-    classify = state.loss.eval().classifier if _of_known_classes(images, state.images.train) else None
+    classify = state.loss.eval().classifier if of_known_classes(images, state.images.train.classes) else None
     measurement = measure(model, images, state.config, classify)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement
-
-
-def _of_known_classes(images: LabeledImages, train: LabeledImages) -> bool:
-    """Whether all images are of classes, with the numbers, that were trained on."""
-    labels = np.unique(images.labels)
-    return all(label < train.num_classes and images.classes[label] == train.classes[label] for label in labels)
 
 
 def _check_finite(means: dict[str, float], run: Run, state: TrainState) -> None:

@@ -26,6 +26,7 @@ from pml_center.evaluation import Report
 from pml_center.training import owner
 from pml_center.training.checkpoint import found, read_weights
 from pml_center.training.config import TrainConfig
+from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.tensorboard import show_event, summary_writer
 
 # What a run folder may hold: nothing else is ever deleted.
@@ -196,6 +197,18 @@ class Run:
         model = embedder(self.config, from_scratch=True)
         model.load_state_dict(self.weights("model", checkpoint))
         return model.eval()
+
+    def load_loss(self, embedding_size: int, checkpoint: str | None = None) -> LossFormula:
+        """The losses that go with :meth:`load_model`, in evaluation mode, on the CPU.
+
+        Args:
+            embedding_size: of the model.
+            checkpoint: as of :meth:`load_model`.
+        """
+        config = self.config
+        loss = parse_loss(config.loss, len(self.classes), embedding_size, config.accumulate)
+        loss.load_state_dict(self.weights("loss", checkpoint))
+        return loss.eval()
 
     def weights(self, part: Literal["model", "loss"], checkpoint: str | None = None) -> dict[str, Tensor]:
         """The weights of the model, or of the losses, as :meth:`load_model` takes them.
