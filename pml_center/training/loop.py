@@ -154,7 +154,11 @@ def _epoch(run: Run, state: TrainState, bar: tqdm, interrupt: Interrupt) -> None
     batches = state.batches()
     started = time.perf_counter()
     while progress.step < state.updates:
-        images = step(state, batches)
+        try:
+            images = step(state, batches)
+        except ValueError:  # such as that of a loss that gets NaN
+            check_finite(run.checkpoints / "last", state.weights)
+            raise
         progress.step += 1
         progress.seconds += time.perf_counter() - started
         started = time.perf_counter()

@@ -248,8 +248,9 @@ def peak_memory(device: torch.device) -> float:
 
 
 def _take_weights(model: Embedder, folder: str) -> None:
+    weights = Run.open(folder).weights("model")
     try:
-        model.load_state_dict(Run.open(folder).weights("model"))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "
