@@ -13,7 +13,8 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 from pml_center import __version__
-from pml_center.cli.config_file import read_config_file
+from pml_center.cli.config_file import check_numbers, read_config_file
+from pml_center.training.interrupt import describe_death, is_dead_worker
 
 app = App(
     name="pml-center",
@@ -21,7 +22,7 @@ app = App(
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    config=read_config_file,
+    config=(read_config_file, check_numbers),
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),  # --recall-at 1 2 4
     help_epilogue="Any command takes --quiet, for results and warnings alone, and --debug, to see where an error comes "
     "from.",
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     except CycloptsError:  # printed already
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"pml-center: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"pml-center: {str(interrupt) or 'interrupted'}", file=sys.stderr)  # str: any exception is true
         sys.exit(130)
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,6 +96,8 @@ def _exit_code(error: Exception) -> int:
 
 def _message(error: Exception) -> str:
     message = str(error)
+    if is_dead_worker(error):
+        return describe_death(error)
     if "DataLoader worker process" in message:  # there, the message is a whole traceback
         message = message.strip().splitlines()[-1].partition(": ")[2]
     word, _, rest = message.partition(" must ")

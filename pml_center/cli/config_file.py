@@ -1,17 +1,23 @@
-"""--config: a YAML file of options, before which flags go."""
+"""What is looked at before options are read: the YAML file behind --config, and how numbers are written."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import App, Parameter
 from cyclopts.config import Dict
 
 from pml_center.names import one_line, unknown_name
 from pml_center.text_files import read_text
+from pml_center.training.config import NAMES
 
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
 
+WRITTEN = {
+    int: re.compile("[+-]?[0-9]+"),
+    float: re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|nan)", re.IGNORECASE),
+}
 ConfigFile = Annotated[Path | None, Parameter(name="--config")]
 
 
@@ -46,3 +52,25 @@ def read_config_file(app: App, commands: tuple[str, ...], arguments: "ArgumentCo
     for command in reversed(commands):  # without them, cyclopts drops keys that are commands too: data, losses, search
         values = {command: values}
     Dict(values, source=path)(app, commands, arguments)
+
+
+def check_numbers(app: App, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+    """Numbers must be written as such: cyclopts would round 1.5 to 2, and read 2_0 as 20.
+
+    Raises:
+        ValueError: another way of writing.
+    """
+    for argument in arguments:
+        kind = _number(argument.hint)
+        for token in argument.tokens if kind else ():
+            # Of what has no digit cyclopts itself says that it is no number.
+            if any(map(str.isdigit, token.value)) and not WRITTEN[kind].fullmatch(token.value):
+                name = argument.name.lstrip("-").replace("-", "_")
+                where = "" if token.source == "cli" else f" in {token.source}"
+                remedy = f"See pml-center {' '.join(commands)} --help."
+                raise ValueError(f"{name} must be {NAMES[kind]}, got {token.value!r}{where}. {remedy}")
+
+
+def _number(hint: Any) -> type | None:
+    """The kind of number in a type hint, such as ``tuple[float, ...] | None``."""
+    return hint if hint in WRITTEN else next(filter(None, map(_number, get_args(hint))), None)

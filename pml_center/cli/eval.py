@@ -1,14 +1,15 @@
 """eval: measure a model, or embeddings, by one protocol or several."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from pml_center.cli.options import DATA, EvalOptions, ModelOptions
 from pml_center.cli.output import show_files, show_json, show_table
+from pml_center.cli.page import write_page
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
@@ -50,8 +51,9 @@ def run_protocols(
     task = load_task(model, data, options, model_options)
     reports, pixels = measured(task, protocols)
     files = write_reports(task, data, reports, pixels)
+    notes = known_classes(task) if data else []
     if options.report is not None:
-        files["page"] = write_page(Path(options.report), task, reports)
+        files["page"] = write_page_of(Path(options.report), task, reports, pixels, notes, facts_of(task))
     if options.json:
         show_json("eval", _content(task, reports, pixels, files))
         return
@@ -59,18 +61,21 @@ def run_protocols(
         if len(reports) > 1:
             print(f"\n{name}")
         show_report(report, pixels if name == "retrieval" else None)
-    known = task.rows.run and data and len(set(task.rows.samples.labels) & set(task.rows.run.classes))
-    if known:
-        print(f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on")
+    for note in notes:
+        print(note)
     show_files(files)
 
 
 def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], "Report | None"]:
     """A report for each protocol, and retrieval by raw pixels beside that by a run."""
     from pml_center.cli.protocols import PROTOCOLS
+    from pml_center.training.measurement import beside_pixels
 
     reports = {name: PROTOCOLS[name](task) for name in protocols}
-    return reports, _raw_pixels(task) if "retrieval" in reports else None
+    pixels = _raw_pixels(task) if "retrieval" in reports else None
+    if pixels is not None and task.rows.run:
+        reports["retrieval"] = beside_pixels(reports["retrieval"], pixels, task.rows.run.config.metric)
+    return reports, pixels
 
 
 def show_report(report: "Report", pixels: "Report | None" = None) -> None:
@@ -111,30 +116,46 @@ def write_reports(
     return {"report": task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)}
 
 
-def write_page(path: Path, task: "Task", reports: dict[str, "Report"]) -> Path:
-    """Write the page of what was measured."""
-    from pml_center.evaluation import write_html
-    from pml_center.pages.parts import history
-    from pml_center.training.run_folder import environment
+def known_classes(task: "Task") -> list[str]:
+    """How many of the classes a run has seen in training, where there are any."""
+    if not task.rows.run:
+        return []
+    known = len(set(task.rows.samples.labels) & set(task.rows.run.classes))
+    return [f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on"] * bool(
+        known
+    )
 
+
+def facts_of(task: "Task") -> dict[str, Any]:
+    """What was measured and how, for a reader; of a run without what was never asked of it."""
+    of_timm = ("pretrained", "weights", "image_size", "channels") if task.rows.run else ()
+    facts = {name: value for name, value in task.rows.facts.items() if name not in of_timm}
+    return facts | {name: value for name, value in vars(task.options).items() if value is not None}
+
+
+def write_page_of(
+    path: Path,
+    task: "Task",
+    reports: dict[str, "Report"],
+    pixels: "Report | None",
+    notes: Sequence[str],
+    facts: dict[str, Any] | None,
+) -> Path:
+    """Write the page of what was measured."""
     rows, gallery = task.rows, task.gallery
-    asked = {name: value for name, value in asdict(task.options).items() if value is not None}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_html(
+    return write_page(
         path,
-        {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
+        reports,
+        rows.run,
+        pixels,
+        notes,
+        facts,
         images=rows.images,
         reference_images=None if gallery is None else gallery.images,
         embeddings=rows.samples.embeddings,
         references=None if gallery is None else gallery.samples.embeddings,
         title=f"Evaluation of {rows.name}",
-        details={"Configuration": rows.facts | asked, "Environment": environment()},
-        extra=history(rows.run.epochs, rows.run.events("val")) if rows.run else (),
     )
-
-
-def _heading(protocol: str) -> str:
-    return protocol.replace("fewshot", "few-shot").capitalize()
 
 
 def _content(

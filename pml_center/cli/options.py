@@ -73,7 +73,7 @@ class EvalOptions:
             go by it, and --report shows the images.
         pairs: verify these pairs: LFW's pairs.txt, or a CSV file with columns first, second, same, and fold if there
             are folds.
-        metrics: of retrieval, see RetrievalEvaluator.
+        metrics: of retrieval, see RetrievalEvaluator; by default its own, and that which chose the epochs of a run.
         recall_at: the K of each recall_at_K.
         ranks: the k of each rank_k of identification.
         far: false accept rates at which verification reports the true accept rate; by default those that there are
@@ -82,7 +82,7 @@ class EvalOptions:
         shots: known images of each class in an episode.
         queries: images of each class to classify in an episode.
         episodes: of few-shot; by default as many as share no image.
-        similarity: how embeddings are compared.
+        similarity: how embeddings are compared; by default as the run was trained to, or by cosine.
         index: a faiss factory string for retrieval, such as 'IVF256,Flat' or 'HNSW32'; Flat is exact.
         singletons: what retrieval does with images that are alone in their class.
         ci: what the bootstrap of the intervals resamples in retrieval and identification. Other protocols have a unit
@@ -99,7 +99,7 @@ class EvalOptions:
     groups: str | None = None
     names: str | None = None
     pairs: str | None = None
-    metrics: tuple[str, ...] = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    metrics: tuple[str, ...] | None = None
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     ranks: tuple[int, ...] = (1, 5, 10)
     far: tuple[float, ...] | None = None
@@ -107,7 +107,7 @@ class EvalOptions:
     shots: int = 1
     queries: int = 15
     episodes: int | None = None
-    similarity: Literal["cosine", "dot", "euclidean"] = "cosine"
+    similarity: Literal["cosine", "dot", "euclidean"] | None = None
     index: str = "Flat"
     singletons: Literal["skip", "zero", "error"] = "skip"
     ci: Literal["query", "class", "none"] = "query"

@@ -22,6 +22,7 @@ from pml_center.evaluation import (
     lfw_pairs,
 )
 from pml_center.text_files import read_columns
+from pml_center.training import Run
 
 LOG = logging.getLogger("pml_center")
 
@@ -56,7 +57,7 @@ def retrieval(task: Task) -> Report:
     """Each row searched for among the others, or in the gallery."""
     options, rows = task.options, task.rows.samples
     evaluator = RetrievalEvaluator(
-        metrics=options.metrics,
+        metrics=options.metrics or RetrievalEvaluator.metrics,
         recall_at=options.recall_at,
         index=options.index,
         singletons=options.singletons,
@@ -99,7 +100,9 @@ def identification(task: Task) -> Report:
 def clustering(task: Task) -> Report:
     """k-means against the classes."""
     options, rows = task.options, task.rows.samples
-    return ClusteringEvaluator(similarity=options.similarity, seed=options.seed)(rows.embeddings, rows.labels)
+    return ClusteringEvaluator(similarity=options.similarity or "cosine", seed=options.seed)(
+        rows.embeddings, rows.labels
+    )
 
 
 def fewshot(task: Task) -> Report:
@@ -126,6 +129,7 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         ValueError: what does not fit together.
     """
     rows = embedded(model, data, model_options, names=options.names)
+    options = with_defaults(options, rows.run)
     gallery = None
     if options.gallery is not None:
         if rows.model is None and not is_embedding_folder(options.gallery):
@@ -145,6 +149,14 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         rows, gallery = rows.in_groups(None), gallery.in_groups(None)
     pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
     return Task(rows, gallery, pairs, options)
+
+
+def with_defaults(options: EvalOptions, run: Run | None) -> EvalOptions:
+    """What was not asked for: as a run is measured at its end, or as any other model."""
+    own: list[str] = [] if run is None else [run.config.metric]
+    similarity = options.similarity or ("cosine" if run is None else run.config.similarity)
+    metrics = options.metrics or tuple(dict.fromkeys([*RetrievalEvaluator.metrics, *own]))
+    return replace(options, similarity=similarity, metrics=metrics)
 
 
 def read_pairs(path: str, rows: Samples) -> Pairs:

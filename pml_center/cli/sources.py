@@ -24,6 +24,7 @@ from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.names import one_line
+from pml_center.text_files import read_lines
 from pml_center.training import Run
 from pml_center.training.loop import choose_device
 

@@ -1,6 +1,5 @@
 """train: fit an embedding on one data set."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +69,7 @@ def train(
 def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> None:
     """Say what came of a run, from the first of several processes."""
     from pml_center.cli.eval import show_report
+    from pml_center.cli.page import chosen_epoch
     from pml_center.training.interrupt import explain_interrupt
 
     if not run.writes:
@@ -83,41 +83,29 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
         content["reports"] = {name: report.content() for name, report in reports.items()}
         show_json("train", content)
         return
-    if chosen is not None:
-        print(f"best epoch {chosen} of {len(run.epochs)} by {run.config.metric} on the validation images")
+    for note in chosen_epoch(run):
+        print(note)
     if measurement is not None:
         show_report(measurement.model, measurement.pixels)
-        warn_of_pixels(measurement, run.config.metric)
     if measurement is not None and measurement.accuracy is not None:
         print(measurement.accuracy)
     show_files({"run": run.folder} | ({} if page is None else {"page": page}))
 
 
-def warn_of_pixels(measurement: "Measurement", metric: str) -> None:
-    """Say it where training has not even reached what needs none."""
-    reached, pixels = measurement.model[metric], measurement.pixels[metric]
-    if pixels >= reached:
-        print(
-            f"warning: {metric} is {reached:.4f}, and raw pixels reach {pixels:.4f}: train longer, start from "
-            "--pretrained weights, or look at the data"
-        )
-
-
 def _write_page(run: "Run", measurement: "Measurement") -> Path:
+    from pml_center.cli.page import write_page
     from pml_center.data import open_images
-    from pml_center.evaluation import write_html
-    from pml_center.pages.parts import history
-    from pml_center.training.run_folder import environment
 
-    config = run.config
-    return write_html(
+    reports = {"retrieval": measurement.model}
+    reports |= {} if measurement.accuracy is None else {"accuracy": measurement.accuracy}
+    return write_page(
         run.report_folder() / "report.html",
-        {"": measurement.model},
-        images=run.held_out(open_images(config.data, config.data_root)),
+        reports,
+        run,
+        measurement.pixels,
+        images=run.held_out(open_images(run.config.data, run.config.data_root)),
         embeddings=measurement.embeddings,
         title=f"Evaluation of {run.folder.name}",
-        details={"Configuration": asdict(config), "Environment": environment()},
-        extra=history(run.epochs, run.events("val")),
     )
 
 

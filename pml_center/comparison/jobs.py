@@ -21,6 +21,7 @@ from pml_center.names import one_line
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.loop import choose_device, fit, resume
+from pml_center.training.owner import wait_until_free
 from pml_center.training.run_folder import Run
 from pml_center.training.train_state import peak_memory
 
@@ -140,6 +141,7 @@ def _work(job: Job) -> None:
     device = choose_device(job.config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
+    wait_until_free(job.run.folder)  # from what a comparison that was killed left behind
     begun = job.run.can_resume
     try:
         if begun:

@@ -33,6 +33,8 @@ from pml_center.training.dry_run import estimate
 from pml_center.training.interrupt import explain_interrupt
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
+from pml_center.training.owner import FILES as OWNER_FILES
+from pml_center.training.owner import clear, owned
 from pml_center.training.run_folder import default_folder, write_whole
 from pml_center.training.train_state import TrainState
 
@@ -98,6 +100,20 @@ class Plan:
         config = TrainConfig.of(values["config"] | {"out": str(folder)}, str(path))
         return cls(config=config, losses=tuple(values["losses"]), seeds=tuple(values["seeds"]), search=values["search"])
 
+    def check_folder(self) -> None:
+        """The folder must be new, or that of a comparison.
+
+        Raises:
+            FileExistsError: it holds anything else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"out must be a folder, got {self.folder}, which is a file. Choose another --out.")
+        names = {path.name for path in self.folder.glob("*")} - OWNER_FILES
+        if names and FILE not in names:
+            raise FileExistsError(
+                f"out must be a new folder or one of a comparison, got {self.folder}, which exists. Choose another."
+            )
+
     def begin(self) -> None:
         """Write down what is asked for, or go on where the same was asked for, perhaps with fewer losses or seeds.
 
@@ -105,16 +121,12 @@ class Plan:
             FileExistsError: the folder holds anything else.
             ValueError: other options were asked for there.
         """
+        self.check_folder()
         path = self.folder / FILE
         if path.is_file() and self.config.overwrite:
-            shutil.rmtree(self.folder)
+            clear(self.folder)
         if path.is_file():
             self._check_same(Plan.of(self.folder))
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise FileExistsError(
-                f"out must be a new folder or one of a comparison, got {self.folder}, which exists. Choose another."
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
         config = asdict(replace(self.config, overwrite=False))
         config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
         values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
@@ -237,8 +249,12 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
             f"compare must be one process, which starts others, got {os.environ['WORLD_SIZE']} of torchrun. Use --jobs."
         )
     images = plan.check()
-    plan.begin()
-    with explain_interrupt(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"):
+    plan.check_folder()
+    with (
+        owned(plan.folder),
+        explain_interrupt(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"),
+    ):
+        plan.begin()
         return _carry_out(plan, images, processes)
 
 

@@ -53,6 +53,57 @@ def row_scores(search: ExactSearch, queries: NDArray, references: NDArray) -> ND
     return scores
 
 
+def pairs_to_show(
+    codes: NDArray, reference_codes: NDArray, leave_one_out: bool, count: int
+) -> tuple[NDArray, NDArray, NDArray, dict[bool, bool]]:
+    """All genuine pairs, and all impostor ones, or as many of them drawn at random where there are more.
+
+    Args:
+        codes: (Q,) the class of each query, numbered from 0.
+        reference_codes: (N,) the class of each reference.
+        leave_one_out: whether the references are the queries. Then a query is no reference of its own, and two images
+            are one pair.
+        count: the most of a kind.
+
+    Returns:
+        Query rows (P,), reference rows (P,), whether both are of one class (P,), and whether these are all, of genuine
+        pairs (True) and of impostor ones (False).
+
+    Example:
+        >>> codes = np.repeat(np.arange(10), 10)
+        >>> _, _, same, is_all = pairs_to_show(codes, codes, True, count=1000)
+        >>> int(same.sum()), int((~same).sum()), is_all
+        (450, 1000, {True: True, False: False})
+    """
+    sizes = np.bincount(reference_codes, minlength=codes.max() + 1)
+    genuine, every = int(sizes[codes].sum()), len(codes) * len(reference_codes)
+    if leave_one_out:
+        genuine, every = (genuine - len(codes)) // 2, (every - len(codes)) // 2
+    is_all = {True: genuine <= count, False: every - genuine <= count}
+    found = [_all_pairs(codes, reference_codes, leave_one_out, kind) for kind in (True, False) if is_all[kind]]
+    if not all(is_all.values()):
+        queries, references, same = sampled_pairs(codes, reference_codes, leave_one_out, count, seed=0)
+        drawn = np.where(same, not is_all[True], not is_all[False])
+        found.append((np.stack([queries, references])[:, drawn], same[drawn]))
+    pairs, kinds = (np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
+    return pairs[0], pairs[1], kinds, is_all
+
+
+def _all_pairs(codes: NDArray, reference_codes: NDArray, leave_one_out: bool, same: bool) -> tuple[NDArray, NDArray]:
+    """Rows (2, P) of all pairs of a kind, and that kind (P,)."""
+    order = np.argsort(reference_codes, kind="stable")
+    starts = np.searchsorted(reference_codes[order], np.arange(codes.max() + 2))
+    by_class = np.argsort(codes, kind="stable")
+    found = []
+    for queries in np.split(by_class, np.flatnonzero(np.diff(codes[by_class])) + 1):
+        start, end = starts[codes[queries[0]]], starts[codes[queries[0]] + 1]
+        others = order[start:end] if same else np.concatenate([order[:start], order[end:]])
+        pairs = np.stack(np.meshgrid(queries, others, indexing="ij")).reshape(2, -1)
+        found.append(pairs[:, pairs[0] < pairs[1]] if leave_one_out else pairs)
+    pairs = np.concatenate(found, axis=1)
+    return pairs, np.full(pairs.shape[1], same)
+
+
 def sampled_pairs(
     codes: NDArray, reference_codes: NDArray, leave_one_out: bool, count: int, seed: int
 ) -> tuple[NDArray, NDArray, NDArray]:

@@ -6,30 +6,15 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center import plots
-from pml_center.arrays import joined, parts_of
+from pml_center.arrays import parts_of
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
-from pml_center.evaluation.roc import roc
 from pml_center.evaluation.search import ExactSearch, Similarity
-from pml_center.pages.pair_samples import nearest_mates, row_scores, sampled_pairs
-from pml_center.pages.parts import (
-    PAIRS,
-    Card,
-    Material,
-    Part,
-    Plot,
-    Rows,
-    curves,
-    drawn,
-    histogram,
-    measured,
-    roc_and_det,
-)
+from pml_center.pages.pair_samples import nearest_mates
+from pml_center.pages.parts import PAIRS, Card, Material, Part, Rows
+from pml_center.pages.retrieval_plots import retrieval_plots, score_name
 from pml_center.pages.thumbnails import Thumbnails
 
 QUERIES = 8  # rows of the gallery
-SAMPLED = 100_000  # pairs of each kind, for the histogram
-PROJECTED = 3_000  # points
 CLASSES = 1_000  # rows of a table
 
 
@@ -72,10 +57,11 @@ class RetrievalParts:
         """Some queries with what was found for them."""
         measured = np.flatnonzero(~np.isnan(self.values))
         chosen = np.random.default_rng(0).choice(measured, min(QUERIES, len(measured)), replace=False)
+        which = f"{QUERIES} queries drawn at random" if len(measured) > QUERIES else f"All {len(measured)} queries"
         rows = [[self.queries.card(row, "query"), *self._found(row)] for row in chosen.tolist()]
         return Part(
             "Retrieved images",
-            f"{len(rows)} queries drawn at random, each with its nearest references and their {self._score}. Green: of "
+            f"{which}, each with its nearest references and their {score_name(self.report)}. Green: of "
             "the query's class. Red and dashed: of another.",
             "gallery",
             rows=rows,
@@ -128,38 +114,15 @@ class RetrievalParts:
         pairs = self.report.near_duplicates()
         return Part(
             "Near-duplicates",
-            f"Pairs with {self._score} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may be one image: "
-            f"{len(pairs):,} in all.",
+            f"Pairs with {score_name(self.report)} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may "
+            f"be one image: {len(pairs):,} in all.",
             "pairs",
             rows=self._pairs(pairs[:PAIRS].tolist(), "", show_file=True),
         )
 
     def drawings(self) -> Part:
         """The plots."""
-        report, found = self.report, []
-        if self.search is not None:
-            first, second, same = sampled_pairs(
-                report.codes, report.reference_codes, report.leave_one_out, SAMPLED, seed=0
-            )
-            if report.excluded is not None:
-                exist = report.excluded[0][first] != report.excluded[1][second]
-                first, second, same = first[exist], second[exist], same[exist]
-            if same.any() and not same.all():
-                scores = row_scores(self.search, first, second)
-                curve = roc(scores, same)
-                drawn_from = f"{same.sum():,} genuine and {(~same).sum():,} impostor pairs, drawn at random."
-                found.append(histogram(curve.histogram(), curve.equal_error_threshold, self._score, drawn_from))
-                if not self.material.has_roc:
-                    points = curve.points()
-                    found += roc_and_det({"far": points["far"], "tar": points["tar"]}, drawn_from)
-        found += curves(report)
-        if "cmc" not in report.curves:
-            reached = np.maximum.accumulate(report.hits, axis=1)[~np.isnan(self.values)].mean(axis=0)
-            ranks = np.arange(1, len(reached) + 1)
-            found.append(drawn(lambda ax: plots.cmc(ranks, reached, ax=ax), f"Over {measured(report)}."))
-        if self.material.embeddings is not None and len(report.codes) > 1:
-            found += [*self._error_by_norm(), self._projection()]
-        return Part("Plots", kind="plots", plots=found)
+        return Part("Plots", kind="plots", plots=retrieval_plots(self.report, self.material, self.search))
 
     def confusions(self) -> Part:
         """Which classes are taken for which."""
@@ -189,14 +152,6 @@ class RetrievalParts:
             sortable=True,
         )
 
-    @property
-    def _score(self) -> str:
-        return (
-            "minus squared distance"
-            if self.report.similarity == "euclidean"
-            else f"{self.report.similarity} similarity"
-        )
-
     def _found(self, row: int) -> list[Card]:
         ids, scores = self.report.neighbours.ids[row], self.report.neighbours.scores[row]
         hits = self.report.hits[row]
@@ -224,32 +179,6 @@ class RetrievalParts:
             if len(found) == PAIRS:
                 break
         return list(found.values())
-
-    def _error_by_norm(self) -> list[Plot]:
-        """Whether embeddings of small norm go wrong; none where all have the same."""
-        known = ~np.isnan(self.values)
-        parts = parts_of(self.material.embeddings)
-        norms = np.concatenate([np.linalg.norm(np.asarray(part, dtype=np.float64), axis=1) for part in parts])[known]
-        if norms.min() > 0.999 * norms.max():
-            return []
-        name = next(iter(self.report.per_unit))
-        errors = 1 - self.values[known]
-        caption = (
-            f"Error: 1 − {name}. Tenths of {len(norms):,} queries by the norm of their embeddings; dotted: all of them."
-        )
-        return [drawn(lambda ax: plots.error_by_norm(norms, errors, ax=ax), caption)]
-
-    def _projection(self) -> Plot:
-        codes = self.report.codes
-        rows = np.sort(np.random.default_rng(0).permutation(len(codes))[:PROJECTED])
-        points = (self.search.queries if self.search is not None else joined(self.material.embeddings))[rows]
-        names = [str(label) for label in self.report.classes]
-        shown = "All queries" if len(rows) == len(codes) else f"{len(rows):,} queries drawn at random"
-        return drawn(
-            lambda ax: plots.projection(points, codes[rows], names, ax=ax),
-            f"{shown}; the ten largest classes have a colour. Distances in two dimensions say little of those in "
-            f"{points.shape[1]}.",
-        )
 
 
 def _check_rows(name: str, values: Any, rows: int) -> None:

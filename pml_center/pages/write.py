@@ -28,7 +28,9 @@ def write_html(
     reference_images: Sequence[Any] | None = None,
     embeddings: Any = None,
     references: Any = None,
+    pixels: Report | None = None,
     title: str = "Evaluation",
+    notes: Sequence[str] = (),
     details: Mapping[str, Mapping[str, Any]] | None = None,
     extra: Sequence[Part] = (),
 ) -> Path:
@@ -46,7 +48,9 @@ def write_html(
         reference_images: likewise of the references, where these are another set.
         embeddings: (Q, D) of the queries or rows: for the hardest positives, the histogram and the projection.
         references: (N, D) of the references, where these are another set.
+        pixels: a report on raw pixels, whose metrics stand beside those of retrieval.
         title: the heading.
+        notes: sentences below it.
         details: tables of configuration and environment, by their name; None has the versions of the packages.
         extra: more parts, below the reports.
 
@@ -69,16 +73,17 @@ def write_html(
     has_roc = any("roc" in report.curves for report in reports.values())
     material = Material(images, reference_images, embeddings, references, has_roc)
     thumbnails, numbers = Thumbnails(), count()
-    chapters = [_chapter(name, report, material, thumbnails) for name, report in reports.items()]
+    chapters = [_chapter(name, report, material, thumbnails, pixels) for name, report in reports.items()]
     if extra:
         chapters.append(
-            dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics"), "") | {"parts": extra}
+            dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics", "pixels"), "")
+            | {"parts": extra}
         )
     for chapter in chapters:
         chapter["parts"] = [_placed(part, next(numbers)) for part in chapter["parts"]]
     if details is None:
         details = {"Environment": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}}
-    text = _template().render(title=title, chapters=chapters, details=details, version=__version__)
+    text = _template().render(title=title, notes=notes, chapters=chapters, details=details, version=__version__)
     path = Path(path)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be valid UTF-8
     return path
@@ -96,8 +101,11 @@ def _parts_of(report: Report, material: Material, thumbnails: Thumbnails) -> Ite
             yield Part("Curves", kind="plots", plots=drawings)
 
 
-def _chapter(name: str, report: Report, material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
+def _chapter(
+    name: str, report: Report, material: Material, thumbnails: Thumbnails, pixels: Report | None
+) -> dict[str, Any]:
     thresholds = getattr(report, "thresholds", {})
+    beside = pixels.metrics if pixels is not None and isinstance(report, RetrievalReport) else {}
     return {
         "title": name,
         "anchor": _anchor(name),
@@ -106,12 +114,13 @@ def _chapter(name: str, report: Report, material: Material, thumbnails: Thumbnai
         "level": f"{100 * report.ci_level:g} %" if report.ci else "",
         "ci_method": report.ci_method,
         "thresholds": bool(thresholds),
-        "metrics": [_metric(report, metric, thresholds.get(metric)) for metric in report.metrics],
+        "pixels": bool(beside),
+        "metrics": [_metric(report, name, thresholds.get(name), beside.get(name)) for name in report.metrics],
         "parts": list(_parts_of(report, material, thumbnails)),
     }
 
 
-def _metric(report: Report, name: str, threshold: float | None) -> dict[str, Any]:
+def _metric(report: Report, name: str, threshold: float | None, pixels: float | None) -> dict[str, Any]:
     value = report.metrics[name]
     interval, bar = "", None
     if name in report.ci:
@@ -124,6 +133,7 @@ def _metric(report: Report, name: str, threshold: float | None) -> dict[str, Any
         "value": f"{value:.4f}",
         "interval": interval,
         "bar": bar,
+        "pixels": "" if pixels is None else f"{pixels:.4f}",
         "threshold": "" if threshold is None else f"{threshold:.4f}",
     }
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
+
+from pml_center.training.interrupt import is_dead_worker
 
 FORMAT = 1  # a new number where an older reader would be misled
 MANIFEST = "manifest.json"
 STATE = "state.pt"
+WEIGHTS = ".safetensors"  # ends the name of a file of weights
 BLOCK = 1 << 22  # bytes that are read at a time
 
 Weights = Mapping[str, Tensor]
@@ -42,7 +45,7 @@ def write_checkpoint(
     """Write a folder; the one that was there stays beside it as ``NAME-previous``.
 
     The new folder is written under another name, synced to the disk, and then renamed. A process that is killed, or a
-    disk that is full, leaves the old one as it was.
+    disk that is full, leaves the old one as it was; and so do numbers that are not finite, from which no run goes on.
 
     Args:
         folder: to write.
@@ -53,7 +56,9 @@ def write_checkpoint(
 
     Raises:
         CheckpointError: the disk is full, or does not take the files for another reason.
+        FloatingPointError: weights or a state that are not finite.
     """
+    check_finite(folder, weights, state)
     partial, previous = folder.with_name(f"{folder.name}-partial"), previous_of(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,6 +69,8 @@ def write_checkpoint(
             _sync(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have words of their own
         shutil.rmtree(partial, ignore_errors=True)
+        if is_dead_worker(error):  # which torch says wherever the main process is
+            raise
         raise CheckpointError(
             f"checkpoint must fit on the disk, got {error} in {folder.parent}. "
             f"{_what_is_left(folder)} Free some space, then resume the run."
@@ -84,23 +91,64 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint:
         CheckpointError: files that are damaged, missing or of another run.
         FileNotFoundError: no checkpoint.
     """
-    manifest = _manifest(folder)
-    if manifest["run"] != run:
-        raise CheckpointError(
-            f"checkpoint must be of this run, got {folder}, which is of another. {_other_choice(folder)}"
-        )
-    there = {path.name: _fingerprint(path) for path in folder.iterdir() if path.name in manifest["files"]}
-    for name, expected in manifest["files"].items():
-        if there.get(name) != expected:
-            size = f"{expected['bytes']:,} bytes"
-            got = f"{there[name]['bytes']:,} bytes" if name in there else "none"
-            with_what = f"other {size}" if got == size else f"{got} in place of {size}"
-            raise CheckpointError(
-                f"checkpoint must be whole, got {folder / name} with {with_what}: the file is damaged. "
-                f"{_other_choice(folder)}"
-            )
-    weights = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+    files = _files(folder, run)
+    for name, expected in files.items():
+        path = folder / name
+        there = _fingerprint(path) if path.is_file() else None
+        if there != expected:
+            raise _damaged(path, expected, there)
+    weights = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(WEIGHTS)}
     return Checkpoint(weights, torch.load(folder / STATE, map_location="cpu", weights_only=True))
+
+
+def read_weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tensor]:
+    """The weights of one module, every byte of which is checked, while the run may be writing the next checkpoint.
+
+    Args:
+        folder: as of :func:`newest`.
+        parts: names of modules; the first that the checkpoint has is read.
+        run: the identity of the run.
+
+    Raises:
+        CheckpointError: files that are damaged, missing or of another run.
+        FileNotFoundError: no checkpoint.
+    """
+    while True:
+        before = _inode(folder)
+        try:
+            return _weights(newest(folder), parts, run)
+        except (CheckpointError, FileNotFoundError):
+            if _inode(folder) == before:  # else another checkpoint has taken the place of the one that was being read
+                raise
+
+
+def _weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tensor]:
+    files = _files(folder, run)
+    name = next(name for part in parts if (name := f"{part}{WEIGHTS}") in files or part == parts[-1])
+    try:
+        content = (folder / name).read_bytes()  # once: what is checked is what is used
+    except FileNotFoundError:
+        raise _damaged(folder / name, files.get(name), None) from None
+    there = {"bytes": len(content), "crc32": zlib.crc32(content)}
+    if there != files.get(name):
+        raise _damaged(folder / name, files.get(name), there)
+    return load(content)
+
+
+def check_finite(folder: Path, weights: Mapping[str, Weights], state: Mapping[str, Any] | None = None) -> None:
+    """Weights, and what an optimizer keeps, must be finite to become a checkpoint.
+
+    Raises:
+        FloatingPointError: NaN or infinity; the message says where, and how to go on.
+    """
+    named = [*_tensors(weights), *_tensors(state or {})]
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in named}
+    bad = [name for name, count in counts.items() if count]
+    if bad:
+        raise FloatingPointError(
+            f"weights must be finite, got {sum(counts.values()):,} numbers that are not, e.g. in {bad[0]}. "
+            f"{go_on_slower(folder)}"
+        )
 
 
 def newest(folder: Path) -> Path:
@@ -128,33 +176,81 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def go_on_slower(folder: Path) -> str:
+    """What to do once numbers went wrong: start from the last checkpoint, where there is one, in smaller steps.
+
+    Args:
+        folder: of any checkpoint of the run.
+    """
+    slower = "with a lower --lr, with --clip-grad 1, or with --amp none"
+    last, run = found(folder.with_name("last")), folder.parent.parent
+    if last is None:
+        return f"There is no checkpoint yet: train again {slower}."
+    return (
+        f"The checkpoint {last} is as it was: start a new run from its weights with --init-from {run}, {slower}; "
+        f"pml-center resume {run} would take the same steps again."
+    )
+
+
 def previous_of(folder: Path) -> Path:
     """Where the checkpoint before this one is."""
     return folder.with_name(f"{folder.name}-previous")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _files(folder: Path, run: str) -> dict[str, Fingerprint]:
+    """The files of a checkpoint of a run, as they were when it was written.
+
+    Raises:
+        CheckpointError: a damaged manifest, or one of another run or another version.
+        FileNotFoundError: no manifest.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT
+        files = {name: {key: file[key] for key in ("bytes", "crc32")} for name, file in manifest["files"].items()}
+        of = manifest["run"]
     except FileNotFoundError:
         raise FileNotFoundError(f"checkpoint must hold {MANIFEST}, got {folder} without it.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} must be whole, got {error!r}. {_other_choice(folder)}") from error
     if not known:
         raise CheckpointError(
             f"checkpoint must have format {FORMAT}, got {manifest['format']} in {folder}. "
             "It was written by another version of pml-center: resume with that one."
         )
-    return manifest
+    if of != run:
+        raise CheckpointError(
+            f"checkpoint must be of this run, got {folder}, which is of another. {_other_choice(folder)}"
+        )
+    return files
+
+
+def _damaged(path: Path, expected: Fingerprint | None, there: Fingerprint | None) -> CheckpointError:
+    size, got = (f"{file['bytes']:,} bytes" if file else "none" for file in (expected, there))
+    with_what = f"other {size}" if got == size else f"{got} in place of {size}"
+    return CheckpointError(
+        f"checkpoint must be whole, got {path} with {with_what}: the file is damaged. {_other_choice(path.parent)}"
+    )
+
+
+def _inode(folder: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from the one that takes its place."""
+    try:
+        there = (folder / MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return there.st_ino, there.st_mtime_ns
 
 
 def _written(folder: Path, weights: Mapping[str, Weights], state: Mapping[str, Any]) -> Iterator[Path]:
     """Write the files, each of which follows once it is there."""
     for name, tensors in weights.items():
-        path = folder / f"{name}.safetensors"
+        path = folder / f"{name}{WEIGHTS}"
+        path.touch()
+        mode = path.stat().st_mode  # as the user's umask wants it, where safetensors lets only the owner read
         save_file(_own_storage(tensors), path)
+        path.chmod(mode)
         yield path
     torch.save(dict(state), folder / STATE)
     yield folder / STATE
@@ -203,7 +299,18 @@ def _what_is_left(folder: Path) -> str:
 
 
 def _other_choice(folder: Path) -> str:
-    previous = previous_of(folder)
+    previous, last = previous_of(folder), folder.with_name("last")
     if is_checkpoint(previous):
         return f"Go on from the one before it: pml-center resume {folder.parent.parent} --checkpoint {previous.name}"
+    if folder.name == "best" and is_checkpoint(last):
+        return 'Take the last one, with Run.open(...).load_model("last"), or train again.'
     return "There is no checkpoint before it: train again."
+
+
+def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in lists and dicts of them, by name."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, (Mapping, list, tuple)):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
-from pml_center.training.loss_catalog import describe_loss
+from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
+from pml_center.training.owner import owned
 from pml_center.training.run_folder import Run, check_holds_only
 
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
@@ -43,24 +46,11 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     Raises:
         ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
         FileExistsError: the folder holds other things.
+        BlockingIOError: another process trains or exports the run.
     """
-    model = run.load_model()
     folder = run.folder / "export" if folder is None else Path(folder)
-    check_holds_only({*OWN, "model.onnx"}, folder)
-    network = _with_head(model)
-    _check_same(network, model, f"{model.name} with its neck as classifier")
-    draft = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        _write(network, model, run, draft)
-        reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
-        _check_same(reloaded, model, f"{model.name}, written and loaded again,")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in draft.iterdir():
-            file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
+    with _alone(run):
+        return _export_timm(run, folder)
 
 
 def export_onnx(run: Run, path: str | Path | None = None) -> Path:
@@ -80,23 +70,12 @@ def export_onnx(run: Run, path: str | Path | None = None) -> Path:
     Raises:
         ImportError: the extra ``onnx`` is not installed.
         ValueError: a model that ONNX cannot say, or does not give the same embeddings.
+        BlockingIOError: another process trains or exports the run.
     """
-    onnx, runtime = import_onnx()
-    model = run.load_model()
+    modules = import_onnx()
     path = run.folder / "export" / "model.onnx" if path is None else Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
-    try:
-        proto = _onnx_proto(model)
-        inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
-        onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in inputs.items()})
-        onnx.save(proto, draft)
-        session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
-        _check_same(lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), model, "ONNX")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    with _alone(run):
+        return _export_onnx(run, path, *modules)
 
 
 def import_onnx() -> tuple[Any, Any]:
@@ -114,6 +93,47 @@ def import_onnx() -> tuple[Any, Any]:
             f"{error.name} must be installed to write ONNX. Install it with: pip install 'pml-center[onnx]'"
         ) from error
     return onnx, onnxruntime
+
+
+def _alone(run: Run) -> AbstractContextManager[None]:
+    """The run while nothing else writes to it; one that can only be read is taken as it is."""
+    return owned(run.folder) if os.access(run.folder, os.W_OK) else nullcontext()
+
+
+def _export_timm(run: Run, folder: Path) -> Path:
+    model = run.load_model()
+    check_holds_only({*OWN, "model.onnx"}, folder)
+    network = _with_head(model)
+    _check_same(network, model, f"{model.name} with its neck as classifier")
+    draft = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(network, model, run, draft)
+        reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
+        _check_same(reloaded, model, f"{model.name}, written and loaded again,")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in draft.iterdir():
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _export_onnx(run: Run, path: Path, onnx: Any, runtime: Any) -> Path:
+    model = run.load_model()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        proto = _onnx_proto(model)
+        inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
+        onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in inputs.items()})
+        onnx.save(proto, draft)
+        session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
+        _check_same(lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), model, "ONNX")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
 
 
 def _onnx_proto(model: Embedder) -> Any:
@@ -173,6 +193,7 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     if not run.config.pretrained:  # these are of weights that took no part
         facts |= dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids"))
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # which safetensors lets only its owner read
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
 
@@ -214,6 +235,6 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         classes=len(run.classes),
         head=bool(network.num_classes),
         report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
-        sources={name: describe_loss(name).source for name in names},
+        sources={name: references(describe_loss(name).source) for name in names},
         versions={name: version(name) for name in ("pml-center", "timm", "torch")},
     )

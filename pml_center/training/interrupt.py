@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from pml_center.names import one_line
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -45,9 +47,37 @@ class Interrupt:
         self._received = True
 
 
+class WorkerError(RuntimeError):
+    """A process that reads images for the main process has died."""
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """Whether an error is torch's word that a process of a DataLoader has died, which may come from any line of code.
+
+    Example:
+        >>> is_dead_worker(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+        True
+    """
+    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+
+
+def describe_death(error: BaseException) -> str:
+    """A sentence on the death of a worker.
+
+    Example:
+        >>> describe_death(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+        'workers must live until all images are read, got: DataLoader worker (pid 7) is killed by signal: Killed.
+        Perhaps memory ran out: use fewer --workers.'
+    """
+    return (
+        f"workers must live until all images are read, got: {one_line(error).rstrip('.')}. "
+        "Perhaps memory ran out: use fewer --workers."
+    )
+
+
 @contextmanager
 def explain_interrupt(how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Let an interrupt end in a sentence on how to go on, wherever it came.
+    """Let an interrupt, or the death of a worker, end in a sentence on how to go on, wherever it came.
 
     Example:
         >>> try:
@@ -61,3 +91,8 @@ def explain_interrupt(how_to_go_on: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"interrupted; {how_to_go_on()}") from interrupt
+    except RuntimeError as error:
+        if not is_dead_worker(error):
+            raise
+        how = how_to_go_on()
+        raise WorkerError(f"{describe_death(error)} {how[0].upper()}{how[1:]}") from error

@@ -13,14 +13,14 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
-from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.training.batches import Batch
-from pml_center.training.checkpoint import newest
+from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
-from pml_center.training.measurement import Measurement, measure, validate
-from pml_center.training.run_folder import Run
+from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
+from pml_center.training.owner import LOCK, owned
+from pml_center.training.run_folder import Run, default_folder
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -44,15 +44,17 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         ValueError: a configuration that cannot be run.
         ImportError: it asks for tensorboard, which is not installed.
         FileExistsError: the folder of the run exists.
-        FloatingPointError: a loss that is not finite.
+        BlockingIOError: another process writes to it.
+        FloatingPointError: a loss, or weights, that are not finite.
         CheckpointError: a checkpoint that could not be written.
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
     """
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device:
         state = TrainState.build(config, device)
-        run = Run(distributed.from_main(lambda: Run.create(config, state.images).folder), distributed.is_main())
-        with explain_interrupt(run.how_to_go_on):
+        run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
+        with owned(run.folder), explain_interrupt(run.how_to_go_on):
+            distributed.from_main(lambda: Run.create(replace(config, out=str(run.folder)), state.images))
             _announce(describe(state, run))
             return run, _finish(run, state, test)
 
@@ -83,6 +85,7 @@ def resume(
         FileNotFoundError: no run, or none with a checkpoint.
         ValueError: fewer epochs than planned.
         CheckpointError: a checkpoint that is damaged or of another run.
+        BlockingIOError: another process writes to the run.
     """
     config = Run.open(folder).config
     if epochs is not None and epochs < config.epochs:
@@ -91,6 +94,7 @@ def resume(
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     with (
         distributed.initialize(choose_device(config.device)) as where,
+        owned(Path(folder)),
         explain_interrupt(Run.open(folder).how_to_go_on),
     ):
         run = Run.open(folder, writes=distributed.is_main())
@@ -101,6 +105,14 @@ def resume(
         run.record(config)
         _announce(f"{describe(state, run)}\n{_where(state)}")
         return run, _finish(run, state, test)
+
+
+def _free_folder(config: TrainConfig) -> Path:
+    """Where a new run goes. What holds other things is refused before there is a lock in it."""
+    folder = Path(config.out or default_folder(config))
+    if not (folder / LOCK).exists():  # else whoever owns it is to be named
+        Run(folder).check_new(config.overwrite)
+    return folder
 
 
 def _finish(run: Run, state: TrainState, test: bool) -> Measurement | None:
@@ -138,19 +150,23 @@ def _epoch(run: Run, state: TrainState, bar: tqdm, interrupt: Interrupt) -> None
     batches = state.batches()
     started = time.perf_counter()
     while progress.step < state.updates:
-        images = step(state, batches)
+        try:
+            images = step(state, batches)
+        except ValueError:  # such as that of a loss that gets NaN
+            check_finite(run.checkpoints / "last", state.weights)
+            raise
         progress.step += 1
         progress.seconds += time.perf_counter() - started
         started = time.perf_counter()
         bar.update()
         if progress.step % LOOK == 0 or progress.step == state.updates:
             means = progress.means()
-            _check_finite(means, state)
+            _check_finite(means, run, state)
             rate = images * bar.format_dict["rate"] if bar.format_dict["rate"] else 0
             bar.set_postfix_str(_postfix(means, rate, state), refresh=False)
         stop = _is_asked(interrupt)
         if stop or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
-            _check_finite(progress.means(), state)
+            _check_finite(progress.means(), run, state)
             state.save(run)
         if stop:
             raise KeyboardInterrupt
@@ -191,7 +207,8 @@ def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
     """What an epoch came to: means of the losses, and metrics of the validation images if they were looked at."""
     config, progress = state.config, state.progress
     means = progress.means()
-    _check_finite(means, state)
+    _check_finite(means, run, state)
+    check_finite(run.checkpoints / "last", state.weights)  # of which the last step had no loss yet
     rate = state.optimizer.param_groups[0]["lr"]
     run.log(event="epoch", epoch=progress.epoch, lr=rate, seconds=round(progress.seconds, 3), **means)
     skipped = sorted({name for names in distributed.gather_objects(progress.skipped) for name in names})
@@ -219,26 +236,20 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
     if state.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
         state.loss.load_state_dict(run.weights("loss", "best"))
-    classify = state.loss.eval().classifier if _of_known_classes(images, state.images.train) else None
+    classify = state.loss.eval().classifier if of_known_classes(images, state.images.train.classes) else None
     measurement = measure(model, images, state.config, classify)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement
 
 
-def _of_known_classes(images: LabeledImages, train: LabeledImages) -> bool:
-    """Whether all images are of classes, with the numbers, that were trained on."""
-    labels = np.unique(images.labels)
-    return all(label < train.num_classes and images.classes[label] == train.classes[label] for label in labels)
-
-
-def _check_finite(means: dict[str, float], state: TrainState) -> None:
+def _check_finite(means: dict[str, float], run: Run, state: TrainState) -> None:
     if not np.isfinite(means["loss"]):
         parts = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "loss")
         progress = state.progress
         raise FloatingPointError(
             f"loss must be finite, got {means['loss']} in epoch {progress.epoch} by step {progress.step} ({parts}). "
-            "Lower --lr, clip gradients with --clip-grad 1, or use --amp none."
+            f"{go_on_slower(run.checkpoints / 'last')}"
         )
 
 

@@ -13,6 +13,8 @@ from pml_center.names import constructor_parameters, one_line, unknown_name
 from pml_center.training.loss_formula import known_losses
 
 FAMILIES = ("softmax family", "center losses", "batch losses", "pytorch-metric-learning")
+# Up to the year, which no title has for its last words, and the number that arXiv gave it.
+REFERENCE = re.compile(r"\s*(?:[\w ]+: )?(.*(?<!:)\b(?:19|20)\d\d\b(?!\.\d)(?:, arXiv:[\d.]*\d)?)")
 TRIAL = {"num_classes": 7, "embedding_size": 5, "queue_size": 11}  # primes: the size of a tensor tells which it is
 
 
@@ -103,6 +105,17 @@ def describe_loss(name: str) -> LossDescription:
         parameters=None if loss is None else shapes(loss.named_parameters()),
         miners=None if loss is None else _takes_miners(kind),
     )
+
+
+def references(source: str) -> str:
+    """The papers in the source of a loss, without what a docstring remarks on them; an address stays as it is.
+
+    Example:
+        >>> references("Wen et al., A study, ECCV 2016 (equation 2); radius: Li et al., 2019, arXiv:1901.01234. Its")
+        'Wen et al., A study, ECCV 2016; Li et al., 2019, arXiv:1901.01234.'
+    """
+    found = [match[1] for part in source.partition(". ")[0].split(";") if (match := REFERENCE.match(part))]
+    return f"{'; '.join(found)}." if found else source
 
 
 def written_summary(kind: type) -> str:

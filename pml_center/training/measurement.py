@@ -1,7 +1,7 @@
 """What a model is worth: retrieval among images that it was not trained on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,39 @@ def _measure(
     pixels = pixel_rows(images, config.batch_size, config.workers)
     metrics = dict.fromkeys((*RetrievalEvaluator.metrics, config.metric))
     searched: dict[str, Any] = {"query_groups": images.groups, "names": names}
+    found = RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched)
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
+    by_pixels = RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched)
     return Measurement(
-        RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched),
-        RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched),
+        beside_pixels(found, by_pixels, config.metric),
+        by_pixels,
         None if classify is None else accuracy(embeddings, images.labels, classify, model),
         embeddings,
     )
+
+
+def beside_pixels(report: Report, pixels: Report, metric: str) -> Report:
+    """The report, with a warning where training has not even reached what needs none.
+
+    Args:
+        report: on retrieval.
+        pixels: the same by raw pixels.
+        metric: that of the run; the first one where that was not measured.
+    """
+    name = metric if metric in report.metrics else next(iter(report.metrics))
+    if pixels[name] < report[name]:
+        return report
+    warning = (
+        f"{name} is {report[name]:.4f}, and raw pixels reach {pixels[name]:.4f}: train longer, start from --pretrained "
+        "weights, or look at the data"
+    )
+    return replace(report, warnings=tuple(dict.fromkeys([*report.warnings, warning])))
+
+
+def of_known_classes(images: LabeledImages, classes: Sequence[str]) -> bool:
+    """Whether all images are of classes, with the numbers, that were trained on."""
+    labels = np.unique(images.labels)
+    return all(label < len(classes) and images.classes[label] == classes[label] for label in labels)
 
 
 def accuracy(embeddings: Embeddings, labels: NDArray[np.int64], classify: Classifier, model: Embedder) -> Report:

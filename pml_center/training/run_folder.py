@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,20 +17,21 @@ from uuid import uuid4
 
 import torch
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import ImageSplits, LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
-from pml_center.training.checkpoint import found, newest
+from pml_center.training import owner
+from pml_center.training.checkpoint import found, read_weights
 from pml_center.training.config import TrainConfig
+from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.tensorboard import show_event, summary_writer
 
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", "metrics.jsonl"}
-OWN |= {"checkpoints", "eval", "export", "tb"}
+OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
 PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
@@ -60,19 +60,9 @@ class Run:
                 not to be overwritten; or a run and something else.
         """
         run = cls(Path(config.out or default_folder(config)))
-        is_run, others = run._contents()
-        if is_run and not others and (config.overwrite or not run.can_resume):
-            shutil.rmtree(run.folder)
-        elif is_run or others:
-            choices = [f"go on with `pml-center resume {run.folder}`"] if run.can_resume else []
-            choices += [] if others else ["delete it with --overwrite"]
-            choices += ["choose another with --out"]
-            which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
-            remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
-            raise FileExistsError(
-                f"out must be a new folder, got {run.folder}, {which}. {remedy[0].upper()}{remedy[1:]}."
-            )
+        run.check_new(config.overwrite)
         run.folder.mkdir(parents=True, exist_ok=True)
+        owner.clear(run.folder)
         run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))  # first: it marks a run
         run.checkpoints.mkdir(exist_ok=True)
         held_out = images.test
@@ -81,6 +71,25 @@ class Run:
         run._write("held_out.json", json.dumps(names, ensure_ascii=False, indent=0))
         run.record(config)
         return run
+
+    def check_new(self, overwrite: bool = False) -> None:
+        """A new run may have this folder.
+
+        Raises:
+            FileExistsError: see :meth:`create`.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"out must be a folder, got {self.folder}, which is a file. Choose another --out.")
+        is_run, others = self._contents()
+        if (is_run or others) and not (is_run and not others and (overwrite or not self.can_resume)):
+            choices = [f"go on with `pml-center resume {self.folder}`"] if self.can_resume else []
+            choices += [] if others else ["delete it with --overwrite"]
+            choices += ["choose another with --out"]
+            which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
+            remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
+            raise FileExistsError(
+                f"out must be a new folder, got {self.folder}, {which}. {remedy[0].upper()}{remedy[1:]}."
+            )
 
     @classmethod
     def open(cls, folder: str | Path, writes: bool = True) -> "Run":
@@ -156,8 +165,11 @@ class Run:
         """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
         if not self.writes:
             return
-        self.forget_after(self.log_size)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        size = path.stat().st_size if path.is_file() else 0  # looked at first: `eval` may log while the run is trained
+        if self.log_size < size:
+            self.forget_after(self.log_size)
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         if self.board is not None:
             show_event(self.board, event, event.get("epoch", len(self.epochs)))
@@ -186,16 +198,28 @@ class Run:
         model.load_state_dict(self.weights("model", checkpoint))
         return model.eval()
 
+    def load_loss(self, embedding_size: int, checkpoint: str | None = None) -> LossFormula:
+        """The losses that go with :meth:`load_model`, in evaluation mode, on the CPU.
+
+        Args:
+            embedding_size: of the model.
+            checkpoint: as of :meth:`load_model`.
+        """
+        config = self.config
+        loss = parse_loss(config.loss, len(self.classes), embedding_size, config.accumulate)
+        loss.load_state_dict(self.weights("loss", checkpoint))
+        return loss.eval()
+
     def weights(self, part: Literal["model", "loss"], checkpoint: str | None = None) -> dict[str, Tensor]:
         """The weights of the model, or of the losses, as :meth:`load_model` takes them.
 
         Raises:
             FileNotFoundError: training wrote none.
+            CheckpointError: files that are damaged or of another run.
         """
         default = "best" if found(self.checkpoints / "best") else "last"
-        folder = newest(self.checkpoints / (checkpoint or default))
-        average = folder / "ema.safetensors"
-        return load_file(average if part == "model" and average.exists() else folder / f"{part}.safetensors")
+        parts = ("ema", "model") if part == "model" else (part,)
+        return read_weights(self.checkpoints / (checkpoint or default), parts, self.identity)
 
     @property
     def can_resume(self) -> bool:
@@ -275,7 +299,7 @@ class Run:
 
     def _contents(self) -> tuple[bool, list[str]]:
         """Whether the folder is that of a run, and what else is in it."""
-        names = {path.name for path in self.folder.glob("*")} - {f"env.json{PARTIAL}"}
+        names = {path.name for path in self.folder.glob("*")} - owner.FILES - {f"env.json{PARTIAL}"}
         mark = self.folder / "env.json"
         is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)

@@ -190,20 +190,24 @@ class TrainState:
         sampler.epoch, sampler.start = self.progress.epoch, self.progress.step * self.config.accumulate
         return iter(self.loader)
 
+    @property
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Those of each module, with its buffers."""
+        parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
+        return {part: module.state_dict() for part, module in parts.items()}
+
     def save(self, run: Run, name: str = "last") -> None:
         """Write a checkpoint, from the first process alone."""
         distributed.from_main(lambda: self._save(run, name))
 
     def _save(self, run: Run, name: str) -> None:
-        parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": vars(self.progress),
             "log_size": run.log_size,
         }
-        weights = {part: module.state_dict() for part, module in parts.items()}
-        write_checkpoint(run.checkpoints / name, weights, state, run.identity, keep=name == "last")
+        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, keep=name == "last")
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.
@@ -244,8 +248,9 @@ def peak_memory(device: torch.device) -> float:
 
 
 def _take_weights(model: Embedder, folder: str) -> None:
+    weights = Run.open(folder).weights("model")
     try:
-        model.load_state_dict(Run.open(folder).weights("model"))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "

@@ -40,6 +40,41 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
+def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--image-size", "8", "--epochs", "2", "--workers", "0", "--lr", "1e-12", "--similarity", "euclidean"]
+    arguments += ["--split", "images", "--val", "0.5", "--metric", "mean_reciprocal_rank", "--out", "first"]
+    said, err, code = run(capsys, "train", "digits", *arguments)
+    assert code == 0, err
+    path = tmp_path / "first" / "eval" / "held-out" / "report.html"
+    page, reports = path.read_text(), {file.name: file.read_text() for file in path.parent.glob("*.json")}
+    pixels = json.loads(reports["pixels.json"])["metrics"]["mean_reciprocal_rank"]
+    for words in (
+        "best epoch 1 of 2 by mean_reciprocal_rank",
+        f"and raw pixels reach {pixels:.4f}: train longer, start",
+    ):
+        assert words in " ".join(said.split())
+        assert words in page
+    assert '<th scope="col">raw pixels</th>' in page
+    assert f'<td class="number">{pixels:.4f}</td></tr>' in page
+    assert "classified by the class weights of the loss" in said
+    assert "classified by the class weights of the loss" in page
+    assert "<td>lr</td><td>1e-12</td>" in page
+    path.unlink()
+    assert run(capsys, "report", "first")[2] == 0
+    assert path.read_text() == page
+    assert {file.name: file.read_text() for file in path.parent.glob("*.json")} == reports
+    said, _, code = run(capsys, "eval", "first", "digits", "--report", "page.html", "--ci", "none", "--workers", "0")
+    assert code == 0
+    note = "10 of the 10 classes have names that the model was trained on"
+    page = (tmp_path / "page.html").read_text()
+    for words in (note, "exact euclidean search", "raw pixels"):
+        assert words in said
+        assert words in page
+    assert "<td>lr</td><td>1e-12</td>" in page
+    assert "<td>pretrained</td><td>True</td>" not in page
+
+
 def test_a_run_is_repeated_from_its_file_with_flags_before_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--image-size", "8", "--epochs", "1", "--workers", "0", "--batch-size", "256"]
@@ -100,6 +135,12 @@ def test_help_says_what_a_command_does(capsys, command):
             "config must map options to values, got 'broken/class_a/0.png'",
         ),
         (["resume", "empty"], "run must be a folder written by `pml-center train`, got empty"),
+        (["train", "--epochs", "1.5"], "epochs must be a whole number, got '1.5'. See pml-center train --help."),
+        (["train", "--epochs", "2_0"], "epochs must be a whole number, got '2_0'"),
+        (["train", "--config", "half.yaml"], "epochs must be a whole number, got '1.5' in half.yaml"),
+        (["eval", "runs/nowhere", "--far", "1e-3", "1_0"], "far must be a number, got '1_0'"),
+        (["compare", "digits", "--losses", "SoftmaxLoss", "--seeds", "0", "1.5"], "seeds must be a whole number, got"),
+        (["data", "check", "digits", "--workers", "0x1"], "workers must be a whole number, got '0x1'"),
         (["demo", "--epochs", "0"], "epochs must be at least 1, got 0"),
         (["eval", "runs/nowhere"], "run must be a folder written by `pml-center train`, got runs/nowhere"),
         (["eval", "resnt18", "digits"], "Did you mean 'resnet18'"),
@@ -125,6 +166,7 @@ def test_a_mistake_ends_in_one_message_and_no_traceback(tmp_path, monkeypatch, c
         "list": "[1]",
         "typo": "epocs: 3",
         "text": "epochs: two",
+        "half": "epochs: 1.5",
         "loss": "loss: CentreLoss",
         "data": "data: nowhere",
     }

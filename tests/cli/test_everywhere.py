@@ -246,11 +246,26 @@ def test_exit_codes_and_messages(command, monkeypatch, error, code):
     _, err, found = command("losses")
     assert found == code
     assert "Traceback" not in err
-    if code != 130:
+    if code == 130:
+        assert err == "pml-center: interrupted\n"
+    else:
         assert str(error) in err
         assert err.startswith("pml-center: ")
         with pytest.raises(type(error)):
             main(["losses", "--debug"])
+
+
+def test_a_worker_that_died_is_said_to_have_died(command, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("pml_center.training.loss_catalog.list_losses", fail)
+    _, err, code = command("losses")
+    assert code == 1
+    assert err == (
+        "pml-center: workers must live until all images are read, got: DataLoader worker (pid 7) is killed by signal: "
+        "Killed. Perhaps memory ran out: use fewer --workers.\n"
+    )
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

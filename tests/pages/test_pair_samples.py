@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pml_center.evaluation.search.exact_search import ExactSearch
-from pml_center.pages.pair_samples import nearest_mates, row_scores, sampled_pairs
+from pml_center.pages.pair_samples import nearest_mates, pairs_to_show, row_scores, sampled_pairs
 
 
 @pytest.mark.parametrize("leave_one_out", [True, False])
@@ -17,6 +17,21 @@ def test_sampled_pairs_are_what_they_say_and_cover_all(leave_one_out):
     assert set(zip(queries.tolist(), references.tolist(), strict=True)) == pairs
     counts = np.unique(np.stack([queries, references])[:, same], axis=1, return_counts=True)[1]
     assert counts.min() > 0.7 * counts.mean()  # each with the same probability
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+@pytest.mark.parametrize("count", [3, 6, 1000])
+def test_all_pairs_are_shown_once_where_there_are_no_more_than_would_be_drawn(leave_one_out, count):
+    codes = np.array([2, 0, 1, 0, 0, 1])
+    others = codes if leave_one_out else np.array([1, 0, 3, 1])
+    queries, references, same, is_all = pairs_to_show(codes, others, leave_one_out, count)
+    for kind in (True, False):
+        found = list(zip(queries[same == kind].tolist(), references[same == kind].tolist(), strict=True))
+        pairs = {(q, r) for q in range(6) for r in range(len(others)) if (codes[q] == others[r]) == kind}
+        pairs = {(q, r) for q, r in pairs if q < r} if leave_one_out else pairs
+        assert is_all[kind] == (len(pairs) <= count)
+        assert sorted(found) == sorted(pairs) if is_all[kind] else len(found) == count
+    assert is_all[True] >= is_all[False]
 
 
 def test_a_mate_of_the_query_s_group_is_none():

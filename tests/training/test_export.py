@@ -80,7 +80,7 @@ def test_a_card_tells_the_loss_its_worth_and_whom_to_cite(tmp_path):
     card = (export_timm(run) / "README.md").read_text(encoding="utf-8")
     assert "`0.5 * ArcFaceLoss(margin=20) + TripletMarginLoss`" in card
     assert "for 7 epochs" in card
-    assert "ArcFaceLoss: Deng et al." in card
+    assert "- ArcFaceLoss: Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698.\n" in card  # and not which equation
     assert "TripletMarginLoss: pytorch-metric-learning" in card
     assert "What it is worth" not in card
     report = {"metrics": {"recall_at_1": 0.5}, "ci": {"recall_at_1": [0.25, 0.75]}, "ci_level": 0.95}
@@ -90,6 +90,7 @@ def test_a_card_tells_the_loss_its_worth_and_whom_to_cite(tmp_path):
     folder = export_timm(run)  # over the first
     assert "| recall_at_1 | 0.5000 | 0.2500 … 0.7500 |" in (folder / "README.md").read_text(encoding="utf-8")
     assert json.loads((folder / "labels.json").read_text()) == list(run.classes)
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # weights are read by whom all else is
     config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     assert config["license"] is None  # of ImageNet weights, which took no part
 

@@ -21,6 +21,7 @@ from pml_center.cli import main
 from pml_center.training import CheckpointError, TrainConfig, fit, loop, resume
 from pml_center.training import checkpoint as checkpoint_module
 from pml_center.training.checkpoint import read_checkpoint, write_checkpoint
+from pml_center.training.interrupt import WorkerError
 from pml_center.training.run_folder import Run
 
 # Everything that draws at random or keeps a state: transforms, miners, triplets, sampled classes, centers, averages.
@@ -215,7 +216,108 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_offered(finished, 
     assert measurement is not None
 
 
+def test_every_reader_of_weights_checks_them(finished, capsys, tmp_path):
+    shutil.rmtree(finished.checkpoints / "best")
+    assert finished.load_model("last")
+    path = finished.checkpoints / "last" / "ema.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    reads = {
+        "eval": ["eval", finished.folder],
+        "embed": ["embed", finished.folder, "digits", "--out", tmp_path / "rows"],
+        "export": ["export", finished.folder],
+        "report": ["report", finished.folder],
+        "init-from": ["train", "digits", "--init-from", finished.folder, "--image-size", 8, "--out", tmp_path / "new"],
+    }
+    for arguments in reads.values():
+        said, code = typed(capsys, *arguments)
+        assert code == 1, said
+        assert "last/ema.safetensors with other" in said
+        assert "--checkpoint last-previous" in said
+    path.unlink()  # then the weights that are no average are not taken for it
+    with pytest.raises(CheckpointError, match=r"ema.safetensors with none in place of"):
+        finished.load_model()
+
+
+def test_a_damaged_best_checkpoint_names_the_last(finished):
+    (finished.checkpoints / "best" / "loss.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"best/loss.safetensors .* Take the last one, with .*load_model"):
+        finished.weights("loss")
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(finished, monkeypatch):
+    folder, files, swaps = finished.checkpoints / "last", checkpoint_module._files, []
+    old = read_checkpoint(folder, finished.identity)
+    weights = {part: {name: tensor + 1 for name, tensor in own.items()} for part, own in old.weights.items()}
+
+    def swapped(*arguments):
+        found = files(*arguments)
+        if not swaps:
+            swaps.append(write_checkpoint(folder, weights, old.state, finished.identity))
+        return found
+
+    monkeypatch.setattr(checkpoint_module, "_files", swapped)
+    found = finished.weights("loss", "last")
+    assert found.keys() == weights["loss"].keys()
+    assert all(torch.equal(tensor, weights["loss"][name]) for name, tensor in found.items())
+    assert len(swaps) == 1
+
+
+def test_weights_that_are_not_finite_replace_nothing(finished, monkeypatch):
+    before, right = outcome(finished.folder)[0], loop.step
+
+    def wrong(state, batches):
+        count = right(state, batches)
+        next(state.model.parameters()).data[0] = torch.nan
+        return count
+
+    monkeypatch.setattr(loop, "step", wrong)
+    said = (
+        r"weights must be finite, got \d+ numbers that are not, e.g. in model\.\S+ The checkpoint .*last is as it was: "
+        r"start a new run from its weights with --init-from .*run, with a lower --lr"
+    )
+    with pytest.raises(FloatingPointError, match=said):
+        resume(finished.folder, epochs=3)
+    assert_equal(outcome(finished.folder)[0], before)
+    state = read_checkpoint(finished.checkpoints / "last", finished.identity).state
+    state["optimizer"]["state"][0]["exp_avg"][:] = torch.inf
+    with pytest.raises(FloatingPointError, match=r"in optimizer\.state\.0\.exp_avg\."):
+        write_checkpoint(finished.checkpoints / "last", {}, state, finished.identity)
+    assert_equal(outcome(finished.folder)[0], before)
+
+
+def test_a_run_whose_first_step_goes_wrong_says_so(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"There is no checkpoint yet: train again with a lower --lr"):
+        fit(replace(CONFIG, lr=1e38, warmup_epochs=0.0, checkpoint_every=1, out=str(tmp_path / "run")))
+    assert not Run(tmp_path / "run").can_resume
+
+
+def test_a_worker_that_died_is_no_full_disk(finished, monkeypatch):
+    """Torch says it wherever the main process is, such as between two files of a checkpoint."""
+
+    def killed(path):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(checkpoint_module, "_sync", killed)
+    said = r"got: DataLoader worker \(pid 7\) is killed by signal: Killed\. .* Go on with: pml-center resume"
+    with pytest.raises(WorkerError, match=said):
+        resume(finished.folder, epochs=3)
+    assert not list(finished.checkpoints.glob("*-partial"))
+
+
+def test_files_are_for_whom_the_user_wants_them(finished):
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [path for path in finished.folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert len([path for path in files if path.suffix == ".safetensors"]) == 9
+
+
 def test_a_damaged_manifest_is_named(finished):
+    (finished.checkpoints / "last" / "manifest.json").write_text(json.dumps({"format": 1, "run": "x"}))
+    with pytest.raises(CheckpointError, match=r"last/manifest.json must be whole, got KeyError\('files'\)"):
+        resume(finished.folder)
     (finished.checkpoints / "last" / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"last/manifest.json must be whole, got .*Go on from the one before it"):
         resume(finished.folder)

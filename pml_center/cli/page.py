@@ -1,0 +1,61 @@
+"""The page of what was measured, which says whatever the terminal says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pml_center.evaluation import Report
+    from pml_center.training import Run
+
+
+def write_page(
+    path: Path,
+    reports: Mapping[str, "Report"],
+    run: "Run | None",
+    pixels: "Report | None" = None,
+    notes: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+    **material: Any,
+) -> Path:
+    """Write the page of reports, with how the run was trained that they are of, if they are of one.
+
+    Args:
+        path: to write.
+        reports: by protocol.
+        run: the run, None for other models.
+        pixels: retrieval by raw pixels.
+        notes: sentences below the heading, beside the one on the epoch that was chosen.
+        facts: what was measured, where it is not what the run held out.
+        material: arguments of :func:`~pml_center.evaluation.write_html`.
+    """
+    from pml_center.evaluation import write_html
+    from pml_center.pages.parts import history
+    from pml_center.training.run_folder import environment
+
+    details: dict[str, Mapping[str, Any]] = {} if facts is None else {"Measurement": facts}
+    if run is not None:
+        details["Configuration"] = asdict(run.config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_html(
+        path,
+        {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
+        pixels=pixels,
+        notes=[*([] if run is None else chosen_epoch(run)), *notes],
+        details=details | {"Environment": environment()},
+        extra=[] if run is None else history(run.epochs, run.events("val")),
+        **material,
+    )
+
+
+def chosen_epoch(run: "Run") -> list[str]:
+    """Which epoch the validation images chose, if there are any."""
+    chosen = run.best_epoch
+    if chosen is None:
+        return []
+    return [f"best epoch {chosen} of {len(run.epochs)} by {run.config.metric} on the validation images"]
+
+
+def _heading(protocol: str) -> str:
+    return protocol.replace("fewshot", "few-shot").capitalize()

@@ -1,0 +1,101 @@
+"""A folder has one owner at a time; a dead one does not stand in the way, and readers need none."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from dataclasses import replace
+
+import pytest
+
+from pml_center.comparison.plan import compare
+from pml_center.training import TrainConfig, export_timm, fit, resume
+from pml_center.training.owner import FILES, LOCK, OWNER, clear, owned, wait_until_free
+from pml_center.training.run_folder import Run
+
+CONFIG = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=1, workers=0, device="cpu")
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pml_center.training.loop"])
+ME = f"process {os.getpid()} on {socket.gethostname()}, since "
+
+
+def own_and_be_killed(folder):
+    with owned(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_second_owner_is_refused_by_the_name_of_the_first(tmp_path):
+    with owned(tmp_path):
+        with pytest.raises(BlockingIOError, match=rf"got .*, which is in use by {ME}.* Wait until that one ends"):
+            own(tmp_path)
+        (tmp_path / OWNER).write_text(json.dumps(json.loads((tmp_path / OWNER).read_text()) | {"host": "another"}))
+        with pytest.raises(BlockingIOError, match=r"process \d+ on another, since"):
+            own(tmp_path)
+    own(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def own(folder):
+    with owned(folder):
+        pass
+
+
+def test_an_owner_that_was_killed_does_not_stand_in_the_way(tmp_path):
+    process = PROCESSES.Process(target=own_and_be_killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    wait_until_free(tmp_path)
+    own(tmp_path)
+
+
+def test_what_a_dead_owner_started_is_waited_for(tmp_path, monkeypatch):
+    """Its workers hold its lock until they notice that it is dead."""
+    dead = PROCESSES.Process(target=os.getpid)
+    dead.start()
+    dead.join()
+    held = owned(tmp_path)
+    held.__enter__()
+    (tmp_path / OWNER).write_text(json.dumps(json.loads((tmp_path / OWNER).read_text()) | {"pid": dead.pid}))
+    monkeypatch.setattr("time.sleep", lambda _: held.__exit__(None, None, None))
+    own(tmp_path)
+
+
+def test_clearing_leaves_the_lock(tmp_path):
+    with owned(tmp_path):
+        (tmp_path / "run" / "deep").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        clear(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_nothing_writes_to_a_run_beside_its_owner_and_readers_go_on(tmp_path):
+    config = replace(CONFIG, out=str(tmp_path / "run"))
+    run, _ = fit(config, test=False)
+    before = (run.folder / "metrics.jsonl").read_text()
+    with owned(run.folder), owned(tmp_path / "comparison"):
+        for write in (
+            lambda: fit(config),
+            lambda: fit(replace(config, overwrite=True)),
+            lambda: resume(run.folder, epochs=2),
+            lambda: export_timm(run),
+            lambda: compare(replace(config, out=str(tmp_path / "comparison")), ["SoftmaxLoss"]),
+        ):
+            with pytest.raises(BlockingIOError, match=ME):
+                write()
+        run.load_model()
+        assert run.log(event="eval", name="held-out") is None
+    assert (run.folder / "metrics.jsonl").read_text().startswith(before)
+    assert Run.open(run.folder).events("eval")
+    assert fit(replace(config, overwrite=True), test=False)[0].epochs
+
+
+def test_a_folder_of_other_things_gets_no_lock(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    for write in (lambda config: fit(config), lambda config: compare(config, ["SoftmaxLoss"])):
+        with pytest.raises(FileExistsError, match="out must be a new folder"):
+            write(replace(CONFIG, out=str(tmp_path)))
+        with pytest.raises(FileExistsError, match=r"out must be a folder, got .*mine.txt, which is a file"):
+            write(replace(CONFIG, out=str(tmp_path / "mine.txt")))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
