@@ -93,6 +93,8 @@ def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
             parameter.register_post_accumulate_grad_hook(collectives.average_gradient)
     if any(parameter.requires_grad for parameter in of_model) and not isinstance(model, DistributedDataParallel):
         model = DistributedDataParallel(model)
+        if world_size() > 2 and not any(parameter.is_cuda for parameter in of_model):
+            model.register_comm_hook(None, collectives.mean_in_order)
     return model, *map(JoinedLoss, losses)
 
 
