@@ -65,6 +65,7 @@ def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"
     from pml_center.cli.protocols import PROTOCOLS
 
     reports = {name: PROTOCOLS[name](task) for name in protocols}
+    reports = {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
     return reports, _raw_pixels(task) if "retrieval" in reports else None
 
 

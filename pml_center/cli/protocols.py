@@ -35,6 +35,11 @@ class Task:
     pairs: Pairs | None
     options: EvalOptions
 
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences for every report on what makes the rows doubtful."""
+        return list(dict.fromkeys([*self.rows.doubts, *(self.gallery.doubts if self.gallery else ())]))
+
     def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
         """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
 

@@ -115,7 +115,7 @@ def _write_page(run: "Run", measurement: "Measurement") -> Path:
     return write_html(
         run.report_folder() / "report.html",
         {"": measurement.model},
-        images=run.held_out(open_images(config.data, config.data_root)),
+        images=run.held_out(open_images(config.data, config.data_root), accept_changes=True),  # as it was measured
         embeddings=measurement.embeddings,
         title=f"Evaluation of {run.folder.name}",
         details={"Configuration": asdict(config), "Environment": environment()},
