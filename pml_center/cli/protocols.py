@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pml_center.cli.options import EvalOptions, ModelOptions
-from pml_center.cli.sources import Embedded, embedded, is_embedding_folder
+from pml_center.cli.sources import Embedded, embedded, groups_by_name, is_embedding_folder
 from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
@@ -131,7 +131,19 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         FileNotFoundError: a file or folder that is not there.
         ValueError: what does not fit together.
     """
-    rows = embedded(model, data, model_options)
+    if data is not None and model_options.accept_changes:
+        raise ValueError(
+            f"accept_changes must be left out where data are given, got {data}: nothing was recorded of them. Leave "
+            "--accept-changes out."
+        )
+
+    def look(names: list[str]) -> None:  # what is wrong with names is said before anything is embedded
+        if options.groups is not None:
+            groups_by_name(options.groups, names)
+        if options.pairs is not None:
+            read_pairs(options.pairs, Samples(None, [], names=names))
+
+    rows = embedded(model, data, model_options, look=look)
     gallery = None
     if options.gallery is not None:
         if is_embedding_folder(options.gallery):

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,13 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
     return model
 
 
-def embedded(source: str, data: str | None, options: ModelOptions, model: Model | None = None) -> Embedded:
+def embedded(
+    source: str,
+    data: str | None,
+    options: ModelOptions,
+    model: Model | None = None,
+    look: Callable[[list[str]], object] | None = None,
+) -> Embedded:
     """Embeddings by what a user gives: a model and data, a folder of embeddings, or two files.
 
     Args:
@@ -153,6 +159,7 @@ def embedded(source: str, data: str | None, options: ModelOptions, model: Model 
         data: images; for an .npy file the labels, .npy or a line each; none for a folder of ``embed``.
         options: how to make and run a model.
         model: the model of ``source``, where it is there already.
+        look: at the names of the images, before they are embedded.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -167,8 +174,12 @@ def embedded(source: str, data: str | None, options: ModelOptions, model: Model 
         return _of_arrays(Path(source), data)
     model = model or Model(source, options)
     images, skipped, doubts = _images(model.run, data, options)
+    for doubt in doubts:
+        LOG.warning("%s", doubt)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
     names = [images.name(i) for i in range(len(images))]
+    if look is not None:
+        look(names)
     labels = [images.classes[label] for label in images.labels]
     groups = None if images.groups is None else images.groups.tolist()
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
@@ -269,7 +280,7 @@ def _images(
     if skipped:
         counts = f"{len(skipped)} of {total:,} images"
         more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-        LOG.warning("left out %s, which cannot be read: %s%s", counts, ", ".join(skipped[:5]), more)
+        doubts.append(f"left out {counts}, which cannot be read: {', '.join(skipped[:5])}{more}")
     return images, skipped, tuple(doubts)
 
 

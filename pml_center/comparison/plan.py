@@ -262,12 +262,16 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     LOG.info("%s, %s at a time; log and run folders in %s", size, processes, plan.folder)
     chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
+    warnings: list[str] = []
     if plan.search:
         trials = {loss: plan.trials(loss, images) for loss in plan.losses}
         errors |= train_all(_in_turn([list(tried.values()) for tried in trials.values()]), processes)
         for loss, tried in trials.items():
             done = [setting for setting in tried if tried[setting] not in errors]
             chosen[loss] = max(done, key=lambda setting: tried[setting].score, default=None)
+            warnings += [
+                f"{job.name}, was not tried: {errors[job]}" for job in tried.values() if done and job in errors
+            ]
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
     every = _in_turn(list(runs.values()))
     _drop_others(every)
@@ -275,7 +279,7 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     check_same_queries([MeasuredRun(job.run) for job in every if job not in errors])
     runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
     candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
-    comparison = _comparison(candidates, plan.config)
+    comparison = _comparison(candidates, plan.config, tuple(warnings))
     write_comparison(comparison, plan.folder, options_of(plan.config) | {"seeds": plan.seeds, "search": plan.search})
     return comparison
 

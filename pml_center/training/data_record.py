@@ -21,6 +21,15 @@ from pml_center.data.labeled_images import natural_key
 from pml_center.data.open_images import is_table, split_apart
 
 SPLITS = ("train", "val", "test")
+KINDS = (
+    "renamed",
+    "gone",
+    "added",
+    "labelled anew",
+    "replaced",
+    "grouped anew",
+    "moved",
+)  # of changes, as they are said
 SHOWN = 6  # changes in a sentence
 READERS = 16  # files that are read at a time: a disk, or a network, has to be waited for
 
@@ -71,9 +80,9 @@ class DataRecord:
             ValueError: another file.
         """
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return cls(classes, [Recorded(**row) for row in csv.DictReader(file)])
-        except (csv.Error, TypeError, UnicodeDecodeError) as error:
+        except (csv.Error, TypeError) as error:
             raise ValueError(
                 f"{path} must be as training wrote it, with columns {', '.join(Recorded._fields)}, got {error}. "
                 "Restore the file, or train again."
@@ -172,7 +181,8 @@ class Found:
         for change in self.changes:
             if split in (None, change.split):
                 names[change.kind, change.label, change.now].append(change.path)
-        phrases = [self._phrase(*key, paths) for key, paths in names.items()]
+        keys = sorted(names, key=lambda key: KINDS.index(key[0]))
+        phrases = [self._phrase(*key, names[key]) for key in keys]
         more = len(phrases) - SHOWN
         return "; ".join(phrases[:SHOWN] + ([f"and {more:,} more changes"] if more > 0 else []))
 

@@ -347,7 +347,7 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
@@ -362,7 +362,7 @@ def accepted(changes: str) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is there as a whole or as it was before: a disk may be full, a process killed."""
     partial = path.with_name(f"{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files are any bytes
     partial.replace(path)
 
 
