@@ -100,7 +100,7 @@ def measure_loop(title, config, budget):
     """
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, Interrupt() as interrupt:
         state = TrainState.build(loop.with_full_paths(config), torch.device("cpu"))
-        run = Run.create(replace(config, out=folder), state.images)
+        run = Run.create(replace(config, out=folder), state.record)
         marks = []
         state.optimizer.register_step_post_hook(lambda *_: marks.append(time.perf_counter()))
         with redirect_stderr(io.StringIO()) as nobody:

@@ -174,13 +174,14 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
     files = {name: str(folder / file) for name, file in FILES.items()}
     if as_json:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
-        return
-    print(comparison.summary)
-    show_table(*table(comparison, digits=3))
-    for doubt in comparison.doubts:
-        print(f"warning: {doubt}")
-    show_files(files)
-    print(comparison.verdict)
+    else:
+        print(comparison.summary)
+        show_table(*table(comparison, digits=3))
+        for doubt in comparison.doubts:
+            print(f"warning: {doubt}")
+        show_files(files)
+        print(comparison.verdict)
+    comparison.check_complete(folder)
 
 
 def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:

@@ -72,6 +72,7 @@ def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"
     from pml_center.training.measurement import beside_pixels
 
     reports = {name: PROTOCOLS[name](task) for name in protocols}
+    reports = {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
     pixels = _raw_pixels(task) if "retrieval" in reports else None
     if pixels is not None and task.rows.run:
         reports["retrieval"] = beside_pixels(reports["retrieval"], pixels, task.rows.run.config.metric)

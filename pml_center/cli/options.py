@@ -36,6 +36,8 @@ class ModelOptions:
         cache: keep embeddings, and use those that the same model made of the same files before.
         data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
         skip_bad: leave out images that cannot be read, and list them; without it, the first one ends the command.
+        accept_changes: measure what a run held out although it has changed: what is still there, in the classes that it
+            had. The report then says so.
     """
 
     pretrained: bool = True
@@ -49,6 +51,7 @@ class ModelOptions:
     cache: bool = True
     data_root: str | None = None
     skip_bad: Flag = False
+    accept_changes: Flag = False
 
     def __post_init__(self) -> None:
         check_at_least(0, "See --help.", workers=self.workers)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pml_center.cli.options import EvalOptions, ModelOptions
-from pml_center.cli.sources import Embedded, embedded, is_embedding_folder
+from pml_center.cli.sources import Embedded, embedded, groups_by_name, is_embedding_folder
 from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
@@ -35,6 +35,11 @@ class Task:
     gallery: Embedded | None
     pairs: Pairs | None
     options: EvalOptions
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences for every report on what makes the rows doubtful."""
+        return list(dict.fromkeys([*self.rows.doubts, *(self.gallery.doubts if self.gallery else ())]))
 
     def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
         """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
@@ -128,7 +133,19 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         FileNotFoundError: a file or folder that is not there.
         ValueError: what does not fit together.
     """
-    rows = embedded(model, data, model_options, names=options.names)
+    if data is not None and model_options.accept_changes:
+        raise ValueError(
+            f"accept_changes must be left out where data are given, got {data}: nothing was recorded of them. Leave "
+            "--accept-changes out."
+        )
+
+    def look(names: list[str]) -> None:  # what is wrong with names is said before anything is embedded
+        if options.groups is not None:
+            groups_by_name(options.groups, names)
+        if options.pairs is not None:
+            read_pairs(options.pairs, Samples(None, [], names=names))
+
+    rows = embedded(model, data, model_options, names=options.names, look=look)
     options = with_defaults(options, rows.run)
     gallery = None
     if options.gallery is not None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Embedded:
     images: Any  # LabeledImages or paths, in the order of the rows; None where there are none to show
     facts: dict[str, Any]  # where they come from, for a reader
     model: "Model | None" = None
+    doubts: tuple[str, ...] = ()  # sentences for every report
 
     @property
     def run(self) -> Run | None:
@@ -159,7 +160,12 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
 
 
 def embedded(
-    source: str, data: str | None, options: ModelOptions, model: Model | None = None, names: str | None = None
+    source: str,
+    data: str | None,
+    options: ModelOptions,
+    model: Model | None = None,
+    names: str | None = None,
+    look: Callable[[list[str]], object] | None = None,
 ) -> Embedded:
     """Embeddings by what a user gives: a model and data, a folder of embeddings, or two files.
 
@@ -169,6 +175,7 @@ def embedded(
         options: how to make and run a model.
         model: the model of ``source``, where it is there already.
         names: for an .npy file: a text file with the path of each row.
+        look: at the names of the images, before they are embedded.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -186,14 +193,18 @@ def embedded(
     if source.endswith(".npy"):
         return _of_arrays(Path(source), data, names)
     model = model or Model(source, options)
-    images, skipped = _images(model.run, data, options)
+    images, skipped, doubts = _images(model.run, data, options)
+    for doubt in doubts:
+        LOG.warning("%s", doubt)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
-    names = [images.name(i) for i in range(len(images))]
+    of_images = [images.name(i) for i in range(len(images))]
+    if look is not None:
+        look(of_images)
     labels = [images.classes[label] for label in images.labels]
     groups = None if images.groups is None else images.groups.tolist()
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
     facts |= {"skipped": skipped} if options.skip_bad else {}
-    return Embedded(Samples(model.embed(images), labels, groups, names), images, model.facts | facts, model)
+    return Embedded(Samples(model.embed(images), labels, groups, of_images), images, model.facts | facts, model, doubts)
 
 
 def is_embedding_folder(source: str) -> bool:
@@ -270,23 +281,27 @@ class _WithMirrorImage(nn.Module):
         return self.model(images) + self.model(torch.flip(images, dims=[-1]))
 
 
-def _images(run: Run | None, data: str | None, options: ModelOptions) -> tuple[LabeledImages, list[str]]:
-    """The images to embed, and the names of those that were left out because they cannot be read."""
+def _images(
+    run: Run | None, data: str | None, options: ModelOptions
+) -> tuple[LabeledImages, list[str], tuple[str, ...]]:
+    """The images to embed, the names of those left out because they cannot be read, and what makes all doubtful."""
+    doubts = [] if run is None else run.accepted
     if data is not None:
         images = open_images(data, options.data_root)
     elif run is not None:
-        images = run.held_out(open_images(run.config.data, options.data_root or run.config.data_root))
+        images = open_images(run.config.data, options.data_root or run.config.data_root)
+        images, doubts = run.find_held_out(images, options.accept_changes)
     else:
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
     if not options.skip_bad:
-        return images, []
+        return images, [], tuple(doubts)
     total = len(images)
     images, skipped = readable(images, options.workers)
     if skipped:
         counts = f"{len(skipped)} of {total:,} images"
         more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-        LOG.warning("left out %s, which cannot be read: %s%s", counts, ", ".join(skipped[:5]), more)
-    return images, skipped
+        doubts.append(f"left out {counts}, which cannot be read: {', '.join(skipped[:5])}{more}")
+    return images, skipped, tuple(doubts)
 
 
 def _of_arrays(path: Path, data: str | None, names: str | None) -> Embedded:

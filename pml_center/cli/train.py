@@ -103,7 +103,9 @@ def _write_page(run: "Run", measurement: "Measurement") -> Path:
         reports,
         run,
         measurement.pixels,
-        images=run.held_out(open_images(run.config.data, run.config.data_root)),
+        images=run.held_out(  # as it was measured
+            open_images(run.config.data, run.config.data_root), accept_changes=True
+        ),
         embeddings=measurement.embeddings,
         title=f"Evaluation of {run.folder.name}",
     )

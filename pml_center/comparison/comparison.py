@@ -1,6 +1,7 @@
 """Comparison: which of several losses is best, by how much, and whether the difference is real."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,10 @@ from pml_center.evaluation.statistics import Interval, settled
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 SIGNIFICANT = 0.05  # a corrected p-value below it is a difference that is called real
 LEVEL = 0.95  # of all intervals
+
+
+class IncompleteError(RuntimeError):
+    """A comparison some of whose runs failed."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -148,6 +153,22 @@ class Comparison:
     def failed(self) -> list[Candidate]:
         """Those that could not be trained with every seed."""
         return [candidate for candidate in self.candidates if candidate.error is not None]
+
+    def check_complete(self, folder: Path) -> None:
+        """Every run must have been trained.
+
+        Args:
+            folder: of the comparison, to go on with.
+
+        Raises:
+            IncompleteError: some failed.
+        """
+        if self.failed:
+            missing = "; ".join(f"{candidate.name}: {candidate.error}" for candidate in self.failed)
+            raise IncompleteError(
+                f"comparison must have every run, got some that failed, {missing}. "
+                f"Try them again with: pml-center compare {shlex.quote(str(folder))}"
+            )
 
     @property
     def others(self) -> list[tuple[str, GapToBest]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pml_center.comparison.comparison import Candidate
 from pml_center.training.config import TrainConfig
+from pml_center.training.data_record import DataRecord
 from pml_center.training.run_folder import Run
 
 # Options that make no other candidate: which seed, and where and how it was computed.
@@ -26,6 +27,7 @@ FREE = (
     "checkpoint_every",
     "tensorboard",
 )
+DIVISION = ("data", "held_out", "split", "split_seed")  # options that say which images are measured
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,20 @@ class MeasuredRun:
         return self.run.config
 
     @cached_property
+    def data(self) -> DataRecord:
+        """What it was trained and measured on."""
+        return self.run.data
+
+    @cached_property
     def queries(self) -> list[tuple[str, str]]:
         """The name and the label of each image that was held out; the name does not say where the data lie."""
-        return list(zip(self.run.held_out_names, self._table("report")["label"], strict=True))
+        names, labels = self.run.held_out_names, self._table("report")["label"]
+        if len(names) != len(labels):
+            raise ValueError(
+                f"run must have been measured on the {len(names)} images that it held out, got {len(labels)} in "
+                f"{self.folder}. Restore the data and run `pml-center eval {self.folder}`, or leave it out."
+            )
+        return list(zip(names, labels, strict=True))
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
@@ -141,15 +154,18 @@ def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
     Raises:
         ValueError: other queries in one run than in the first.
     """
-    first = runs[0]
     for run in runs[1:]:
-        if run.queries == first.queries:
+        first = runs[0]
+        changed = _changes(first, run, "test")
+        if run.queries == first.queries and not changed:
             continue
         ours, theirs = options_of(first.config), options_of(run.config)
-        names = [name for name in ("data", "held_out", "split", "split_seed") if ours[name] != theirs[name]]
+        names = [name for name in DIVISION if ours[name] != theirs[name]]
         reasons = [f"{name} {theirs[name]} and {ours[name]}" for name in names]
         if len(run.queries) != len(first.queries):
             reasons.append(f"{len(run.queries):,} and {len(first.queries):,} queries")
+        elif changed:
+            reasons.append(changed)
         else:
             pairs = zip(run.queries, first.queries, strict=True)
             (name, label), (other, other_label) = next((one, two) for one, two in pairs if one != two)
@@ -158,6 +174,24 @@ def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
             f"runs must be measured on the same queries, got {run.folder} and {first.folder} with "
             f"{', '.join(reasons)}. Train them with the same data, --held-out, --split and --split-seed."
         )
+
+
+def other_training_images(runs: Sequence[MeasuredRun]) -> list[str]:
+    """Sentences on runs that were trained on other images than the first, though no option says so."""
+    options = [options_of(run.config) for run in runs]
+    return [
+        f"{run.folder} was trained on other images than {runs[0].folder}: {said}"
+        for run, own in zip(runs, options, strict=True)
+        if all(own[name] == options[0][name] for name in (*DIVISION, "val"))
+        if (said := _changes(runs[0], run, "train"))
+    ]
+
+
+def _changes(one: MeasuredRun, other: MeasuredRun, split: str) -> str:
+    """What differs between the images of two runs, as far as both recorded them."""
+    if one.run == other.run or not (one.run.has_data_record and other.run.has_data_record):
+        return ""
+    return one.data.found_in(other.data.by_path).said(split)
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[MeasuredRun]:

@@ -24,18 +24,21 @@ from pml_center.comparison.measured_run import (
     group,
     open_runs,
     options_of,
+    other_training_images,
 )
 from pml_center.comparison.page import write_comparison
 from pml_center.comparison.search_space import Setting, tried_settings
 from pml_center.data import ImageSplits
 from pml_center.training.config import TrainConfig
+from pml_center.training.data_record import DataRecord
 from pml_center.training.dry_run import estimate
 from pml_center.training.interrupt import explain_interrupt
 from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import parse_loss
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import default_folder, write_whole
+from pml_center.training.run_folder import DATA, Run, default_folder, write_whole
+from pml_center.training.splitting import changes_since
 from pml_center.training.train_state import TrainState
 
 LOG = logging.getLogger("pml_center")
@@ -146,6 +149,8 @@ class Plan:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         if self.search:
             self._check_search(images)
+        if not self.config.overwrite:
+            self._check_same_data(state.record)
         return images
 
     def processes(self, jobs: int | None) -> int:
@@ -195,6 +200,15 @@ class Plan:
             f"{loss}, seed {seed}", replace(self.config, loss=setting.loss, lr=setting.lr, seed=seed, out=str(out))
         )
 
+    def _check_same_data(self, record: DataRecord) -> None:
+        """Runs that began must have been trained and measured on the images that others will be."""
+        for path in sorted(self.folder.glob("*/seed-*/held_out.json")) + sorted(self.folder.glob(f"*/search/*/{DATA}")):
+            if said := changes_since(Run.open(path.parent), record):
+                raise ValueError(
+                    f"data must be those of the runs in {self.folder}, got, beside {path.parent}, {said}. Restore "
+                    f"them, or choose another --out. `pml-center compare {self.folder}/*/seed-*` compares what is done."
+                )
+
     def _check_same(self, begun: "Plan") -> None:
         ours, theirs = options_of(self.config), options_of(begun.config)
         ours, theirs = ours | {"search": self.search}, theirs | {"search": begun.search}
@@ -233,7 +247,7 @@ def compare(
             as many as torch has threads, and one with a GPU. The result does not depend on it.
 
     Raises:
-        ValueError: a configuration that cannot be run; other options than this folder was begun with.
+        ValueError: a configuration that cannot be run; other options, or other data, than this folder was begun with.
         FileExistsError: a folder that holds something else.
         RuntimeError: no loss could be trained.
         KeyboardInterrupt: SIGINT or SIGTERM; every run under way wrote a checkpoint.
@@ -264,19 +278,24 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     LOG.info("%s, %s at a time; log and run folders in %s", size, processes, plan.folder)
     chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
     errors: dict[Job, str] = {}
+    warnings: list[str] = []
     if plan.search:
         trials = {loss: plan.trials(loss, images) for loss in plan.losses}
         errors |= train_all(_in_turn([list(tried.values()) for tried in trials.values()]), processes)
         for loss, tried in trials.items():
             done = [setting for setting in tried if tried[setting] not in errors]
             chosen[loss] = max(done, key=lambda setting: tried[setting].score, default=None)
+            warnings += [
+                f"{job.name}, was not tried: {errors[job]}" for job in tried.values() if done and job in errors
+            ]
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
     every = _in_turn(list(runs.values()))
     _drop_others(every)
     errors |= train_all(every, processes)
+    check_same_queries([MeasuredRun(job.run) for job in every if job not in errors])
     runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
     candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
-    comparison = _comparison(candidates, plan.config)
+    comparison = _comparison(candidates, plan.config, tuple(warnings))
     write_comparison(comparison, plan.folder, options_of(plan.config) | {"seeds": plan.seeds, "search": plan.search})
     return comparison
 
@@ -300,6 +319,7 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
     candidates = group(opened)
     more = [name for name in differences([each.options for each in candidates]) if name != "loss"]
     warnings = [f"candidates differ in more than the loss: {', '.join(more)}"] if more else []
+    warnings += other_training_images(opened)
     return _comparison(candidates, opened[0].config, tuple(warnings))
 
 
@@ -345,13 +365,19 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     if not trained:
         raise RuntimeError(f"no loss could be trained. {candidates[0].name} failed: {candidates[0].error}")
     first = open_runs([trained[0].runs[0]])[0]
+    changed = [
+        f"{run.folder}: {said}"
+        for candidate in trained
+        for run in open_runs(candidate.runs)
+        for said in run.run.accepted
+    ]
     return Comparison(
         metric=config.metric,
         candidates=candidates,
         pixels=first.pixels,
         classes=len({label for _, label in first.queries}),
         data=config.data,
-        warnings=warnings,
+        warnings=(*warnings, *changed),
     )
 
 

@@ -36,7 +36,9 @@ def cached_embeddings(
     """Embed images, or read what the same model made of the same images before.
 
     What makes them the same: every weight of the model and its structure, the recipe, how images are read, the kind of
-    device, the version of torch, and path, size and time of every file, or the pixels of images that are no files.
+    device, the version of torch, and path, size and times of every file, or the pixels of images that are no files. Of
+    the two times one is that of the last change, which no program sets: a file that is replaced by one of its size and
+    age is another.
 
     Args:
         model: images (B, ...) -> embeddings (B, D).
@@ -110,7 +112,8 @@ def _of_file(path: str | os.PathLike) -> bytes:
         if archive is None:
             raise
         status = archive.stat()
-    return f"{where} {status.st_size} {status.st_mtime_ns}".encode("utf-8", "surrogateescape")
+    kept = f"{where} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return kept.encode("utf-8", "surrogateescape")
 
 
 def _of_pixels(image: Image.Image) -> bytes:

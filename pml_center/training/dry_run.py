@@ -31,7 +31,7 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
         state = TrainState.build(config, device)
-        create = partial(Run.create, replace(config, out=f"{folder}/run"), state.images)
+        create = partial(Run.create, replace(config, out=f"{folder}/run"), state.record)
         run = Run(distributed.from_main(create).folder, distributed.is_main())
         state.model.train()
         state.loss.train()

@@ -54,7 +54,7 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         state = TrainState.build(config, device)
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
-            distributed.from_main(lambda: Run.create(replace(config, out=str(run.folder)), state.images))
+            distributed.from_main(lambda: Run.create(replace(config, out=str(run.folder)), state.record))
             _announce(describe(state, run))
             return run, _finish(run, state, test)
 
@@ -66,6 +66,7 @@ def resume(
     device: str | None = None,
     test: bool = True,
     workers: int | None = None,
+    accept_changes: bool = False,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -77,13 +78,15 @@ def resume(
         device: where to compute, by default as before.
         test: as of :func:`fit`.
         workers: processes that read images, by default as before.
+        accept_changes: go on although the data have changed, with those of the recorded images that are still there, in
+            the classes that they had. Every report then says so.
 
     Returns:
         As :func:`fit`.
 
     Raises:
         FileNotFoundError: no run, or none with a checkpoint.
-        ValueError: fewer epochs than planned.
+        ValueError: fewer epochs than planned; data that are not those that the run began with.
         CheckpointError: a checkpoint that is damaged or of another run.
         BlockingIOError: another process writes to the run.
     """
@@ -98,8 +101,12 @@ def resume(
         explain_interrupt(Run.open(folder).how_to_go_on),
     ):
         run = Run.open(folder, writes=distributed.is_main())
-        state = TrainState.build(config, where, from_scratch=True)
+        state = TrainState.build(config, where, run, accept_changes)
         state.load(run, newest(run.checkpoints / checkpoint))
+        if state.accepted:
+            run.log(event="data", what=state.accepted)
+        if not run.has_data_record:
+            run.record_data(state.record)
         if state.progress.epoch <= config.epochs and epochs is not None:
             state.progress.renew_patience()
         run.record(config)
@@ -238,6 +245,8 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         state.loss.load_state_dict(run.weights("loss", "best"))
     classify = state.loss.eval().classifier if of_known_classes(images, state.images.train.classes) else None
     measurement = measure(model, images, state.config, classify)
+    if run.accepted:
+        measurement = measurement.with_warnings(run.accepted)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from pml_center import distributed
 from pml_center.backbones import Embedder
-from pml_center.data import LabeledImages, eval_transform
+from pml_center.data import LabeledImages, eval_transform, inspect_images
 from pml_center.decoding import convert
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embedding_cache import cached_embeddings
@@ -43,6 +43,10 @@ class Measurement:
         """By the name of their file in a run folder."""
         found = {"report": self.model, "pixels": self.pixels, "accuracy": self.accuracy}
         return {name: report for name, report in found.items() if report is not None}
+
+    def with_warnings(self, warnings: Sequence[str]) -> "Measurement":
+        """The same, whose report of the model says what makes it doubtful."""
+        return replace(self, model=replace(self.model, warnings=(*self.model.warnings, *warnings)))
 
 
 def measure(
@@ -74,6 +78,37 @@ def validator(config: TrainConfig) -> RetrievalEvaluator:
         ValueError: an unknown metric.
     """
     return RetrievalEvaluator((config.metric,), recall_at=(1,), similarity=config.similarity, ci=None)
+
+
+def check_measurable(split: str, images: LabeledImages, config: TrainConfig) -> None:
+    """Images that will be measured must be readable, and one must find another.
+
+    Args:
+        split: what the images are for, ``"val"`` or ``"test"``.
+        images: each process reads its share of them.
+        config: of the run.
+
+    Raises:
+        ValueError: others.
+    """
+    # An image finds another of its class; where there are groups, such as cameras, one of another group.
+    groups = np.arange(len(images)) if images.groups is None else np.unique(images.groups, return_inverse=True)[1]
+    classes, counts = np.unique(np.unique([images.labels, groups], axis=1)[0], return_counts=True)
+    if counts.max() < 2:
+        where = "" if images.groups is None else " in another group"
+        raise ValueError(
+            f"{split} must have two images of a class to find one by the other{where}, got {len(images):,} images of "
+            f"{len(classes):,} classes in {config.data}. Add images, or train on {config.data}/train with --held-out."
+        )
+    rows = distributed.shard_rows(len(images))
+    facts = inspect_images(images.subset(rows), config.workers)
+    bad = [row for row, fact in zip(rows, facts, strict=True) if fact.error]
+    if bad:
+        more = f" and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+        raise ValueError(
+            f"image must be a readable image file, got {images.name(bad[0])} ({facts[rows.index(bad[0])].error}){more} "
+            f"in {split}. Repair or remove what `pml-center data check {config.data}` lists."
+        )
 
 
 def _measure(

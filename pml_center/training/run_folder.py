@@ -1,6 +1,7 @@
 """Run: the folder that a training run leaves."""
 
 import json
+import logging
 import os
 import platform
 import shlex
@@ -20,17 +21,20 @@ import yaml
 from torch import Tensor
 
 from pml_center.backbones import Embedder, create_embedder
-from pml_center.data import ImageSplits, LabeledImages
+from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training import owner
 from pml_center.training.checkpoint import found, read_weights
 from pml_center.training.config import TrainConfig
+from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.tensorboard import show_event, summary_writer
 
+LOG = logging.getLogger("pml_center")
+DATA = "data.csv"  # every image of a run
 # What a run folder may hold: nothing else is ever deleted.
-OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", "metrics.jsonl"}
+OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
 PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
@@ -41,8 +45,9 @@ class Run:
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
-    on, ``held_out.json`` the images kept for measuring, ``metrics.jsonl`` an object per event, ``checkpoints/last/``
-    and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports, ``tb/`` the events for TensorBoard.
+    on, ``held_out.json`` the images kept for measuring, ``data.csv`` all images, ``metrics.jsonl`` an object per event,
+    ``checkpoints/last/`` and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports, ``tb/`` the events
+    for TensorBoard.
     """
 
     folder: Path
@@ -52,7 +57,7 @@ class Run:
     )  # TensorBoard's writer, where events go besides metrics.jsonl
 
     @classmethod
-    def create(cls, config: TrainConfig, images: ImageSplits) -> "Run":
+    def create(cls, config: TrainConfig, data: DataRecord) -> "Run":
         """Make the folder and write down what is known before training.
 
         Raises:
@@ -65,10 +70,7 @@ class Run:
         owner.clear(run.folder)
         run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))  # first: it marks a run
         run.checkpoints.mkdir(exist_ok=True)
-        held_out = images.test
-        names = [] if held_out is None else [image_name(held_out, i, config.data) for i in range(len(held_out))]
-        run._write("labels.json", json.dumps(images.train.classes, ensure_ascii=False, indent=0))
-        run._write("held_out.json", json.dumps(names, ensure_ascii=False, indent=0))
+        run.record_data(data)
         run.record(config)
         return run
 
@@ -115,6 +117,12 @@ class Run:
         values = asdict(config) | {"out": str(self.folder), "overwrite": False}
         self._write("config.yaml", yaml.safe_dump(values, sort_keys=False))
 
+    def record_data(self, data: DataRecord) -> None:
+        """Write down what is trained on and held out."""
+        self._write("labels.json", json.dumps(data.classes, ensure_ascii=False, indent=0))
+        self._write("held_out.json", json.dumps(data.names("test"), ensure_ascii=False, indent=0))
+        self._write(DATA, data.text.rstrip("\n"))
+
     @property
     def config(self) -> TrainConfig:
         """What was asked for."""
@@ -138,28 +146,86 @@ class Run:
     @property
     def held_out_names(self) -> list[str]:
         """The names of the images kept for measuring, without where the data lie."""
-        return self._read("held_out.json")
+        return self._held_out_names(self.config.data)
 
-    def held_out(self, images: LabeledImages) -> LabeledImages:
-        """Those of the images that the run kept for measuring.
+    @property
+    def has_data_record(self) -> bool:
+        """Whether all images are recorded; earlier versions wrote down those held out, and the classes, alone."""
+        return (self.folder / DATA).is_file()
+
+    @property
+    def data(self) -> DataRecord:
+        """What the run trains on and holds out.
 
         Raises:
-            ValueError: none were kept, or some are no longer there.
+            ValueError: files that contradict each other.
         """
-        names = self.held_out_names
+        return self._data_record(self.config.data)
+
+    def _held_out_names(self, data: str) -> list[str]:
+        return [without_place(name, data) for name in self._read("held_out.json")]
+
+    def _data_record(self, data: str) -> DataRecord:
+        names = self._held_out_names(data)
+        if not self.has_data_record:
+            return DataRecord([], [Recorded("test", "", name) for name in names])
+        record = DataRecord.read(self.folder / DATA, self.classes)
+        if record.names("test") != names:
+            raise ValueError(
+                f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
+                "Restore both files."
+            )
+        return record
+
+    def held_out(self, images: LabeledImages, accept_changes: bool = False) -> LabeledImages:
+        """Those of the images that the run kept for measuring; see :meth:`find_held_out`."""
+        return self.find_held_out(images, accept_changes)[0]
+
+    def find_held_out(self, images: LabeledImages, accept_changes: bool = False) -> tuple[LabeledImages, list[str]]:
+        """Those of the images that the run kept for measuring, by name and content.
+
+        Args:
+            images: of the data of the run.
+            accept_changes: take what is still there, with the labels that it had.
+
+        Returns:
+            The images in the order of the record, and sentences on changes that were accepted, now or in training.
+
+        Raises:
+            ValueError: none were kept; some are no longer there, or are no longer what they were.
+        """
+        config = self.config
+        record = self._data_record(config.data)
+        names = record.names("test")
         if not names:
             raise ValueError(
                 f"data must be given because {self.folder} was trained with held_out=0, got none. Name a folder."
             )
-        config = self.config  # read once, not for each image
-        index = {image_name(images, i, config.data): i for i in range(len(images))}
-        missing = [name for name in names if name not in index]
-        if missing:
+        parts, own, known = {"": images}, set(names), {row.path for row in record.rows}
+        now = listing(parts, config.data, own.__contains__)
+        if not now.keys() >= known:  # some may have other names
+            now = listing(parts, config.data, lambda name: name in own or name not in known)
+        found = record.found_in(now)
+        said = found.said("test")
+        pairs = found.of_split("test")
+        gone = [row.path for row, path in pairs if path is None]
+        if said and (not accept_changes or len(gone) == len(pairs)):
+            fewer = f"{len(gone)} fewer, e.g. {gone[0]}; " if gone else ""
             raise ValueError(
-                f"{config.data} must still hold the {len(names)} images that {self.folder} held out, "
-                f"got {len(missing)} fewer, e.g. {missing[0]}. Restore them, or give data to measure on."
+                f"{config.data} must still hold the {len(names)} images that {self.folder} held out, got "
+                f"{fewer}{said}. Restore them, measure what is still there with --accept-changes, or give other data."
             )
-        return images.subset([index[name] for name in names], renumber=config.split == "classes")
+        if self.has_data_record and not said and found.changes:
+            LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
+        held_out = taken(pairs, parts, config.data, images.classes)
+        doubts = self.accepted + ([accepted(said)] if said else [])
+        by_class = config.split == "classes"
+        return held_out.subset(range(len(held_out)), renumber=by_class), list(dict.fromkeys(doubts))
+
+    @property
+    def accepted(self) -> list[str]:
+        """Sentences on changes of the data that training went on with."""
+        return [accepted(what) for what in dict.fromkeys(event["what"] for event in self.events("data"))]
 
     def log(self, **event: Any) -> None:
         """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
@@ -305,17 +371,22 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
             write_whole(self.folder / name, text + "\n")
 
 
+def accepted(changes: str) -> str:
+    """A sentence for reports on changes of the data."""
+    return f"the data have changed since training began, which was accepted: {changes}"
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is there as a whole or as it was before: a disk may be full, a process killed."""
     partial = path.with_name(f"{path.name}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names of files are any bytes
     partial.replace(path)
 
 
@@ -335,11 +406,6 @@ def default_folder(config: TrainConfig) -> Path:
     """``runs/DATE_TIME_MODEL_LOSS``."""
     words = "-".join("".join(c if c.isalnum() else " " for c in config.loss).split())[:60]
     return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.replace('/', '-')}_{words}"
-
-
-def image_name(images: LabeledImages, i: int, data: str) -> str:
-    """The name of an image that does not depend on where the data lie."""
-    return images.name(i).removeprefix(f"{data}{os.sep}")
 
 
 def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:

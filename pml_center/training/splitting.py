@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from pml_center.data import ImageSplits, LabeledImages, open_splits, split_classes, split_images
 from pml_center.training.config import TrainConfig
+from pml_center.training.data_record import SPLITS, DataRecord, Recorded, listing, parts_of, taken
+from pml_center.training.run_folder import Run
 
 
 def split_data(config: TrainConfig) -> ImageSplits:
@@ -33,6 +35,69 @@ def split_data(config: TrainConfig) -> ImageSplits:
             f"patience must be 0 without validation images, got {config.patience}. Take some with --val 0.2."
         )
     return splits
+
+
+def recorded_data(run: Run, config: TrainConfig, accept_changes: bool = False) -> tuple[ImageSplits, DataRecord, str]:
+    """The images of a run that began: what it recorded decides, whatever else has come to the data.
+
+    Args:
+        run: that began.
+        config: of the run.
+        accept_changes: go on with what is still there of the recorded images, with the labels that they had.
+
+    Returns:
+        The images in the order of the record, the record, and what has changed, which was accepted.
+
+    Raises:
+        ValueError: data that have changed.
+    """
+    if not run.has_data_record:
+        return _drawn_again(run, config)
+    record, opened = run.data, parts_of(open_splits(config.data, config.data_root))
+    drawn = {split for split in SPLITS if split not in opened}
+    found = record.found_in(listing(opened, config.data), drawn)
+    said = found.said()
+    if said and not accept_changes:
+        raise _changed(
+            run, said, "go on with --accept-changes: what is new stays out, and what is left stays as it was"
+        )
+    splits = {}
+    for split in SPLITS:
+        pairs = found.of_split(split)
+        if pairs:
+            part = taken(pairs, opened, config.data, record.classes)
+            by_class = split in drawn and config.split == "classes"
+            splits[split] = part.subset(range(len(part)), renumber=by_class)
+    return ImageSplits(**splits), record, said
+
+
+def changes_since(run: Run, record: DataRecord) -> str:
+    """What differs between what a run recorded and the data as they are divided now; empty where nothing does.
+
+    A run of an earlier version recorded no more than the names of its classes and of the images held out.
+    """
+    before, now = run.data, record.by_path
+    if not run.has_data_record:
+        before = DataRecord([], [*before.rows, *(Recorded("", name, name) for name in run.classes)])
+        now = {row.path: row for row in record.rows if row.split == "test"}
+        now |= {name: Recorded("", name, name) for name in record.classes}
+    said = before.found_in(now, drawn=["val"]).said()  # a search takes validation images from those of training
+    return said or ("another order" if before.names("test") != record.names("test") else "")
+
+
+def _drawn_again(run: Run, config: TrainConfig) -> tuple[ImageSplits, DataRecord, str]:
+    """The images of a run of an earlier version."""
+    images = split_data(config)
+    record = DataRecord.of(images, config.data)
+    if said := changes_since(run, record):
+        raise _changed(run, said, "measure it with `pml-center eval`")
+    return images, record, ""
+
+
+def _changed(run: Run, said: str, way: str) -> ValueError:
+    return ValueError(
+        f"data must be those that {run.folder} trains on and holds out, got {said}. Restore them, train anew, or {way}."
+    )
 
 
 def _hold_out(

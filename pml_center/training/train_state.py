@@ -21,13 +21,14 @@ from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
 from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
+from pml_center.training.data_record import DataRecord
 from pml_center.training.loss_formula import LossFormula, parse_loss
-from pml_center.training.measurement import validator
+from pml_center.training.measurement import check_measurable, validator
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, embedder
 from pml_center.training.seeding import seed_everything
-from pml_center.training.splitting import split_data
+from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
 
 
@@ -99,6 +100,7 @@ class TrainState:
     config: TrainConfig
     device: torch.device
     images: ImageSplits
+    record: DataRecord
     model: Embedder
     loss: LossFormula
     network: nn.Module
@@ -109,18 +111,23 @@ class TrainState:
     average: ModelEmaV3 | None
     loader: DataLoader
     progress: Progress
+    accepted: str  # changes of the data since the run began
 
     @classmethod
-    def build(cls, config: TrainConfig, device: torch.device, from_scratch: bool = False) -> "TrainState":
+    def build(
+        cls, config: TrainConfig, device: torch.device, run: Run | None = None, accept_changes: bool = False
+    ) -> "TrainState":
         """All parts, as they are before the first step.
 
         Args:
             config: what to build.
             device: where.
-            from_scratch: leave pretrained weights out, because others will be loaded.
+            run: that goes on: its record decides about the images, and pretrained weights are left out, because others
+                will be loaded.
+            accept_changes: of the data, see :func:`~pml_center.training.splitting.recorded_data`.
 
         Raises:
-            ValueError: a configuration that cannot be run.
+            ValueError: a configuration that cannot be run; data that have changed, or differ between processes.
             ImportError: it asks for tensorboard, which is not installed.
         """
         validator(config)  # an unknown metric must not wait for the first epoch to end
@@ -130,9 +137,10 @@ class TrainState:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)
-        images = split_data(config)
-        model = embedder(config, from_scratch)
-        if config.init_from is not None and not from_scratch:
+        images, record, accepted = distributed.of_each(lambda: _data(config, run, accept_changes))
+        _check_processes(record)
+        model = embedder(config, from_scratch=run is not None)
+        if config.init_from is not None and run is None:
             _take_weights(model, config.init_from)
         model = model.to(device)
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
@@ -157,6 +165,7 @@ class TrainState:
             config,
             device,
             images,
+            record,
             model,
             loss,
             network,
@@ -167,6 +176,7 @@ class TrainState:
             ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None,
             loader,
             Progress(updates),
+            accepted,
         )
 
     @property
@@ -237,6 +247,32 @@ class TrainState:
                 f"{self.progress.updates}. Restore the images as they were."
             )
         run.forget_after(state["log_size"])
+
+
+def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[ImageSplits, DataRecord, str]:
+    """The images, their record, and what of it has changed; those to be measured can be."""
+    if run is None:
+        images = split_data(config)
+        found = images, DataRecord.of(images, config.data), ""
+    else:
+        found = recorded_data(run, config, accept_changes)
+    for split in ("val", "test"):
+        part = getattr(found[0], split)
+        if part is not None:
+            check_measurable(split, part, config)
+    return found
+
+
+def _check_processes(record: DataRecord) -> None:
+    """Every process must see the same images: else they would wait for one another for ever."""
+    if len(set(distributed.gather_objects(record.digest))) == 1:
+        return
+    first = distributed.from_main(lambda: record)
+    said = distributed.gather_objects(first.found_in(record.by_path).said())
+    others = [f"in process {rank} {changes}" for rank, changes in enumerate(said) if changes] or ["another order"]
+    raise ValueError(
+        f"data must be the same in every process, got other data {others[0]}, beside process 0. Give all the same copy."
+    )
 
 
 def peak_memory(device: torch.device) -> float:

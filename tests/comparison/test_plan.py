@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -150,6 +151,45 @@ def test_a_loss_that_fails_is_reported_and_the_rest_goes_on(tmp_path):
         RuntimeError, match=r"no loss could be trained. 1e39 \* SoftmaxLoss failed: loss must be finite"
     ):
         compare(at(tmp_path / "none"), (bad,), seeds=(0,))
+
+
+def test_a_comparison_does_not_go_on_with_other_images(done):
+    images = Path(os.environ["IMAGES"])
+    (images / "3").rename(images / "three")
+    try:
+        for losses in (LOSSES, (*LOSSES, "CosFaceLoss")):
+            with pytest.raises(ValueError, match=r"those of the runs in .*renamed: .*class 3.*, now three"):
+                compare(at(done[0]), losses, seeds=(0, 1))
+    finally:
+        (images / "three").rename(images / "3")
+    assert not (done[0] / "CosFaceLoss").exists()
+
+
+def test_runs_of_other_images_by_the_same_names_are_told_apart(done, tmp_path):
+    run = Path(done[0] / FOLDERS[0] / "seed-0")
+    text = (run / "data.csv").read_text()
+    for split, said in (("train", "was trained on other images than"), ("test", "got replaced: 1 image of class")):
+        other = copy_of(run, tmp_path / split, {"seed": 5})
+        row = next(line for line in text.splitlines() if line.startswith(split))
+        (other / "labels.json").write_text((run / "labels.json").read_text())
+        (other / "data.csv").write_text(text.replace(row, f"{row}0"))
+        if split == "train":
+            assert any(said in doubt for doubt in compare_runs([run, other]).doubts)
+        else:
+            with pytest.raises(ValueError, match=r"measured on the same queries, got .* replaced: 1 image of class"):
+                compare_runs([run, other])
+
+
+def test_a_comparison_that_lacks_a_run_says_which_and_ends_with_an_error(done, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(done[0], tmp_path / "out")
+    error = "its process ended with exit code -9, for want of memory?"
+    monkeypatch.setattr(planning, "train_all", lambda jobs, processes: {jobs[-1]: error})
+    for options in ([], ["--json"]):
+        out, err, code = command(capsys, "compare", folder, *options)
+        assert code == 1
+        assert f"pml-center: comparison must have every run, got some that failed, {LOSSES[1]}: {error} (seed 1)" in err
+        assert err.rstrip().endswith(f"Try them again with: pml-center compare {folder}")
+        assert "SoftmaxLoss" in out
 
 
 def work(config):

@@ -87,6 +87,21 @@ def test_whatever_changes_is_embedded_again(model, folder, tmp_path, change):
     assert np.array_equal(first, second) == (change is change_the_time_of_a_file)
 
 
+def test_a_file_that_is_replaced_by_one_of_its_size_and_age_is_embedded_again(model, tmp_path):
+    paths = [tmp_path / "photos" / name for name in ("a/1.bmp", "b/1.bmp")]
+    for path, shade in zip(paths, (50, 90), strict=True):
+        path.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), shade).save(path)
+    first = embeddings(model, image_folder(tmp_path / "photos"), tmp_path / "cache")
+    before = paths[0].stat()
+    Image.new("L", (8, 8), 200).save(paths[0])
+    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (paths[0].stat().st_size, paths[0].stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = embeddings(model, image_folder(tmp_path / "photos"), tmp_path / "cache")
+    assert model.seen == 4
+    assert not np.array_equal(first[0], second[0])
+
+
 def test_another_recipe_other_images_and_another_order_are_embedded_again(model, folder, tmp_path):
     images = image_folder(folder)
     embeddings(model, images, tmp_path / "cache")

@@ -89,24 +89,31 @@ def train_until_one_is_stopped(folder, config, steps):
         sys.exit(130)
 
 
-def one_of_two(rank, port, work, *arguments):
+def one_of_several(rank, port, count, work, *arguments):
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     work(*arguments)
 
 
 def in_two_processes(work, *arguments):
     """Their exit codes."""
+    return in_processes(2, work, *arguments)
+
+
+def in_processes(count, work, *arguments):
+    """The exit codes of so many that hold the batch together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pair = [PROCESSES.Process(target=one_of_two, args=(rank, port, work, *arguments)) for rank in range(2)]
-    for process in pair:
+    every = [
+        PROCESSES.Process(target=one_of_several, args=(rank, port, count, work, *arguments)) for rank in range(count)
+    ]
+    for process in every:
         process.start()
-    for process in pair:
+    for process in every:
         process.join()
-    return [process.exitcode for process in pair]
+    return [process.exitcode for process in every]
 
 
 def events(run, kind):
@@ -147,6 +154,19 @@ def test_two_processes_train_and_resume_as_one(tmp_path):
             Run.open(stopped).weights(part, "last"), together.weights(part, "last"), rtol=0, atol=0
         )
     assert all(events(Run.open(stopped), kind) == events(together, kind) for kind in ("epoch", "val", "eval"))
+
+
+def test_three_processes_resume_to_the_last_bit(tmp_path):
+    small = replace(
+        CONFIG, model="convnet", image_size=8, loss="SoftmaxLoss", val=0.0, accumulate=1, epochs=1, ema=0.0, lr=0.01
+    )
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert in_processes(3, train, whole, small) == [0, 0, 0]
+    assert in_processes(3, train_until_one_is_stopped, stopped, small, 3) == [130, 130, 130]
+    assert in_processes(3, train, stopped, small) == [0, 0, 0]
+    for part in ("model", "loss"):
+        found, expected = (Run.open(folder).weights(part, "last") for folder in (stopped, whole))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def assert_measured_what_it_saved(folder):

@@ -1,0 +1,315 @@
+"""DataRecord: which images a run trains on, chooses by and holds out, and what has become of them since."""
+
+import csv
+import io
+import os
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pml_center.data import ImageSplits, LabeledImages, StoredImage
+from pml_center.data.archives import open_file
+from pml_center.data.labeled_images import natural_key
+from pml_center.data.open_images import is_table, split_apart
+
+SPLITS = ("train", "val", "test")
+KINDS = (
+    "renamed",
+    "gone",
+    "added",
+    "labelled anew",
+    "replaced",
+    "grouped anew",
+    "moved",
+)  # of changes, as they are said
+SHOWN = 6  # changes in a sentence
+READERS = 16  # files that are read at a time: a disk, or a network, has to be waited for
+
+
+class Recorded(NamedTuple):
+    """What is recorded of an image. An empty text is not known, and equals any other."""
+
+    split: str  # what it is for: train, val or test
+    label: str
+    path: str  # or another name, without where the data lie
+    group: str = ""
+    content: str = ""  # bytes and CRC-32
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The images of a run, and the classes that it trains on.
+
+    Args:
+        classes: the names of the C classes, in the order of the loss.
+        rows: an entry for each image, those of a split in their order.
+    """
+
+    classes: Sequence[str]
+    rows: Sequence[Recorded]
+
+    @classmethod
+    def of(cls, images: ImageSplits, data: str) -> "DataRecord":
+        """That of images which were opened. Each file is read once.
+
+        Args:
+            images: of a run.
+            data: the source that they come from.
+
+        Example:
+            >>> from pml_center.data import digits
+            >>> record = DataRecord.of(ImageSplits(digits().subset([0, 1], renumber=True)), "digits")
+            >>> record.classes, record.rows[0]
+            (['0', '1'], Recorded(split='train', label='0', path='digits[0]', group='', content='64-32512398'))
+        """
+        return cls(images.train.classes, list(listing(parts_of(images), data).values()))
+
+    @classmethod
+    def read(cls, path: Path, classes: Sequence[str]) -> "DataRecord":
+        """That which a file holds, see :meth:`text`.
+
+        Raises:
+            ValueError: another file.
+        """
+        try:
+            with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+                return cls(classes, [Recorded(**row) for row in csv.DictReader(file)])
+        except (csv.Error, TypeError) as error:
+            raise ValueError(
+                f"{path} must be as training wrote it, with columns {', '.join(Recorded._fields)}, got {error}. "
+                "Restore the file, or train again."
+            ) from error
+
+    @property
+    def text(self) -> str:
+        """A CSV table of the images, a line each."""
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([Recorded._fields, *self.rows])
+        return lines.getvalue()
+
+    @property
+    def digest(self) -> str:
+        """A text that differs where anything recorded differs."""
+        return blake2b(repr((list(self.classes), self.rows)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+    @property
+    def by_path(self) -> dict[str, Recorded]:
+        """The images by their names."""
+        return {row.path: row for row in self.rows}
+
+    def names(self, split: str) -> list[str]:
+        """Those of the images of a split."""
+        return [row.path for row in self.rows if row.split == split]
+
+    def found_in(self, now: Mapping[str, Recorded], drawn: Collection[str] = ()) -> "Found":
+        """Where each image is among others, by its name, or else by its content.
+
+        Args:
+            now: images by name.
+            drawn: splits that the data do not bring: their images are in ``train`` now.
+
+        Example:
+            >>> before = DataRecord(["a", "b"], [Recorded("train", "a", "a/1.png", "", "9-1f")])
+            >>> found = before.found_in({"c/1.png": Recorded("train", "c", "c/1.png", "", "9-1f")})
+            >>> [path for _, path in found.pairs], found.said()
+            (['c/1.png'], 'renamed: class a (1 image), now c')
+        """
+        known = {row.path for row in self.rows}
+        added = {path: row for path, row in now.items() if path not in known}
+        by_content: dict[str, list[str]] = defaultdict(list)
+        for name, row in added.items():
+            by_content[row.content].append(name)
+        paths: list[str | None] = []
+        for row in self.rows:
+            path: str | None = row.path
+            if row.path not in now:
+                same = by_content[row.content] if row.content else []
+                path = same.pop(0) if same else None
+                added.pop(path or "", None)
+            paths.append(path)
+        changes = [
+            _change(row, None if path is None else now[path], drawn) for row, path in zip(self.rows, paths, strict=True)
+        ]
+        new = [Change("added", row.label, "", row.path, "") for row in added.values()]
+        sizes = Counter(row.label for row in self.rows), Counter(row.label for row in now.values())
+        return Found(
+            list(zip(self.rows, paths, strict=True)), [change for change in changes if change is not None] + new, *sizes
+        )
+
+
+class Change(NamedTuple):
+    """What became of an image."""
+
+    kind: str
+    label: str  # that it had, or has if it is new
+    now: str  # what it is in place of that, in the kinds that have it
+    path: str  # as recorded
+    split: str  # that it was recorded for; empty for one that is new
+
+
+@dataclass(frozen=True)
+class Found:
+    """What recorded images are now.
+
+    Args:
+        pairs: each image, and its name now; None for one that is gone.
+        changes: of the images.
+        before: images of each class.
+        after: the same now.
+    """
+
+    pairs: Sequence[tuple[Recorded, str | None]]
+    changes: Sequence[Change]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+    def of_split(self, split: str) -> list[tuple[Recorded, str | None]]:
+        """The pairs of a split."""
+        return [pair for pair in self.pairs if pair[0].split == split]
+
+    def said(self, split: str | None = None) -> str:
+        """The changes of a split, or all, in a few phrases by kind and class; empty where there are none."""
+        names: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for change in self.changes:
+            if split in (None, change.split):
+                names[change.kind, change.label, change.now].append(change.path)
+        keys = sorted(names, key=lambda key: KINDS.index(key[0]))
+        phrases = [self._phrase(*key, names[key]) for key in keys]
+        more = len(phrases) - SHOWN
+        return "; ".join(phrases[:SHOWN] + ([f"and {more:,} more changes"] if more > 0 else []))
+
+    def _phrase(self, kind: str, label: str, now: str, paths: Sequence[str]) -> str:
+        before, after = self.before.get(label, 0), self.after.get(label, 0)
+        is_new_class = kind == "added" and not before
+        is_class = is_new_class or (len(paths) == before and not after and kind in ("gone", "renamed"))
+        images = f"{len(paths):,} image{'s' * (len(paths) > 1)}"
+        of_class = f"class {label} ({images})" if is_class else f"{images} of class {label}" if label else images
+        example = "" if is_class else f", e.g. {paths[0]}"
+        return f"{kind}: {of_class}{now and f', now {now}'}{example}"
+
+
+def listing(
+    parts: Mapping[str, LabeledImages], data: str, is_read: Callable[[str], bool] = lambda _: True
+) -> dict[str, Recorded]:
+    """Images by name.
+
+    Args:
+        parts: by split.
+        data: the source that they come from.
+        is_read: whether the content of an image is looked at, by its name.
+    """
+    places = [(split, part, i) for split, part in parts.items() for i in range(len(part))]
+    names = [image_name(part, i, data) for _, part, i in places]
+    images = [part.images[i] if is_read(name) else None for name, (_, part, i) in zip(names, places, strict=True)]
+    with ThreadPoolExecutor(READERS) as readers:
+        contents = list(readers.map(_content, images))
+    return {
+        name: Recorded(
+            split,
+            part.classes[part.labels[i]],
+            name,
+            "" if part.groups is None else str(part.groups[i]),
+            content,
+        )
+        for name, content, (split, part, i) in zip(names, contents, places, strict=True)
+    }
+
+
+def parts_of(images: ImageSplits) -> dict[str, LabeledImages]:
+    """The splits that there are, by name."""
+    return {split: part for split in SPLITS if (part := getattr(images, split)) is not None}
+
+
+def image_name(images: LabeledImages, i: int, data: str) -> str:
+    """The name of an image that does not depend on where the data lie."""
+    return without_place(images.name(i), data)
+
+
+def without_place(name: str, data: str) -> str:
+    """A path relative to the data: to a folder, a zip file, or the folder of a table.
+
+    Example:
+        >>> without_place("/photos/cat/1.png", "/photos"), without_place("/photos/cat/1.png", "/photos/some.csv/test")
+        ('cat/1.png', 'cat/1.png')
+    """
+    whole, _ = split_apart(data)
+    place = os.path.dirname(whole) if is_table(whole) else data
+    return name.removeprefix(f"{place}{os.sep}")
+
+
+def taken(
+    pairs: Sequence[tuple[Recorded, str | None]],
+    parts: Mapping[str, LabeledImages],
+    data: str,
+    classes: Sequence[str],
+) -> LabeledImages:
+    """The images that are still there, in the order and with the labels of a record.
+
+    Args:
+        pairs: images, and what each is called now; None for one that is gone.
+        parts: where they are.
+        data: the source that they come from.
+        classes: the first names of classes; others that the images have follow, in natural order.
+    """
+    places = {image_name(part, i, data): (part, i) for part in parts.values() for i in range(len(part))}
+    kept = [(row, *places[path]) for row, path in pairs if path is not None]
+    labels = [row.label or part.classes[part.labels[i]] for row, part, i in kept]
+    names = [*classes, *sorted(set(labels) - set(classes), key=natural_key)]
+    number = {name: i for i, name in enumerate(names)}
+    groups = [part.groups[i] for _, part, i in kept if part.groups is not None]
+    return LabeledImages(
+        [part.images[i] for _, part, i in kept],
+        np.array([number[label] for label in labels], dtype=np.int64),
+        names,
+        source=next(iter(parts.values())).source,
+        indices=np.array([part.indices[i] for _, part, i in kept], dtype=np.int64),
+        groups=groups if kept and len(groups) == len(kept) else None,
+    )
+
+
+def _content(image: Any) -> str:
+    """Bytes and CRC-32 of a file, or of pixels. Empty for what cannot be read, and for what others store.
+
+    Those are published data sets, which do not change and would have to be decoded.
+    """
+    if image is None or isinstance(image, StoredImage):
+        return ""
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            with open_file(image) as file:
+                content = file.read()
+        else:
+            content = np.asarray(image).tobytes()
+    except (OSError, KeyError, BadZipFile, zlib.error):
+        return ""
+    return f"{len(content)}-{zlib.crc32(content):08x}"
+
+
+def _change(row: Recorded, now: Recorded | None, drawn: Collection[str]) -> Change | None:
+    """What became of an image, None where it is as it was."""
+    kind, other = "", ""
+    if now is None:
+        kind = "gone"
+    elif now.path != row.path:
+        kind, other = "renamed", now.label if _differ(now.label, row.label) else ""
+    elif _differ(row.label, now.label):
+        kind, other = "labelled anew", now.label
+    elif _differ(row.split, now.split) and not (now.split == "train" and row.split in drawn):
+        kind, other = "moved", f"in {now.split}"
+    elif _differ(row.content, now.content):
+        kind = "replaced"
+    elif _differ(row.group, now.group):
+        kind, other = "grouped anew", f"in {now.group}"
+    return Change(kind, row.label, other, row.path, row.split) if kind else None
+
+
+def _differ(one: str, other: str) -> bool:
+    return bool(one and other) and one != other

@@ -1,0 +1,306 @@
+"""What a run trained on and held out is a part of it: changed data are named and stop it, wherever they are opened."""
+
+import csv
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pml_center.cli import main
+from pml_center.data import digits
+from pml_center.training import Run, TrainConfig, fit, resume
+from pml_center.training.data_record import DataRecord, Recorded
+from tests.training.test_processes import in_two_processes
+
+CONFIG = TrainConfig(
+    model="convnet", image_size=8, embedding_size=4, epochs=1, workers=0, batch_size=12, held_out=0.4, device="cpu"
+)
+CLASSES, IMAGES = range(6), range(6)
+
+
+def draw(folder, root=""):
+    """Six classes of six images."""
+    data = digits()
+    for label in CLASSES:
+        for number, row in enumerate(np.flatnonzero(data.labels == label)[: len(IMAGES)]):
+            path = folder / root / f"c{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data[row][0].save(path)
+    return folder
+
+
+def table_of(folder, change=lambda rows: rows):
+    """A table of the images of a folder."""
+    rows = [[str(path.relative_to(folder)), path.parent.name] for path in sorted(folder.rglob("*.png"))]
+    with (folder / "images.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "label"], *change(rows)])
+    return folder / "images.csv"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Data beside a run of each way to divide them, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    draw(folder / "data")
+    for name, changes in {
+        "classes": {},
+        "images": {"split": "images"},
+        "val": {"split": "images", "val": 0.5},
+        "table": {"split": "images", "data": str(table_of(folder / "data"))},
+    }.items():
+        fit(replace(CONFIG, **{"data": str(folder / "data"), "out": str(folder / name)} | changes))
+    return folder
+
+
+@pytest.fixture
+def there(trained, tmp_path):
+    """The same elsewhere: a function that gives a run of such data."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+
+    def run_of(name):
+        run = Run(tmp_path / name)
+        run.record(replace(run.config, data=run.config.data.replace(str(trained), str(tmp_path))))
+        return run
+
+    return run_of
+
+
+def held_out_class(run):
+    return run.held_out_names[0].partition("/")[0]
+
+
+def rename(folder, label):
+    (folder / label).rename(folder / f"z{label}")
+
+
+def add(folder, label):
+    Image.new("L", (8, 8), 77).save(folder / label / "new.png")
+
+
+def replace_in_place(folder, label):
+    Image.new("L", (8, 8), 77).save(folder / label / "0.png")
+
+
+CHANGES = {
+    "a class is renamed": (rename, r"renamed: class {0} \(6 images\), now z{0}"),
+    "an image is added": (add, r"added: 1 image of class {0}, e.g. {0}/new.png"),
+    "an image is gone": (lambda folder, label: (folder / label / "0.png").unlink(), "gone: 1 image of class {0}, e.g."),
+    "a class is gone": (lambda folder, label: shutil.rmtree(folder / label), r"gone: class {0} \(6 images\)"),
+    "a class is added": (
+        lambda folder, label: shutil.copytree(folder / label, folder / "new"),
+        r"added: class new \(6 images\)",
+    ),
+    "an image is replaced": (replace_in_place, "replaced: 1 image of class {0}, e.g. {0}/0.png"),
+    "an image is renamed": (
+        lambda folder, label: (folder / label / "0.png").rename(folder / label / "x.png"),
+        "renamed: 1 image of class {0}, e.g. {0}/0.png",
+    ),
+    "an image changes its class": (
+        lambda folder, label: (folder / label / "0.png").rename(folder / "c5" / "x.png"),
+        "renamed: 1 image of class {0}, now c5, e.g. {0}/0.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("name", ["classes", "images", "val"])
+def test_a_run_does_not_go_on_with_other_data(there, name, what):
+    change, said = CHANGES[what]
+    run = there(name)
+    label = next(label for label in run.classes if label != "c5")
+    change(Path(run.config.data), label)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    with pytest.raises(ValueError, match=rf"data must be those that .*, got .*{said.format(label)}") as raised:
+        resume(run.folder, epochs=2)
+    assert "--accept-changes" in str(raised.value)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("what", [what for what in CHANGES if what not in ("an image is added", "a class is added")])
+def test_a_run_is_not_measured_on_other_images_than_it_held_out(there, capsys, what):
+    change, said = CHANGES[what]
+    run = there("classes")
+    label = held_out_class(run)
+    change(Path(run.config.data), label)
+    for command in ("eval", "report"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, str(run.folder), "--workers", "0"])
+        assert stop.value.code == 2
+        assert f"must still hold the {len(run.held_out_names)} images that {run.folder}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=said.format(label)):
+        resume(run.folder)
+
+
+def test_new_images_are_not_measured(there, capsys):
+    run = there("images")
+    add(Path(run.config.data), "c0")
+    main(["eval", str(run.folder), "--json", "--workers", "0", "--no-cache"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["images"] == len(run.held_out_names)
+
+
+def test_changes_that_are_accepted_are_said_in_every_report(there, capsys):
+    run = there("images")
+    first, *others = run.held_out_names
+    (Path(run.config.data) / first).unlink()
+    add(Path(run.config.data), "c1")
+    rename(Path(run.config.data), "c3")
+    _, measurement = resume(run.folder, accept_changes=True)
+    [warning] = measurement.model.warnings
+    assert "which was accepted: renamed: class c3 (6 images), now zc3; gone: 1 image of class c0" in warning
+    assert measurement.model.counts["queries"] + measurement.model.counts.get("skipped", 0) == len(others)
+    main(["eval", str(run.folder), "--json", "--workers", "0", "--accept-changes"])
+    report = json.loads(capsys.readouterr().out)["reports"]["retrieval"]
+    assert warning in report["warnings"]
+    assert report["metrics"]["r_precision"] == pytest.approx(measurement.model["r_precision"])
+    with pytest.raises(SystemExit):
+        main(["compare", str(run.folder), "--out", str(run.folder.parent / "compared")])
+    assert f"measured on the {len(others) + 1} images that it held out, got {len(others)}" in capsys.readouterr().err
+
+
+def weights(run):
+    return run.weights("model", "last") | run.weights("loss", "last")
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: sorted(rows, key=lambda row: row[0][::-1])])
+def test_a_table_whose_rows_moved_is_the_same_data(there, tmp_path, change):
+    run, other = there("table"), Run(shutil.copytree(there("table").folder, tmp_path / "other"))
+    resume(other.folder, epochs=2)
+    table_of(tmp_path / "data", change)
+    resume(run.folder, epochs=2)
+    for name, value in weights(other).items():
+        assert torch.equal(weights(run)[name], value), name
+
+
+def test_a_label_that_was_corrected_in_a_table_stops_a_run(there, tmp_path):
+    run = there("table")
+    table_of(tmp_path / "data", lambda rows: [[path, "c1" if path == "c0/0.png" else label] for path, label in rows])
+    with pytest.raises(ValueError, match=r"got labelled anew: 1 image of class c0, now c1, e.g. c0/0.png"):
+        resume(run.folder, epochs=2)
+    assert not any(name.startswith("/") for name in run.held_out_names)  # nowhere does it matter where data lie
+
+
+def zipped(folder, archive, names):
+    with ZipFile(archive, "w") as file:
+        for name in names:
+            file.write(folder / name, name)
+    return archive
+
+
+def test_a_zip_file_that_is_packed_anew_is_the_same_data(tmp_path):
+    names = [str(path.relative_to(tmp_path / "data")) for path in draw(tmp_path / "data").rglob("*.png")]
+    archive = zipped(tmp_path / "data", tmp_path / "data.zip", names)
+    run, _ = fit(replace(CONFIG, data=str(archive), split="images", out=str(tmp_path / "run")))
+    zipped(tmp_path / "data", archive, names[::-1])
+    resume(run.folder)
+    replace_in_place(tmp_path / "data", "c2")
+    zipped(tmp_path / "data", archive, names)
+    with pytest.raises(ValueError, match="got replaced: 1 image of class c2"):
+        resume(run.folder)
+
+
+def test_splits_that_come_with_the_data_are_recorded_too(tmp_path):
+    data = draw(draw(tmp_path / "data", "train"), "test")
+    run, _ = fit(replace(CONFIG, data=str(data), out=str(tmp_path / "run")))
+    resume(run.folder)
+    (data / "test" / "c0" / "0.png").rename(data / "train" / "c0" / "more.png")
+    with pytest.raises(ValueError, match=r"image of class c0, e.g. test/c0/0.png"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize("name", ["classes", "images"])
+def test_a_run_of_an_earlier_version_goes_on_as_far_as_it_recorded_its_data(there, name):
+    run = there(name)
+    (run.folder / "data.csv").unlink()
+    resume(run.folder)
+    assert run.data.rows  # from now on
+    (run.folder / "data.csv").unlink()
+    change, said = (rename, r"renamed|gone: class c0|gone: .* c0") if name == "classes" else (add, "gone: |added: ")
+    change(Path(run.config.data), "c0")
+    with pytest.raises(ValueError, match=f"data must be those that .* got .*({said})"):
+        resume(run.folder, epochs=2)
+
+
+def train_on_own_data(folder):
+    try:
+        fit(replace(CONFIG, data=str(folder / os.environ["RANK"]), out=str(folder / "run")))
+    except ValueError as error:
+        (folder / f"said by {os.environ['RANK']}.txt").write_text(str(error))
+
+
+def test_processes_with_other_data_all_say_so(tmp_path):
+    for rank in ("0", "1"):
+        draw(tmp_path / rank)
+    for number in (0, 1, 2):
+        (tmp_path / "1" / "c0" / f"{number}.png").unlink()
+    assert in_two_processes(train_on_own_data, tmp_path) == [0, 0]
+    for rank in ("0", "1"):
+        said = (tmp_path / f"said by {rank}.txt").read_text()
+        assert "same in every process, got other data in process 1 gone: 3 images of class c0, e.g. c0/0.png" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_what_cannot_be_measured_is_said_before_the_first_step(tmp_path, capsys, split, is_dry):
+    data = draw(draw(tmp_path / "data", "train"), split)
+    path = data / split / "c2" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    where = ["train", str(data), "--out", str(tmp_path / "run"), *["--dry-run"] * is_dry]
+    command = [*where, "--image-size", "8", "--epochs", "1", "--workers", "0", "--held-out", "0.4"]
+    for message in (
+        f"image must be a readable image file, got {path}",
+        f"{split} must have two images of a class to find one by the other, got 6 images of 6 classes",
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert (stop.value.code, message in capsys.readouterr().err) == (2, True)
+        assert not (tmp_path / "run").exists()
+        for image in (data / split).glob("*/[!0].png"):
+            image.unlink()
+
+
+def test_a_run_whose_broken_test_image_was_removed_can_be_finished(tmp_path):
+    data = draw(draw(tmp_path / "data", "train"), "test")
+    run, _ = fit(replace(CONFIG, data=str(data), out=str(tmp_path / "run")), test=False)
+    path = data / "test" / "c2" / "3.png"
+    path.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="got replaced: 1 image of class c2"):
+        resume(run.folder)
+    path.unlink()
+    _, measurement = resume(run.folder, accept_changes=True)
+    assert measurement.model.counts["queries"] == 35
+    assert "gone: 1 image of class c2" in measurement.model.warnings[0]
+
+
+def test_names_that_are_no_text_are_recorded(tmp_path):
+    data = draw(tmp_path / "data")
+    os.rename(data / "c0" / "0.png", os.fsencode(data / "c0") + b"/\xff.png")
+    run, _ = fit(replace(CONFIG, data=str(data), split="images", out=str(tmp_path / "run")), test=False)
+    resume(run.folder, test=False)
+
+
+def test_changes_are_grouped_by_kind_and_class():
+    rows = [Recorded("train", label, f"{label}/{i}.png", "", f"{label}{i}") for label in "ab" for i in range(3)]
+    now = [row._replace(label="z", path=f"z/{row.path}") if row.label == "b" else row for row in rows[1:]]
+    found = DataRecord("ab", rows).found_in({row.path: row for row in now})
+    assert found.said() == "renamed: class b (3 images), now z; gone: 1 image of class a, e.g. a/0.png"
+    assert found.said("test") == ""
+
+
+def test_a_record_that_is_damaged_is_named(there):
+    run = there("classes")
+    text = (run.folder / "data.csv").read_text()
+    (run.folder / "data.csv").write_text(text.replace("test,", "train,"))
+    with pytest.raises(ValueError, match=r"held_out.json must name the images that data.csv has for testing"):
+        resume(run.folder)
+    (run.folder / "data.csv").write_text("nothing\n1\n")
+    with pytest.raises(ValueError, match=r"data.csv must be as training wrote it, with columns split, label"):
+        resume(run.folder)
