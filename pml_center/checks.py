@@ -90,7 +90,8 @@ def check_rows(rows: Tensor, name: str = "embeddings") -> None:
     """
     if not isinstance(rows, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(rows).__name__}. Convert them with torch.as_tensor.")
-    _check_dense(rows, name)
+    if rows.layout is not torch.strided or rows.is_meta or rows.is_nested or rows.is_quantized:
+        raise TypeError(_not_dense(rows, name))
     if rows.dtype not in FLOATS:
         raise TypeError(f"{name} must be floating point, got dtype {rows.dtype}. Convert them with .float().")
     if rows.ndim != 2:
@@ -100,15 +101,14 @@ def check_rows(rows: Tensor, name: str = "embeddings") -> None:
         )
 
 
-def _check_dense(tensor: Tensor, name: str) -> None:
-    """Values must be there, one after the other."""
+def _not_dense(tensor: Tensor, name: str) -> str:
+    """The message for a tensor whose values are not there, one after the other."""
     if tensor.is_meta:
-        raise TypeError(f"{name} must have values, got a tensor of the meta device. Move it to a real one.")
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
-        kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized}
-        got = next((kind for kind, is_it in kinds.items() if is_it), str(tensor.layout))
-        remedy = ".dequantize()" if tensor.is_quantized else ".to_dense(), or pad them"
-        raise TypeError(f"{name} must be a dense tensor, got one that is {got}. Convert them with {remedy}.")
+        return f"{name} must have values, got a tensor of the meta device. Move it to a real one."
+    kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized}
+    got = next((kind for kind, is_it in kinds.items() if is_it), str(tensor.layout))
+    remedy = ".dequantize()" if tensor.is_quantized else ".to_dense(), or pad them"
+    return f"{name} must be a dense tensor, got one that is {got}. Convert them with {remedy}."
 
 
 def check_labels(
@@ -146,7 +146,8 @@ def check_labels(
         raise TypeError(
             f"{name} must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
         )
-    _check_dense(labels, name)
+    if labels.layout is not torch.strided or labels.is_meta or labels.is_nested or labels.is_quantized:
+        raise TypeError(_not_dense(labels, name))
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
         remedy = f"{name}.argmax(1) if they are one-hot" if is_one_hot else ".long() if they hold class numbers"

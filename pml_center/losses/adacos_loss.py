@@ -55,11 +55,10 @@ class AdaCosLoss(BaseSoftmaxLoss):
         super().__init__(num_classes, embedding_size, **kwargs)
         self.scale = max(math.sqrt(2) * math.log(max(num_classes - 1, 1)), SCALES[0])
         self.dynamic = dynamic
+        if not dynamic:
+            self._observes = False
+            self._moves = "step" not in self._non_persistent_buffers_set or self.class_weights.sample_rate < 1
         self.register_buffer("running_scale", torch.tensor(self.scale))
-
-    @property
-    def _observes(self) -> bool:
-        return self.dynamic
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""

@@ -72,6 +72,7 @@ class BaseCenterLoss(BaseClassLoss):
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
     reaches_all_centers: ClassVar[bool] = False
+    _counts = True
     only_pulls: ClassVar[bool] = False
 
     centers: Tensor
@@ -99,6 +100,7 @@ class BaseCenterLoss(BaseClassLoss):
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
+        self._moves = update != "gradient"
         self._build_centers(init)
         self.register_buffer("last_seen", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -190,10 +192,6 @@ class BaseCenterLoss(BaseClassLoss):
             elif self.training and not is_recomputed():
                 self._see(labels)
         return losses
-
-    @property
-    def _moves(self) -> bool:
-        return self.update != "gradient"
 
     def _batch(self, embeddings: Tensor, labels: Tensor) -> CenterBatch:
         """What :meth:`pull` sees."""

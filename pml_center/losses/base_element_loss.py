@@ -54,6 +54,8 @@ class BaseElementLoss(BaseMetricLossFunction):
     num_classes: int | None = None
     embedding_size: int | None = None
     sparse_gradient: bool = False
+    _counts = False  # whether training batches are counted
+    _moves = False  # whether each of them moves what the next one is compared with
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
         accepted = constructor_arguments(type(self), stop=nn.Module) if kwargs else []
@@ -105,11 +107,6 @@ class BaseElementLoss(BaseMetricLossFunction):
         ref_emb, ref_labels = references
         return self.reference_losses(embeddings, labels, ref_emb.to(embeddings.dtype), ref_labels), {}
 
-    @property
-    def _moves(self) -> bool:
-        """Whether a training batch moves what the next one is compared with."""
-        return False
-
     def get_default_distance(self):
         """PML's hook: the squared Euclidean distance, nothing normalised."""
         return LpDistance(normalize_embeddings=False, p=2, power=2)
@@ -142,7 +139,7 @@ class BaseElementLoss(BaseMetricLossFunction):
             RuntimeError: a call in training inside :func:`torch.utils.checkpoint.checkpoint`, which calls again in
                 backward, of a loss whose state the first call moves.
         """
-        is_again = is_recomputed()
+        is_again = self._counts and is_recomputed()
         if self.training and self._moves and (is_again or _is_checkpointed()):
             raise RuntimeError(
                 f"{type(self).__name__} must be called outside of torch.utils.checkpoint, because each training batch "

@@ -151,6 +151,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
             num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
+        self._observes = type(self).observe is not BaseSoftmaxLoss.observe
+        self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
         self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=scheduled)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
@@ -310,8 +312,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         if self.training:
             chosen = chosen._replace(rows=self.prototypes(chosen))
         batch, negatives = self._compare(embeddings, chosen, labels)
-        if self.training:
-            self._move(batch)
+        if self.training and self._moves:
+            _move(self, batch)
         if self.collect_stats:
             self._record(batch)
         losses = self._losses(batch, negatives)
@@ -346,31 +348,6 @@ class BaseSoftmaxLoss(BaseClassLoss):
         cosines = replace(negatives, embeddings=unit.detach(), weight=rows.detach(), bias=None)
         return Batch(own.similarity, norm, labels, cosines, own.row_norm), negatives
 
-    @property
-    def _moves(self) -> bool:
-        scheduled = self.margin_schedule is not None or self.scale_schedule is not None
-        return scheduled or self._observes or self.class_weights.sample_rate < 1
-
-    @property
-    def _observes(self) -> bool:
-        """Whether it has running statistics."""
-        return type(self).observe is not BaseSoftmaxLoss.observe
-
-    @torch.no_grad()
-    def _move(self, batch: Batch) -> None:
-        """Count the batch and move running statistics; one that is not finite, which would stay in them, does not."""
-        finite = (batch.cosine.isfinite() & batch.norm.isfinite()).all()
-        self.step = self.step + finite  # replaced, never mutated
-        if not self._observes:
-            return
-        before = dict(self.named_buffers(recurse=False))
-        self.observe(batch)
-        if finite.is_cuda or torch.compiler.is_compiling() or not finite:  # without a synchronisation
-            for name, old in before.items():
-                new = getattr(self, name)
-                if new is not old:
-                    setattr(self, name, torch.where(finite, new, old))
-
     def _losses(self, batch: Batch, negatives: NegativeLogits) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
@@ -392,20 +369,14 @@ class BaseSoftmaxLoss(BaseClassLoss):
         target = detached(batch.cosine, self.target_cosine(batch), self.gradient)
         if self.margin_schedule is None:
             return target
-        step = max(int(self.step), 1)
-        share = self.margin_schedule(step)
-        remedy = "It is the share of the margin that is applied."
-        check_between("in [0, 1]", remedy, **{f"margin_schedule({step})": share})
+        share = _scheduled(self, "margin_schedule", "in [0, 1]", "It is the share of the margin that is applied.")
         return batch.cosine + share * (target - batch.cosine)
 
     def _scale(self, batch: Batch) -> float | Tensor:
         scale = self.logit_scale(batch)
         if self.scale_schedule is None:
             return scale
-        step = max(int(self.step), 1)
-        factor = self.scale_schedule(step)
-        check_between("positive", "It is a factor of the scale.", **{f"scale_schedule({step})": factor})
-        return scale * factor
+        return scale * _scheduled(self, "scale_schedule", "positive", "It is a factor of the scale.")
 
     @torch.no_grad()
     def _record(self, batch: Batch) -> None:
@@ -423,6 +394,30 @@ class BaseSoftmaxLoss(BaseClassLoss):
             state_dict[f"{prefix}class_weights.weight"] = columns.t()
         load_count(self, "step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@torch.no_grad()
+def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
+    """Count the batch and move running statistics; one that is not finite, which would stay in them, does not."""
+    finite = (batch.cosine.isfinite() & batch.norm.isfinite()).all()
+    loss.step = loss.step + finite  # replaced, never mutated
+    if not loss._observes:
+        return
+    before = dict(loss.named_buffers(recurse=False))
+    loss.observe(batch)
+    if finite.is_cuda or torch.compiler.is_compiling() or not finite:  # without a synchronisation
+        for name, old in before.items():
+            new = getattr(loss, name)
+            if new is not old:
+                setattr(loss, name, torch.where(finite, new, old))
+
+
+def _scheduled(loss: BaseSoftmaxLoss, name: str, rule: str, remedy: str) -> float:
+    """What a schedule says of this batch."""
+    step = max(int(loss.step), 1)
+    value = getattr(loss, name)(step)
+    check_between(rule, remedy, **{f"{name}({step})": value})
+    return value
 
 
 def _check_options(scale, sample_rate, label_smoothing, chunk_size) -> None:

@@ -57,6 +57,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
     """
 
     takes_any_distance = False
+    _counts = True
 
     def __init__(
         self,
@@ -100,6 +101,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
             process_group=process_group,
             collect_stats=stats,
         )
+        self._moves = self.softmax._moves or self.center._moves
         self.parts: dict[str, Tensor] = {}
         self._share = CenterShare("center loss")
         self.add_to_recordable_attributes(list_of_names=["center_weight"], is_stat=False)
@@ -115,10 +117,6 @@ class SoftmaxCenterLoss(BaseClassLoss):
         if self.collect_stats:
             self.softmax_part, self.center_part = (part.item() for part in self.parts.values())
         return softmax + self.center_weight * center
-
-    @property
-    def _moves(self) -> bool:
-        return self.softmax._moves or self.center._moves
 
     def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
         """Both are watched."""
