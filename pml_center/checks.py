@@ -203,8 +203,8 @@ def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
             torch.bincount(labels, minlength=num_classes).
     """
     counts = as_numbers(class_counts)
-    is_whole = counts is not None and not (counts.is_floating_point() or counts.dtype == torch.bool)
-    if not (is_whole and counts.shape in ((), (num_classes,)) and bool((counts > 0).all())):
+    is_whole = counts is not None and not counts.is_floating_point() and counts.dtype != torch.bool
+    if counts is None or not is_whole or counts.shape not in ((), (num_classes,)) or bool((counts <= 0).any()):
         got = f"shape {tuple(counts.shape)}" if counts is not None and counts.numel() >= 10 else repr(class_counts)
         raise ValueError(
             f"class_counts must be positive integers, one for each of the {num_classes} classes, got {got}. "
@@ -396,7 +396,10 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, Tensor):
         is_number = not (value.ndim or value.requires_grad or value.is_meta or value.is_complex() or _is_flag(value))
         return is_number and bool(value.isfinite())
-    return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and -math.inf < value < math.inf
+    try:
+        return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and math.isfinite(value)
+    except OverflowError:  # of an integer of hundreds of digits
+        return False
 
 
 def _is_integer(value: Any) -> bool:
