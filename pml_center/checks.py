@@ -65,19 +65,19 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
     rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
     if not rows:
         return
-    remedy = "Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
     infinite = (~embeddings.isfinite().all(1)).nonzero().flatten().tolist()
     if infinite:
         value = embeddings[infinite[0]][~embeddings[infinite[0]].isfinite()][0].item()
         raise ValueError(
             f"{name} must be finite, got {value} in row {infinite[0]} ({len(infinite)} of {len(embeddings)} rows are "
-            f"not finite). {remedy}"
+            "not finite). Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
         )
     length = embeddings[rows[0]].double().abs().max().item()
     length *= (embeddings[rows[0]].double() / length).norm().item()
     raise ValueError(
         f"{name} must have lengths whose square {str(dtype).removeprefix('torch.')} can hold, got {length:.3g} in row "
-        f"{rows[0]} ({len(rows)} of {len(embeddings)} rows). {remedy}"
+        f"{rows[0]} ({len(rows)} of {len(embeddings)} rows). Lower the learning rate, clip the gradients, or end the "
+        "model in a BatchNorm layer."
     )
 
 
