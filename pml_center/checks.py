@@ -65,19 +65,19 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
     rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
     if not rows:
         return
-    remedy = "Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
     infinite = (~embeddings.isfinite().all(1)).nonzero().flatten().tolist()
     if infinite:
         value = embeddings[infinite[0]][~embeddings[infinite[0]].isfinite()][0].item()
         raise ValueError(
             f"{name} must be finite, got {value} in row {infinite[0]} ({len(infinite)} of {len(embeddings)} rows are "
-            f"not finite). {remedy}"
+            "not finite). Lower the learning rate, clip the gradients, or use bf16 instead of fp16 in mixed precision."
         )
     length = embeddings[rows[0]].double().abs().max().item()
     length *= (embeddings[rows[0]].double() / length).norm().item()
     raise ValueError(
         f"{name} must have lengths whose square {str(dtype).removeprefix('torch.')} can hold, got {length:.3g} in row "
-        f"{rows[0]} ({len(rows)} of {len(embeddings)} rows). {remedy}"
+        f"{rows[0]} ({len(rows)} of {len(embeddings)} rows). Lower the learning rate, clip the gradients, or end the "
+        "model in a BatchNorm layer."
     )
 
 
@@ -204,8 +204,8 @@ def check_class_counts(class_counts: object, num_classes: int) -> Tensor:
             torch.bincount(labels, minlength=num_classes).
     """
     counts = as_numbers(class_counts)
-    is_whole = counts is not None and not (counts.is_floating_point() or counts.dtype == torch.bool)
-    if not (is_whole and counts.shape in ((), (num_classes,)) and bool((counts > 0).all())):
+    is_whole = counts is not None and not counts.is_floating_point() and counts.dtype != torch.bool
+    if counts is None or not is_whole or counts.shape not in ((), (num_classes,)) or bool((counts <= 0).any()):
         got = f"shape {tuple(counts.shape)}" if counts is not None and counts.numel() >= 10 else repr(class_counts)
         raise ValueError(
             f"class_counts must be positive integers, one for each of the {num_classes} classes, got {got}. "
@@ -401,7 +401,10 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, Tensor):
         is_number = not (value.ndim or value.requires_grad or value.is_meta or value.is_complex() or _is_flag(value))
         return is_number and bool(value.isfinite())
-    return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and -math.inf < value < math.inf
+    try:
+        return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and math.isfinite(value)
+    except OverflowError:  # of an integer of hundreds of digits
+        return False
 
 
 def _is_integer(value: Any) -> bool:

@@ -74,8 +74,8 @@ class CenterContrastiveLoss(BaseCenterLoss):
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
         check_between("finite and positive", "Common values are 16 to 64.", scale=scale)
+        check_between("finite and at least 0", "Common are 0.2 and 1.", margin=margin, center_weight=center_weight)
         check_between("in [0, 2], a difference of cosines", "A common one is 0.2.", margin=margin)
-        check_between("finite and at least 0", "A common one is 1.", center_weight=center_weight)
         check_chunk_size(chunk_size)
         self.margin, self.scale, self.center_weight, self.chunk_size = margin, scale, center_weight, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin", "scale", "center_weight"], is_stat=False)

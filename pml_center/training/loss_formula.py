@@ -268,7 +268,7 @@ def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str
     except Exception as error:  # PML's constructors raise whatever their parts do
         if isinstance(error, ValueError) and known[name].__module__.startswith("pml_center"):
             raise
-        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
         raise ValueError(f"{written!r} must be buildable, got {reason}. {GRAMMAR}") from error
 
 

@@ -89,6 +89,24 @@ def test_each_argument_of_each_class_takes_a_value_or_says_why_not(value):
         assert is_answered(lambda: kind(**{**sizes, name: value})), (kind, name)  # noqa: B023
 
 
+def is_number(kind, name):
+    default = constructor_parameters(kind, stop=nn.Module)[name][1].default
+    return (isinstance(default, int | float) and not isinstance(default, bool)) or name in NUMBERS_OR_NONE
+
+
+NUMBERS_OR_NONE = {"margin", "std", "scale", "filter_threshold", "radius", "chunk_size", "accumulation_steps"}
+NUMERIC = [argument for argument in ARGUMENTS if is_number(*argument)]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, True])
+def test_each_number_must_be_one(value):
+    assert len(NUMERIC) > 200
+    for kind, name in NUMERIC:
+        sizes = {size: number for size, number in SIZES.items() if size in constructor_parameters(kind, stop=nn.Module)}
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}"):
+            kind(**{**sizes, name: value})
+
+
 @walk
 @given(st.sampled_from(ARGUMENTS), anything)
 def test_what_was_built_with_a_strange_value_works_or_says_why_not(argument, value):

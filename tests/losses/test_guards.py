@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pml_center import param_groups
-from pml_center.losses import CenterLoss, IslandLoss, SoftmaxCenterLoss, SoftmaxLoss
+from pml_center.losses import AdaFaceLoss, CenterLoss, IslandLoss, SoftmaxCenterLoss, SoftmaxLoss
 from pml_center.losses.watch import BATCHES_AT_REST, BATCHES_COMPARED, BATCHES_UNLOOKED, CenterShare
 from pml_center.training import parse_loss
 
@@ -147,6 +147,21 @@ def test_embeddings_at_one_point_are_reported_once(make, remedy, point):
     assert len(messages) == 1
     assert COLLAPSED in messages[0]
     assert remedy in messages[0]
+
+
+@pytest.mark.parametrize("first", [0, 70])
+def test_lengths_beyond_what_adaface_tells_apart_are_reported_once(first, batch):
+    loss, unit = AdaFaceLoss(4, SIZE), torch.nn.functional.normalize(batch[0])
+    lengths = iter([20.0] * first + [150.0] * 3 * BATCHES_UNLOOKED)
+    messages = said(lambda: loss(next(lengths) * unit, batch[1]), first + 3 * BATCHES_UNLOOKED)
+    assert len(messages) == 1
+    assert "100% of the embeddings of a batch are longer than 100, beyond which AdaFaceLoss takes all" in messages[0]
+
+
+def test_some_long_embeddings_are_none_of_it(batch):
+    loss = AdaFaceLoss(4, SIZE)
+    lengths = torch.where(torch.arange(12) % 2 == 0, 150, 20).unsqueeze(1)
+    assert not said(lambda: loss(lengths * torch.nn.functional.normalize(batch[0]), batch[1]), 2 * BATCHES_UNLOOKED)
 
 
 def test_one_class_at_one_point_is_none_of_it():

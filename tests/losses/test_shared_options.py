@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
@@ -215,6 +216,16 @@ def test_a_schedule_goes_on_where_it_stopped(batch):
     assert resumed(*batch) == rest  # evaluation does not count
 
 
+@pytest.mark.parametrize("value", [None, "x", math.nan, -0.1, torch.ones(2)], ids=repr)
+def test_a_schedule_that_returns_nonsense_is_named(value, batch):
+    margin = losses.CosFaceLoss(7, 5, margin_schedule=lambda step: value)
+    with pytest.raises(ValueError, match=r"^margin_schedule\(1\) must be in \[0, 1\], got "):
+        margin(*batch)
+    scale = losses.CosFaceLoss(7, 5, scale_schedule=lambda step: value)
+    with pytest.raises(ValueError, match=r"^scale_schedule\(1\) must be positive, got "):
+        scale(*batch)
+
+
 @each_softmax
 def test_classes_can_be_added_and_dropped(case, batch):
     loss = case.build().eval()  # statistics stay where they are
@@ -281,13 +292,71 @@ def test_what_is_recorded_is_true(batch):
     ("arguments", "message"),
     [
         ({"sub_centers": 0}, r"sub_centers must be an integer of at least 1, got 0"),
+        ({"sub_centers": 2.5}, r"sub_centers must be an integer of at least 1, got 2.5"),
+        ({"scale": None}, r"scale must be positive, got None"),
+        ({"scale": math.inf}, r"scale must be positive, got inf"),
+        ({"scale": True}, r"scale must be positive, got True"),
+        ({"scale": 10**30}, r"scale must be positive, and below 2\^63, got 1000"),
+        ({"margin": "x"}, r"margin must be in \[0, 2\], a difference of cosines, got 'x'"),
+        ({"num_classes": 2**40}, r"num_classes must be an integer of at least 1 and below 2147483648, got 1099"),
         ({"sample_rate": 0}, r"sample_rate must be in \(0, 1\], got 0"),
         ({"sample_rate": 1.1}, r"sample_rate must be in \(0, 1\], got 1.1"),
     ],
 )
 def test_an_option_outside_its_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        losses.CosFaceLoss(3, 2, **arguments)
+        losses.CosFaceLoss(**{"num_classes": 3, "embedding_size": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("weight_init_func", "normal", "a function"),
+        ("margin_schedule", 3, "a function"),
+        ("scale_schedule", [1], "a function"),
+        ("weight_regularizer", 3, "an object like PML's"),
+        ("distance", "cosine", "an object like PML's"),
+        ("reducer", torch.nn.Linear(2, 2), "an object like PML's"),
+        ("bias", "no", "True or False"),
+        ("collect_stats", 1, "True or False"),
+        ("ignore_index", True, "an integer or None"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(name, value, rule):
+    with pytest.raises(TypeError, match=rf"^{name} must be {rule}, got .*\. "):
+        losses.CosFaceLoss(3, 2, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: losses.VPLLoss(3, 2, max_age=90.0), r"max_age must be an integer of at least 1, got 90.0"),
+        (lambda: losses.ElasticFaceLoss(3, 2, seed=1.5), r"seed must be an integer of at least 0, got 1.5"),
+        (lambda: losses.ElasticFaceLoss(3, 2, margin=4), r"margin must be in \[0, π\] radians, got 4"),
+        (lambda: losses.MVSoftmaxLoss(3, 2, margin=math.inf), r"margin must be in \[0, 2\], a difference .*got inf"),
+        (lambda: losses.UniFaceLoss(3, 2, margin=3), r"margin must be in \[0, 2\], a difference of cosines, got 3"),
+        (lambda: losses.NPCFaceLoss(3, 2, shift=math.nan), r"shift must be finite, got nan"),
+        (lambda: losses.CombinedMarginLoss(3, 2, filter_threshold=2), r"filter_threshold must be in \[-1, 1\], a co"),
+        (lambda: losses.KappaFaceLoss(3, 2, "many"), r"class_counts must be positive integers.*got 'many'"),
+        (lambda: losses.CosFaceLoss(3, 2, loss_weights="x"), r"loss_weights must be 3 positive numbers.*got 'x'"),
+    ],
+)
+def test_a_number_of_another_kind_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_integers_of_numpy_are_integers(batch):
+    for loss in (
+        losses.ElasticFaceLoss(np.int64(7), np.int64(5), seed=np.int64(2), sub_centers=np.int32(2)),
+        losses.VPLLoss(7, 5, max_age=np.int64(90), start_step=np.int16(0), chunk_size=np.int64(3)),
+        losses.BroadFaceLoss(7, 5, queue_size=np.int64(9), ignore_index=np.int64(-1)),
+    ):
+        assert loss(*batch).isfinite()
+
+
+def test_a_large_scale_does_not_overflow_the_threshold():
+    assert losses.SphereFace2Loss(3, 2, scale=4000).threshold.isfinite()
 
 
 @pytest.mark.parametrize("kind", [losses.SphereFace2Loss, losses.UniFaceLoss])
