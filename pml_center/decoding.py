@@ -97,7 +97,7 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
         got += " (32-bit integers)"
     raise ValueError(
         f"pixels must have a known range: 8 or 16 bits, or floating point in [0, 1], got {got}. "
-        "Save the image with 8 bits, by the range that you know."
+        "Save the image in grey or RGB with 8 bits."
     )
 
 
