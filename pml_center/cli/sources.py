@@ -187,12 +187,12 @@ def embedded(
     model = model or Model(source, options)
     images, skipped = _images(model.run, data, options)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
-    names = [images.name(i) for i in range(len(images))]
+    paths = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
     groups = None if images.groups is None else images.groups.tolist()
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
     facts |= {"skipped": skipped} if options.skip_bad else {}
-    return Embedded(Samples(model.embed(images), labels, groups, names), images, model.facts | facts, model)
+    return Embedded(Samples(model.embed(images), labels, groups, paths), images, model.facts | facts, model)
 
 
 def is_embedding_folder(source: str) -> bool:
