@@ -274,7 +274,8 @@ def _is_finite(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     try:
-        return operator.index(value) is not None and not isinstance(value, bool) and not hasattr(value, "__len__")
+        is_array = hasattr(value, "__array_interface__") and hasattr(value, "__len__")  # of one number, in numpy
+        return operator.index(value) is not None and not isinstance(value, bool) and not is_array
     except TypeError:
         return False
 
