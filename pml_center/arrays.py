@@ -158,21 +158,20 @@ def as_numbers(values: Any, name: str) -> NDArray[np.float64]:
     return array.astype(np.float64, copy=False)
 
 
-def read_array(path: str | Path, called: str = "array", mapped: bool = False) -> NDArray:
+def read_array(path: str | Path, mapped: bool = False) -> NDArray:
     """The array of an ``.npy`` file of numbers or texts.
 
     Args:
         path: the file.
-        called: what it is called, for the message.
         mapped: leave it on disk until it is looked at.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: an archive, an empty or damaged file, or one of Python's objects, which would have to be executed.
     """
-    path, rule = Path(path), f"{called} must be an .npy file of numbers or texts"
+    path, rule = as_path(path, "array"), "array must be an .npy file of numbers or texts"
     if not path.is_file():
-        raise FileNotFoundError(f"{called} must be an existing file, got {str(path)!r}. Check the path.")
+        raise FileNotFoundError(f"array must be an existing file, got {str(path)!r}. Check the path.")
     try:
         array = np.load(path, mmap_mode="r" if mapped and path.stat().st_size else None)
     except OSError:

@@ -409,7 +409,8 @@ def _is_finite(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     try:
-        return operator.index(value) is not None and not _is_flag(value) and not getattr(value, "ndim", 0)
+        is_array = hasattr(value, "__array_interface__") and hasattr(value, "__len__")  # of one number, in numpy
+        return operator.index(value) is not None and not _is_flag(value) and not is_array
     except (TypeError, RuntimeError):  # the latter is a meta tensor's
         return False
 

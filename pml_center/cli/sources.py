@@ -307,8 +307,8 @@ def _images(
 def _of_arrays(path: Path, data: str | None, names: str | None) -> Embedded:
     if data is None:
         raise ValueError(f"labels must be given for the embeddings {path}, got none. Name an .npy or a text file.")
-    embeddings = read_array(path, "embeddings", mapped=True)
-    labels = read_array(data, "labels") if data.endswith(".npy") else read_rows(data, "labels")
+    embeddings = read_array(path, mapped=True)
+    labels = read_array(data) if data.endswith(".npy") else read_rows(data, "labels")
     paths = None if names is None else read_rows(names, "names")
     if embeddings.dtype.kind not in "fiu":
         raise ValueError(

@@ -97,7 +97,8 @@ class Pairs:
         missing = [path for path, row in found.items() if row is None]
         if missing:
             raise ValueError(_without_row(missing))
-        return cls(*(np.array([found[path] for path in side]) for side in (first, second)), same, folds, people)
+        ids = [np.array([found[path] for path in side], dtype=np.int64) for side in (first, second)]
+        return cls(ids[0], ids[1], same, folds, people)
 
     @classmethod
     def of_names(

@@ -289,3 +289,38 @@ def test_lfw_in_one_command(asked, shared_data, where):
     assert verification["counts"] == {"pairs": 6000, "genuine": 3000, "impostor": 3000, "folds": 10}
     assert identification["counts"]["references"] == 5749
     assert verification["metrics"]["accuracy"] > 0.5
+
+
+def test_rows_of_an_array_get_their_paths_by_a_file(run, asked, where):
+    samples = load_samples(where / "rows")
+    np.save(where / "plain.npy", samples.embeddings)
+    (where / "plain.txt").write_text("\n".join(samples.labels) + "\n", encoding="utf-8")
+    (where / "names.txt").write_text("\n".join(samples.names) + "\n", encoding="utf-8")
+    plain = ("eval", "plain.npy", "plain.txt", "--pairs", "pairs.csv", *QUICK)
+    expected = asked("eval", "rows", "--pairs", "pairs.csv", *QUICK)["reports"]
+    assert asked(*plain, "--names", "names.txt")["reports"] == expected
+    assert "Give --names, a text file with the path of each row" in run(*plain, code=2)
+    assert "names must be an existing file, got 'no.txt'" in run(*plain, "--names", "no.txt", code=2)
+    assert "--names must come with an .npy file" in run("eval", "rows", "--names", "names.txt", code=2)
+    (where / "names.txt").write_text("\n".join([*samples.names[:-1], ""]) + "\n", encoding="utf-8")
+    assert "names must not be empty, got an empty line 120" in run(*plain, "--names", "names.txt", code=2)
+
+
+def test_no_option_of_eval_is_without_effect(run):
+    refused = run("eval", "rows", "--protocol", "clustering", "--gallery", "rows", code=2)
+    assert "--gallery must come with --protocol retrieval or identification, got clustering" in refused
+    refused = run("eval", "rows", "--protocol", "identification", "--groups", "_c", code=2)
+    assert "--groups must come with --protocol retrieval, got identification" in refused
+
+
+def test_a_user_reads_the_words_that_were_typed(run):
+    assert "data must be an existing folder, got" in run("embed", "run", "nowhere", "--out", "new", code=2)
+    assert "--ci-level must be in (0, 1), got 2" in run("eval", "rows", "--ci-level", "2", code=2)
+
+
+def test_a_broken_record_of_a_model_is_named(run, where):
+    shutil.copytree(where / "rows", where / "broken")
+    image = next((where / "photos").rglob("*.png"))
+    for text, words in (("{", "model.json must be what"), ('{"model": "x"}', "without fingerprint")):
+        (where / "broken" / "model.json").write_text(text)
+        assert words in run("search", "broken", image, code=2)
