@@ -108,6 +108,7 @@ def compare(
     """
     from pml_center.comparison.page import write_comparison
     from pml_center.comparison.plan import FILE, Plan, carry_out, compare_runs
+    from pml_center.training.owner import owned
     from pml_center.training.run_folder import default_folder
 
     sections = (data, model, batches, optimizer, measuring, run)
@@ -124,7 +125,8 @@ def compare(
             _check_runs(sources)
             comparison = compare_runs(sources)
             folder = Path(run.out or default_folder(TrainConfig(model="runs", loss="compare")))
-            write_comparison(comparison, folder, {"runs": " ".join(sources)})
+            with owned(folder):
+                write_comparison(comparison, folder, {"runs": " ".join(sources)})
             return _show(comparison, folder, json_)
         plan = Plan.of(Path(sources[0]))
         where = {name: given[name] for name in WHERE if name in given}

@@ -62,7 +62,9 @@ def check_numbers(app: App, commands: tuple[str, ...], arguments: "ArgumentColle
     """
     for argument in arguments:
         kind = _number(argument.hint)
-        for token in argument.tokens if kind else ():
+        if kind is None:
+            continue
+        for token in argument.tokens:
             # Of what has no digit cyclopts itself says that it is no number.
             if any(map(str.isdigit, token.value)) and not WRITTEN[kind].fullmatch(token.value):
                 name = argument.name.lstrip("-").replace("-", "_")

@@ -25,6 +25,7 @@ from pml_center.text_files import read_columns
 from pml_center.training import Run
 
 LOG = logging.getLogger("pml_center")
+METRICS = tuple(RetrievalEvaluator.metrics)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def retrieval(task: Task) -> Report:
     """Each row searched for among the others, or in the gallery."""
     options, rows = task.options, task.rows.samples
     evaluator = RetrievalEvaluator(
-        metrics=options.metrics or RetrievalEvaluator.metrics,
+        metrics=options.metrics or METRICS,
         recall_at=options.recall_at,
         index=options.index,
         singletons=options.singletons,
@@ -172,7 +173,7 @@ def with_defaults(options: EvalOptions, run: Run | None) -> EvalOptions:
     """What was not asked for: as a run is measured at its end, or as any other model."""
     own: list[str] = [] if run is None else [run.config.metric]
     similarity = options.similarity or ("cosine" if run is None else run.config.similarity)
-    metrics = options.metrics or tuple(dict.fromkeys([*RetrievalEvaluator.metrics, *own]))
+    metrics = options.metrics or tuple(dict.fromkeys([*METRICS, *own]))
     return replace(options, similarity=similarity, metrics=metrics)
 
 

@@ -58,7 +58,8 @@ def is_dead_worker(error: BaseException) -> bool:
         >>> is_dead_worker(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
         True
     """
-    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+    is_torchs = isinstance(error, RuntimeError) and not isinstance(error, WorkerError)
+    return is_torchs and "DataLoader worker (pid" in str(error)
 
 
 def describe_death(error: BaseException) -> str:

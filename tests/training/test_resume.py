@@ -293,7 +293,7 @@ def test_a_run_whose_first_step_goes_wrong_says_so(tmp_path):
     assert not Run(tmp_path / "run").can_resume
 
 
-def test_a_worker_that_died_is_no_full_disk(finished, monkeypatch):
+def test_a_worker_that_died_is_no_full_disk(finished, monkeypatch, capsys):
     """Torch says it wherever the main process is, such as between two files of a checkpoint."""
 
     def killed(path):
@@ -303,6 +303,9 @@ def test_a_worker_that_died_is_no_full_disk(finished, monkeypatch):
     said = r"got: DataLoader worker \(pid 7\) is killed by signal: Killed\. .* Go on with: pml-center resume"
     with pytest.raises(WorkerError, match=said):
         resume(finished.folder, epochs=3)
+    said, code = typed(capsys, "resume", finished.folder, "--epochs", 3)
+    assert code == 1
+    assert said.count("workers must live") == 1
     assert not list(finished.checkpoints.glob("*-partial"))
 
 
