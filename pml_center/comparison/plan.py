@@ -118,18 +118,15 @@ class Plan:
             )
 
     def begin(self) -> None:
-        """Write down what is asked for, or go on where the same was asked for, perhaps with fewer losses or seeds.
+        """Write down what is asked for; :meth:`check` has looked at what was asked for there before.
 
         Raises:
             FileExistsError: the folder holds anything else.
-            ValueError: other options were asked for there.
         """
         self.check_folder()
         path = self.folder / FILE
         if path.is_file() and self.config.overwrite:
             clear(self.folder)
-        if path.is_file():
-            self._check_same(Plan.of(self.folder))
         config = asdict(replace(self.config, overwrite=False))
         config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
         values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
@@ -139,7 +136,8 @@ class Plan:
         """Find mistakes before anything is trained: build everything, and every loss.
 
         Raises:
-            ValueError: what cannot be trained, or leaves nothing to measure.
+            ValueError: what cannot be trained, or leaves nothing to measure; other options or data than those that the
+                folder was begun with, but for losses and seeds that are added.
         """
         state = TrainState.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
         for loss in self.losses[1:]:
@@ -149,7 +147,8 @@ class Plan:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         if self.search:
             self._check_search(images)
-        if not self.config.overwrite:
+        if (self.folder / FILE).is_file() and not self.config.overwrite:
+            self._check_same(Plan.of(self.folder))
             self._check_same_data(state.record)
         return images
 

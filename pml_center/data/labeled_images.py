@@ -143,8 +143,8 @@ class LabeledImages(Dataset):
             return found if as_stored else standard(found)
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
             raise UnreadableImageError(
-                f"image must be a readable image file, got {self.name(i)} ({type(error).__name__}: {str(error).rstrip('.')}). "
-                "Repair the file or remove it from the data set."
+                f"image must be a readable image file, got {self.name(i)} "
+                f"({type(error).__name__}: {str(error).rstrip('.')}). Repair the file or remove it from the data set."
             ) from error
 
     def _pixels(self, i: int) -> np.ndarray:
