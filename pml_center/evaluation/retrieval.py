@@ -190,15 +190,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
                 are not the queries although ``ref_includes_query`` says so. As in PML, queries may be among the
                 references, and where no query has anything to find the metrics are NaN; a warning says either.
         """
-        known = self.get_curr_metrics()
-        check_several(include=include, exclude=exclude)
-        include, exclude = list(include), list(exclude)
-        for name in (*include, *exclude):
-            if str(name) not in known:
-                clusters = " AMI and NMI are measured by ClusteringEvaluator." if str(name) in ("AMI", "NMI") else ""
-                remedy = f"This evaluator has {', '.join(known)}.{clusters}"
-                raise ValueError(unknown_name("metric", str(name), known, remedy))
-        wanted = tuple(name for name in include or known if name not in exclude)
+        wanted = _wanted(self.get_curr_metrics(), include, exclude)
         queries = labelled_samples("embeddings", query, query_labels)
         references = None if reference is None else labelled_samples("reference", reference, reference_labels)
         evaluator = replace(self, metrics=wanted, recall_at=())
@@ -206,7 +198,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if not task.relevant.any() and self.singletons == "skip":
             LOG.warning("none of %s queries has a reference of its label: every metric is nan", len(task.codes))
             return dict.fromkeys(wanted, math.nan)
-        evaluator._check_found(task)
+        _check_found(task, self.singletons)
         values, _, neighbours = evaluator._measure(task, kept=1)
         alike = 0 if references is None or ref_includes_query else duplicates(task.search, neighbours.ids[:, 0])
         if alike:
@@ -234,29 +226,10 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
     def _ranks_gallery(self) -> bool:
         return self.ties == "expected" or any(metric.looks_at == "gallery" for metric in self._all_metrics.values())
 
-    def _open(self, queries: Samples, references: Samples | None) -> RetrievalTask:
-        task = RetrievalTask.of(queries, references, self.similarity, self.index)
-        self._check_found(task)
-        return task
-
-    def _check_found(self, task: RetrievalTask) -> None:
-        """Queries must have something to find, all of them where ``singletons`` says so."""
-        alone = np.flatnonzero(task.relevant == 0)
-        if len(alone) == len(task.codes):
-            raise ValueError(
-                f"labels must be shared by queries and references, got {len(alone)} queries without a reference of "
-                "their label. Check that both sets name their classes alike and that classes repeat."
-            )
-        if len(alone) and self.singletons == "error":
-            raise ValueError(
-                f"labels must each have a reference because singletons='error', got "
-                f"{task.classes[task.codes[alone[0]]]!r} at position {alone[0]} without one ({len(alone)} of "
-                f"{len(task.codes)} queries). Use singletons='skip' or 'zero', or remove these queries."
-            )
-
     def _evaluate(self, queries: Samples, references: Samples | None) -> RetrievalReport:
         """Evaluate queries among references, or among themselves."""
-        task = self._open(queries, references)
+        task = RetrievalTask.of(queries, references, self.similarity, self.index)
+        _check_found(task, self.singletons)
         values, tied, neighbours = self._measure(task, min(KEPT, int(task.search.available.max())))
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
@@ -347,6 +320,34 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if self.ties == "expected":
             parts[-1] += " in expectation"
         return ", ".join(parts)
+
+
+def _check_found(task: RetrievalTask, singletons: Singletons) -> None:
+    """Queries must have something to find, all of them where ``singletons`` says so."""
+    alone = np.flatnonzero(task.relevant == 0)
+    if len(alone) == len(task.codes):
+        raise ValueError(
+            f"labels must be shared by queries and references, got {len(alone)} queries without a reference of "
+            "their label. Check that both sets name their classes alike and that classes repeat."
+        )
+    if len(alone) and singletons == "error":
+        raise ValueError(
+            f"labels must each have a reference because singletons='error', got "
+            f"{task.classes[task.codes[alone[0]]]!r} at position {alone[0]} without one ({len(alone)} of "
+            f"{len(task.codes)} queries). Use singletons='skip' or 'zero', or remove these queries."
+        )
+
+
+def _wanted(known: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that PML's testers ask for, all where they name none."""
+    check_several(include=include, exclude=exclude)
+    include, exclude = list(include), list(exclude)
+    for name in (*include, *exclude):
+        if str(name) not in known:
+            clusters = " AMI and NMI are measured by ClusteringEvaluator." if str(name) in ("AMI", "NMI") else ""
+            remedy = f"This evaluator has {', '.join(known)}.{clusters}"
+            raise ValueError(unknown_name("metric", str(name), known, remedy))
+    return tuple(name for name in include or known if name not in exclude)
 
 
 def _warnings(task: RetrievalTask, tie_rate: float, alike: int) -> tuple[str, ...]:
