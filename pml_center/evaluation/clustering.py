@@ -86,7 +86,7 @@ class _Table:
     """How many samples each class and cluster share."""
 
     def __init__(self, labels: Iterable[Hashable], clusters: Iterable[Hashable]):
-        known = as_list(labels)
+        known = as_list(labels, "labels")
         rows = class_codes(known, len(known))
         columns = class_codes(clusters, len(rows), "clusters")
         if not len(rows):

@@ -86,7 +86,7 @@ def bootstrap_interval(
     sizes = np.ones(table.shape[1])
     if clusters is not None:
         clusters = as_array(clusters, "clusters")
-        units = table.shape[1]
+        units = np.size(known)
         if clusters.shape != (units,) or clusters.dtype.kind not in "iu":
             raise ValueError(
                 f"clusters must be {units} integers, one per unit, got shape {clusters.shape} of {clusters.dtype}. "
