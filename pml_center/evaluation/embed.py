@@ -85,11 +85,12 @@ def load_samples(folder: str | Path) -> Samples:
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
     embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
-    columns = read_columns(folder / "samples.csv", "samples.csv", ("label",), ("group", "path"))
-    if len(columns["label"]) != len(embeddings):
+    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
+    rows = len(next(iter(columns.values()), []))
+    if rows != len(embeddings) or "label" not in columns:
         raise ValueError(
-            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got "
-            f"{len(columns['label'])} rows in {str(folder)!r}. Embed the data set again."
+            f"samples.csv must have a label for each of the {len(embeddings)} embeddings, got {rows} rows with "
+            f"columns {list(columns)} in {str(folder)!r}. Embed the data set again."
         )
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
