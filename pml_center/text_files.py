@@ -98,8 +98,8 @@ def read_table(
     if lacking:
         raise ValueError(
             f"{name} must have columns {_listed(required)}, got {', '.join(map(repr, columns)) or 'none'} in "
-            f"{str(path)!r}. Name the columns in the first line, with commas between them: {_listed(lacking)} not "
-            "found."
+            f"{str(path)!r} without {_listed(lacking)}. Name the columns in the first line, with commas between them: "
+            f"{_listed(lacking)} not found."
         )
     twice = [column for column in (*required, *optional) if columns.count(column) > 1]
     if twice:

@@ -98,7 +98,7 @@ def test_a_line_without_a_label_is_refused(tmp_path):
         ("path,label\na.png,cat\nb.png,\n", r"samples\.csv, line 3: label must not be empty"),
         ("path,label\na.png,cat\nb.png\n", r"samples\.csv, line 3: line must have 2 cells as the first has, got 1"),
         ("path,label\na.png,cat\nb.png,cat,left\n", r"samples\.csv, line 3: line must have 2 cells .* got 3"),
-        ("path\na.png\nb.png\n", r"samples\.csv must have columns label, got 'path' in"),
+        ("path\na.png\nb.png\n", r"must have a label for each of the 2 embeddings, got 2 rows with columns \['path'\]"),
         ("path,label\na.png,cat\n", r"must have a label for each of the 2 embeddings, got 1"),
     ],
 )

@@ -142,9 +142,10 @@ class LabeledImages(Dataset):
             found = _opened(image)
             return found if as_stored else standard(found)
         except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and their own
+            reason = f"{type(error).__name__}: {error}".rstrip(".")
             raise UnreadableImageError(
-                f"image must be a readable image file, got {self.name(i)} "
-                f"({type(error).__name__}: {str(error).rstrip('.')}). Repair the file or remove it from the data set."
+                f"image must be a readable image file, got {self.name(i)} ({reason}). "
+                "Repair the file or remove it from the data set."
             ) from error
 
     def _pixels(self, i: int) -> np.ndarray:

@@ -92,11 +92,12 @@ def load_samples(folder: str | Path) -> Samples:
         )
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
-    columns = read_columns(folder / "samples.csv", "samples.csv", ("label",), ("group", "path"))
-    if len(columns["label"]) != count:
+    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
+    rows = len(next(iter(columns.values()), []))
+    if rows != count or "label" not in columns:
         raise ValueError(
-            f"samples.csv must have a label for each of the {count} embeddings, got {len(columns['label'])} rows in "
-            f"{str(folder)!r}. Embed the data set again."
+            f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "
+            f"{list(columns)} in {str(folder)!r}. Embed the data set again."
         )
     return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 

@@ -168,7 +168,7 @@ def test_groups_of_a_data_set_go_with_its_embeddings():
         ("path,label\na,x\nb\n", "samples.csv, line 3: line must have 2 cells as the first has, got 1"),
         ("path,label\na,x\nb,\n", "samples.csv, line 3: label must not be empty"),
         ("path,label\na,x\n", "samples.csv must have a label for each of the 2 embeddings, got 1 rows"),
-        ("", "samples.csv must have columns label, got none"),
+        ("", "samples.csv must have a label for each of the 2 embeddings, got 0 rows with columns"),
     ],
 )
 def test_a_line_of_samples_that_is_not_whole_is_named(tmp_path, lines, message):

@@ -435,9 +435,9 @@ def test_a_memory_mapped_file_is_evaluated_and_not_written_to(tmp_path):
 def test_collapsed_embeddings_are_reported_as_such_and_fast():
     """Twenty thousand equal rows: each of the first must not be compared with all others."""
     labels = np.arange(20_000) % 1000
-    started = time.perf_counter()
+    started = time.process_time()
     report = RetrievalEvaluator(ci=None)(np.full((20_000, 64), 0.3), labels)
-    assert time.perf_counter() - started < 5  # 0.2 s on an idle machine
+    assert time.process_time() - started < 5  # 0.2 s on an idle machine
     assert report.tie_rate == 1
     assert report["precision_at_1"] < 0.01
     assert report.counts["duplicates"] == 20_000

@@ -81,9 +81,9 @@ def test_seeds_decide():
 
 def test_sixty_thousand_queries_take_seconds_and_little_memory():
     values = normal((8, 60_000))
-    started = time.perf_counter()
+    started = time.process_time()
     bootstrap_interval(values)
-    assert time.perf_counter() - started < 20  # 2 s on an idle machine
+    assert time.process_time() - started < 20  # 2 s on an idle machine
 
 
 def test_one_unit_has_an_interval_of_no_length():
