@@ -275,7 +275,7 @@ def trained_by(tmp_path, monkeypatch, scores):
         return {job: "no memory" for job, score in zip(jobs, scores, strict=True) if score is None}
 
     monkeypatch.setattr(planning, "train_all", trained)
-    monkeypatch.setattr(jobs_module.Job, "score", property(lambda job: scores[int(job.config.out[-1])]))
+    monkeypatch.setattr(jobs_module.Job, "score", property(lambda job: scores[int(str(job.config.out)[-1])]))
     return compare(at(tmp_path), LOSSES[:1], seeds=(0,), search=2)
 
 
