@@ -54,12 +54,8 @@ class AdaCosLoss(BaseSoftmaxLoss):
         check_flags(dynamic=dynamic)
         super().__init__(num_classes, embedding_size, **kwargs)
         self.scale = max(math.sqrt(2) * math.log(max(num_classes - 1, 1)), SCALES[0])
-        self.dynamic = dynamic
+        self.dynamic = self._observes = dynamic
         self.register_buffer("running_scale", torch.tensor(self.scale))
-
-    @property
-    def _observes(self) -> bool:
-        return self.dynamic
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""

@@ -145,6 +145,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
         self.label_smoothing = label_smoothing
+        self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
         self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
@@ -351,11 +352,6 @@ class BaseSoftmaxLoss(BaseClassLoss):
     def _moves(self) -> bool:
         scheduled = self.margin_schedule is not None or self.scale_schedule is not None
         return scheduled or self._observes or self.class_weights.sample_rate < 1
-
-    @property
-    def _observes(self) -> bool:
-        """Whether it has running statistics."""
-        return type(self).observe is not BaseSoftmaxLoss.observe
 
     @torch.no_grad()
     def _move(self, batch: Batch) -> None:
