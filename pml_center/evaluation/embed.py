@@ -227,9 +227,10 @@ def _check_batch(output: Tensor, labels: NDArray) -> None:
             "names afterwards."
         )
     if labels.shape != output.shape[:1]:
+        is_column = labels.ndim == 2 and labels.shape[1] == 1
         raise ValueError(
             f"labels must have shape (batch,), got shape {labels.shape} for {len(output)} embeddings. "
-            "Use labels.argmax(1) for one-hot labels."
+            f"Use labels.{'flatten()' if is_column else 'argmax(1) for one-hot labels'}."
         )
 
 

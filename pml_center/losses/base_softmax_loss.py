@@ -145,6 +145,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
         self.label_smoothing = label_smoothing
+        self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
         self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(

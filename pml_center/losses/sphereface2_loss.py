@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,11 +123,15 @@ def _margined(cosine: Tensor, margin: float, exponent: float, variant: Variant) 
 def _balanced_threshold(own: float, other: float, ratio: float) -> float:
     """The b at which ``ratio·σ(−own − b) = σ(other + b)``."""
     gap = math.log(abs(1 - ratio)) if ratio != 1 else -math.inf
-    root = float(np.logaddexp(2 * gap, math.log(4 * ratio) + own - other)) / 2  # in logarithms nothing overflows
-    larger = float(np.logaddexp(gap, root))
+    root = _log_of_sum(2 * gap, math.log(4 * ratio) + own - other) / 2  # in logarithms nothing overflows
+    larger = _log_of_sum(gap, root)
     if ratio > 1:  # the other form of the same root would cancel
         return larger - math.log(2) - own
     return math.log(2 * ratio) - other - larger
+
+
+def _log_of_sum(*logarithms: float) -> float:
+    return float(torch.tensor(logarithms, dtype=torch.double).logsumexp(0))
 
 
 def _spread(cosine: Tensor, exponent: float) -> Tensor:
