@@ -84,7 +84,7 @@ def one_line(text: object) -> str:
     """A text, such as the message of an error, with every white space, line breaks too, as one space.
 
     Example:
-        >>> one_line(ValueError("two lines:\n    here they are"))
+        >>> one_line(ValueError("two lines:\\n    here they are"))
         'two lines: here they are'
     """
     return " ".join(str(text).split())
