@@ -152,7 +152,6 @@ class BaseSoftmaxLoss(BaseClassLoss):
             num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
-        self._observes = type(self).observe is not BaseSoftmaxLoss.observe
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
         self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=scheduled)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
