@@ -136,11 +136,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
         sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
-        _check_options(scale, sample_rate, label_smoothing, chunk_size)
-        sample_rate = float(sample_rate)
+        _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule)
         check_flags(bias=bias, sparse_gradient=sparse_gradient)
-        remedy = "It is called with the number of the training batch."
-        check_functions(remedy, margin_schedule=margin_schedule, scale_schedule=scale_schedule)
         _check_definition(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
@@ -149,7 +146,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
-            num_classes, embedding_size, self.weight_init_func, bias, sub_centers, sample_rate, sparse_gradient
+            num_classes, embedding_size, self.weight_init_func, bias, sub_centers, float(sample_rate), sparse_gradient
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
@@ -315,7 +312,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         if self.training and self._moves:
             _move(self, batch)
         if self.collect_stats:
-            self._record(batch)
+            _record(self, batch)
         losses = self._losses(batch, negatives)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
@@ -378,15 +375,6 @@ class BaseSoftmaxLoss(BaseClassLoss):
             return scale
         return scale * _scheduled(self, "scale_schedule", "positive", "It is a factor of the scale.")
 
-    @torch.no_grad()
-    def _record(self, batch: Batch) -> None:
-        """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
-        scale = self._scale(batch)
-        self.avg_norm = batch.norm.mean().item()
-        self.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
-        if self.normalizes:
-            self.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
-
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes PML's state: its ``W`` is the transpose of our weights."""
         columns = state_dict.pop(f"{prefix}W", None)
@@ -420,7 +408,19 @@ def _scheduled(loss: BaseSoftmaxLoss, name: str, rule: str, remedy: str) -> floa
     return value
 
 
-def _check_options(scale, sample_rate, label_smoothing, chunk_size) -> None:
+@torch.no_grad()
+def _record(loss: BaseSoftmaxLoss, batch: Batch) -> None:
+    """PML's recordable statistics: mean angle to one's own class in degrees, mean length, mean scale."""
+    scale = loss._scale(batch)
+    loss.avg_norm = batch.norm.mean().item()
+    loss.avg_scale = float(scale.mean()) if isinstance(scale, Tensor) else scale
+    if loss.normalizes:
+        loss.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
+
+
+def _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule) -> None:
+    remedy = "It is called with the number of the training batch."
+    check_functions(remedy, margin_schedule=margin_schedule, scale_schedule=scale_schedule)
     check_between("positive", "Common values are 16 to 64.", scale=scale)
     check_between("in (0, 1]", "Common values are 1 and 0.1.", sample_rate=sample_rate)
     check_between("in [0, 1)", "Common values are 0 and 0.1.", label_smoothing=label_smoothing)

@@ -194,33 +194,7 @@ class Run:
         Raises:
             ValueError: none were kept; some are no longer there, or are no longer what they were.
         """
-        config = self.config
-        record = self._data_record(config.data)
-        names = record.names("test")
-        if not names:
-            raise ValueError(
-                f"data must be given because {self.folder} was trained with held_out=0, got none. Name a folder."
-            )
-        parts, own, known = {"": images}, set(names), {row.path for row in record.rows}
-        now = listing(parts, config.data, own.__contains__)
-        if not now.keys() >= known:  # some may have other names
-            now = listing(parts, config.data, lambda name: name in own or name not in known)
-        found = record.found_in(now)
-        said = found.said("test")
-        pairs = found.of_split("test")
-        gone = [row.path for row, path in pairs if path is None]
-        if said and (not accept_changes or len(gone) == len(pairs)):
-            fewer = f"{len(gone)} fewer, e.g. {gone[0]}; " if gone else ""
-            raise ValueError(
-                f"{config.data} must still hold the {len(names)} images that {self.folder} held out, got "
-                f"{fewer}{said}. Restore them, measure what is still there with --accept-changes, or give other data."
-            )
-        if self.has_data_record and not said and found.changes:
-            LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
-        held_out = taken(pairs, parts, config.data, images.classes)
-        doubts = self.accepted + ([accepted(said)] if said else [])
-        by_class = config.split == "classes"
-        return held_out.subset(range(len(held_out)), renumber=by_class), list(dict.fromkeys(doubts))
+        return _find_held_out(self, images, accept_changes)
 
     @property
     def accepted(self) -> list[str]:
@@ -376,6 +350,37 @@ class Run:
     def _write(self, name: str, text: str) -> None:
         if self.writes:
             write_whole(self.folder / name, text + "\n")
+
+
+def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tuple[LabeledImages, list[str]]:
+    """See :meth:`Run.find_held_out`."""
+    config = run.config
+    record = run._data_record(config.data)
+    names = record.names("test")
+    if not names:
+        raise ValueError(
+            f"data must be given because {run.folder} was trained with held_out=0, got none. Name a folder."
+        )
+    parts, own, known = {"": images}, set(names), {row.path for row in record.rows}
+    now = listing(parts, config.data, own.__contains__)
+    if not now.keys() >= known:  # some may have other names
+        now = listing(parts, config.data, lambda name: name in own or name not in known)
+    found = record.found_in(now)
+    said = found.said("test")
+    pairs = found.of_split("test")
+    gone = [row.path for row, path in pairs if path is None]
+    if said and (not accept_changes or len(gone) == len(pairs)):
+        fewer = f"{len(gone)} fewer, e.g. {gone[0]}; " if gone else ""
+        raise ValueError(
+            f"{config.data} must still hold the {len(names)} images that {run.folder} held out, got "
+            f"{fewer}{said}. Restore them, measure what is still there with --accept-changes, or give other data."
+        )
+    if run.has_data_record and not said and found.changes:
+        LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
+    held_out = taken(pairs, parts, config.data, images.classes)
+    doubts = run.accepted + ([accepted(said)] if said else [])
+    by_class = config.split == "classes"
+    return held_out.subset(range(len(held_out)), renumber=by_class), list(dict.fromkeys(doubts))
 
 
 def accepted(changes: str) -> str:
