@@ -23,8 +23,8 @@ from pml_center.training.config import (
 )
 
 if TYPE_CHECKING:
-    from pml_center.comparison.comparison import Comparison
-    from pml_center.comparison.plan import Plan
+    from pml_center.comparison.compare import Plan
+    from pml_center.comparison.result import Comparison
 
 DEFAULT_SEEDS = (0, 1, 2)
 WHERE = ("device", "workers")  # options that may change when a comparison goes on
@@ -106,8 +106,8 @@ def compare(
         dry_run: say what would be trained and how long it would take, and stop.
         json_: print one JSON object.
     """
+    from pml_center.comparison.compare import FILE, Plan, carry_out, compare_runs
     from pml_center.comparison.page import write_comparison
-    from pml_center.comparison.plan import FILE, Plan, carry_out, compare_runs
     from pml_center.training.owner import owned
     from pml_center.training.run_folder import default_folder
 
@@ -159,7 +159,7 @@ def _refuse_training(given: dict[str, Any], allowed: Sequence[str]) -> None:
 
 def _check_runs(sources: Sequence[str]) -> None:
     """Without losses, anything but runs is likely to be data to train on."""
-    from pml_center.comparison.plan import FILE
+    from pml_center.comparison.compare import FILE
 
     files = (FILE, "config.yaml")
     others = [source for source in sources if not any((Path(source) / file).is_file() for file in files)]
@@ -187,7 +187,7 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
 
 
 def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:
-    from pml_center.comparison.plan import expected
+    from pml_center.comparison.compare import expected
 
     found = expected(plan, jobs)
     if as_json:

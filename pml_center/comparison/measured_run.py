@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.comparison.comparison import Candidate
+from pml_center.comparison.result import Candidate
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord
 from pml_center.training.run_folder import Run

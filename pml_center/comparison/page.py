@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.comparison import LEVEL, Comparison, interval
+from pml_center.comparison.result import LEVEL, Comparison, interval
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
 from pml_center.training.run_folder import environment

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pml_center.checks import check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import negative_logsumexp
 from pml_center.ops.margins import angle
+from pml_center.ops.negative_logits import negative_logsumexp
 
 SCALES = 1.0, 256.0  # with few classes the update can run to −∞ or ∞
 

@@ -25,7 +25,8 @@ from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
 from pml_center.names import constructor_arguments
-from pml_center.ops.cross_entropy import (
+from pml_center.ops.margins import Gradient, detached
+from pml_center.ops.negative_logits import (
     Elementwise,
     NegativeLogits,
     directions,
@@ -35,7 +36,6 @@ from pml_center.ops.cross_entropy import (
     own_similarity,
     scaled,
 )
-from pml_center.ops.margins import Gradient, detached
 
 Schedule = Callable[[int], float]
 

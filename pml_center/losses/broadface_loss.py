@@ -6,8 +6,8 @@ from torch import Tensor
 from pml_center.checks import check_between, check_size
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
-from pml_center.ops.cross_entropy import SHORTEST
 from pml_center.ops.margins import additive_angular
+from pml_center.ops.negative_logits import SHORTEST
 
 
 class BroadFaceLoss(BaseSoftmaxLoss):

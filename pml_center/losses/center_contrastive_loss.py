@@ -8,7 +8,7 @@ from torch import Tensor
 from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.losses.base_element_loss import working_dtype
-from pml_center.ops.cross_entropy import NegativeLogits, directions, negative_logsumexp
+from pml_center.ops.negative_logits import NegativeLogits, directions, negative_logsumexp
 
 
 class CenterContrastiveLoss(BaseCenterLoss):

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import Elementwise
+from pml_center.ops.negative_logits import Elementwise
 
 
 class CircleSoftmaxLoss(BaseSoftmaxLoss):

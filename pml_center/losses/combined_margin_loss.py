@@ -4,8 +4,8 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import BeyondPi, additive_cosine, combined_angular
+from pml_center.ops.negative_logits import Elementwise
 
 
 class CombinedMarginLoss(BaseSoftmaxLoss):

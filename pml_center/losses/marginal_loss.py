@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_element_loss import BaseElementLoss
-from pml_center.ops.cross_entropy import directions
+from pml_center.ops.negative_logits import directions
 
 
 class MarginalLoss(BaseElementLoss):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import Elementwise
 from pml_center.ops.margins import additive_angular, additive_cosine, hard_shifted
+from pml_center.ops.negative_logits import Elementwise
 
 Variant = Literal["cosine", "angular"]
 

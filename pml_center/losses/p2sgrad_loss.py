@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import NegativeLogits, negative_sum
+from pml_center.ops.negative_logits import NegativeLogits, negative_sum
 
 
 class P2SGradLoss(BaseSoftmaxLoss):

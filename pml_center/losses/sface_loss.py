@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import Elementwise, NegativeLogits, negative_sum
 from pml_center.ops.margins import angle
+from pml_center.ops.negative_logits import Elementwise, NegativeLogits, negative_sum
 
 
 class SFaceLoss(BaseSoftmaxLoss):

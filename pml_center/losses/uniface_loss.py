@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.ops.cross_entropy import NegativeLogits, negative_sum
 from pml_center.ops.margins import additive_cosine
+from pml_center.ops.negative_logits import NegativeLogits, negative_sum
 
 Thresholds = Literal["unified", "separate"]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.ops.cross_entropy import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp
 from pml_center.ops.first_order import first_order
+from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp
 
 Rule = Literal["paper", "mean"]
 

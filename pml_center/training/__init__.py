@@ -5,13 +5,13 @@ from pml_center.training.config import TrainConfig
 
 # Loaded on first use: the command line reads TrainConfig for its help and must not wait for torch.
 _HOMES = {
-    "Candidate": "pml_center.comparison.comparison",
+    "Candidate": "pml_center.comparison.result",
     "CheckpointError": "pml_center.training.checkpoint",
-    "Comparison": "pml_center.comparison.comparison",
+    "Comparison": "pml_center.comparison.result",
     "LossFormula": "pml_center.training.loss_formula",
     "Run": "pml_center.training.run_folder",
-    "compare": "pml_center.comparison.plan",
-    "compare_runs": "pml_center.comparison.plan",
+    "compare": "pml_center.comparison.compare",
+    "compare_runs": "pml_center.comparison.compare",
     "export_onnx": "pml_center.training.export",
     "export_timm": "pml_center.training.export",
     "fit": "pml_center.training.loop",

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pml_center.cli import main
-from pml_center.comparison.plan import Plan
+from pml_center.comparison.compare import Plan
 from pml_center.data import digits
 from pml_center.training import Run, compare_runs, resume
 from pml_center.training.measurement import measure

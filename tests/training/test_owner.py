@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from pml_center.comparison.plan import compare
+from pml_center.comparison.compare import compare
 from pml_center.training import TrainConfig, export_timm, fit, resume
 from pml_center.training.owner import FILES, LOCK, OWNER, clear, owned, wait_until_free
 from pml_center.training.run_folder import Run

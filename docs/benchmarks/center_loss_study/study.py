@@ -25,8 +25,8 @@ from data_sets import write_task
 from page import write_page
 
 from pml_center.cli import main as pml_center
-from pml_center.comparison.comparison import Candidate, interval
 from pml_center.comparison.measured_run import MeasuredRun
+from pml_center.comparison.result import Candidate, interval
 from pml_center.data import eval_transform, open_images
 from pml_center.evaluation import (
     RetrievalEvaluator,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pml_center.ops.cross_entropy import NegativeLogits, nearest_row, negative_logsumexp, negative_sum, scaled
+from pml_center.ops.negative_logits import NegativeLogits, nearest_row, negative_logsumexp, negative_sum, scaled
 
 B, C, D = 6, 11, 4
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import yaml
 
-from pml_center.comparison.comparison import Candidate, Comparison
 from pml_center.comparison.jobs import Job, train_all
 from pml_center.comparison.measured_run import (
     MeasuredRun,
@@ -27,6 +26,7 @@ from pml_center.comparison.measured_run import (
     other_training_images,
 )
 from pml_center.comparison.page import write_comparison
+from pml_center.comparison.result import Candidate, Comparison
 from pml_center.comparison.search_space import Setting, tried_settings
 from pml_center.data import ImageSplits
 from pml_center.training.config import TrainConfig

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from pml_center.cli import main
+from pml_center.comparison import compare as planning
 from pml_center.comparison import jobs as jobs_module
-from pml_center.comparison import plan as planning
-from pml_center.comparison.plan import Plan, expected, folder_name
+from pml_center.comparison.compare import Plan, expected, folder_name
 from pml_center.data import digits
 from pml_center.training import Run, TrainConfig, compare, compare_runs
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pml_center.comparison.plan"])
+PROCESSES.set_forkserver_preload(["pml_center.comparison.compare"])
 CONFIG = TrainConfig(
     model="convnet", image_size=8, embedding_size=4, epochs=2, workers=0, batch_size=64, held_out=0.5, device="cpu"
 )
