@@ -57,6 +57,8 @@ INTERNAL = {
     "comparison",
     "names",
     "pages",
+    "decoding",
+    "text_files",
 }  # the command line has a page of its own
 PUBLIC = [module.name for module in pkgutil.iter_modules(pml_center.__path__) if module.name not in INTERNAL]
 PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in PUBLIC)]

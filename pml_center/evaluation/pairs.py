@@ -72,7 +72,7 @@ class Pairs:
         folds: Any = None,
         people: Any = None,
     ) -> "Pairs":
-        """Pairs that a protocol gives by path: relative or absolute, with ``/`` or ``\\``, with a suffix or without.
+        r"""Pairs that a protocol gives by path: relative or absolute, slashes or backslashes, with a suffix or not.
 
         Args:
             first: (P,) the path of one image, or so many of its last parts as tell it apart.

@@ -302,8 +302,8 @@ def test_rows_of_an_array_get_their_paths_by_a_file(run, asked, where):
     assert "Give --names, a text file with the path of each row" in run(*plain, code=2)
     assert "names must be an existing file, got 'no.txt'" in run(*plain, "--names", "no.txt", code=2)
     assert "--names must come with an .npy file" in run("eval", "rows", "--names", "names.txt", code=2)
-    (where / "names.txt").write_text("\n".join([*samples.names[:-1], ""]) + "\n", encoding="utf-8")
-    assert "names must not be empty, got an empty line 120" in run(*plain, "--names", "names.txt", code=2)
+    (where / "names.txt").write_text("\n".join([samples.names[0], "", *samples.names[2:]]) + "\n", encoding="utf-8")
+    assert "names must be one a line, got an empty line 2" in run(*plain, "--names", "names.txt", code=2)
 
 
 def test_no_option_of_eval_is_without_effect(run):

@@ -153,7 +153,7 @@ def test_changes_that_are_accepted_are_said_in_every_report(there, capsys):
     add(Path(run.config.data), "c1")
     rename(Path(run.config.data), "c3")
     _, measurement = resume(run.folder, accept_changes=True)
-    [warning] = measurement.model.warnings
+    [warning] = [each for each in measurement.model.warnings if "raw pixels" not in each]
     assert "which was accepted: renamed: class c3 (6 images), now zc3; gone: 1 image of class c0" in warning
     assert measurement.model.counts["queries"] + measurement.model.counts.get("skipped", 0) == len(others)
     main(["eval", str(run.folder), "--json", "--workers", "0", "--accept-changes"])
@@ -277,14 +277,7 @@ def test_a_run_whose_broken_test_image_was_removed_can_be_finished(tmp_path):
     path.unlink()
     _, measurement = resume(run.folder, accept_changes=True)
     assert measurement.model.counts["queries"] == 35
-    assert "gone: 1 image of class c2" in measurement.model.warnings[0]
-
-
-def test_names_that_are_no_text_are_recorded(tmp_path):
-    data = draw(tmp_path / "data")
-    os.rename(data / "c0" / "0.png", os.fsencode(data / "c0") + b"/\xff.png")
-    run, _ = fit(replace(CONFIG, data=str(data), split="images", out=str(tmp_path / "run")), test=False)
-    resume(run.folder, test=False)
+    assert "gone: 1 image of class c2" in " ".join(measurement.model.warnings)
 
 
 def test_changes_are_grouped_by_kind_and_class():
