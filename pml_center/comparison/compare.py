@@ -261,8 +261,8 @@ def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
         raise ValueError(
             f"compare must be one process, which starts others, got {os.environ['WORLD_SIZE']} of torchrun. Use --jobs."
         )
+    plan.check_folder()  # before there is a lock in it, and before images are looked at
     images = plan.check()
-    plan.check_folder()
     with (
         owned(plan.folder),
         explain_interrupt(lambda: f"go on with: pml-center compare {shlex.quote(str(plan.folder))}"),
