@@ -6,12 +6,13 @@ Each question has an evaluator in the module of its name. What they stand on:
 - ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
 - ``retrieval_task``, ``retrieval_metrics``: retrieval as hits, and metrics of them
 - ``roc``, ``all_pairs``, ``accuracy``, ``pair_intervals``: scores of pairs, and error rates of them
-- ``statistics``, ``repeated_runs``: how sure a number is; ``spread``: how tight classes are
+- ``statistics``, ``paired_tests``: how sure a number is; ``spread``: how tight classes are
 - ``report``, ``retrieval_report``: the result, which ``pml_center.pages`` shows as HTML
 - ``evaluator``: what all evaluators have in common
 """
 
 from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
+from pml_center.evaluation.class_intervals import class_interval
 from pml_center.evaluation.clustering import (
     ClusteringEvaluator,
     adjusted_mutual_information,
@@ -22,8 +23,8 @@ from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samp
 from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
+from pml_center.evaluation.paired_tests import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
-from pml_center.evaluation.repeated_runs import holm, paired_runs_test, runs_interval
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.retrieval import RetrievalEvaluator
 from pml_center.evaluation.retrieval_metrics import (
@@ -43,9 +44,7 @@ from pml_center.evaluation.roc import Roc, roc
 from pml_center.evaluation.search import FaissSearcher, Neighbours, Ranking, nearest_neighbours
 from pml_center.evaluation.spread import intra_inter_distance
 from pml_center.evaluation.statistics import (
-    PairedTest,
     bootstrap_interval,
-    paired_test,
     resampled_counts,
     two_sample_bootstrap,
     wilson_interval,
@@ -80,6 +79,7 @@ __all__ = [
     "adjusted_mutual_information",
     "best_threshold",
     "bootstrap_interval",
+    "class_interval",
     "cross_validated_accuracy",
     "embed",
     "embed_samples",

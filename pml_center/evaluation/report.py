@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.statistics import Interval, PairedTest, paired_test
+from pml_center.evaluation.paired_tests import PairedTest, paired_test
+from pml_center.evaluation.statistics import Interval
 from pml_center.names import unknown_name
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
@@ -30,9 +31,12 @@ class Report:
         per_unit: each metric's value for every unit, (U,) float64 in the order of the input; NaN where left out. A
             metric that is no mean over units has none.
         unit: what a unit is, in the singular: ``"query"``, ``"fold"``, ``"episode"``, ``"probe"``.
+        clusters: (U,) integers, what could have been others together with all its units, such as the class of a query;
+            None where the units could.
+        over: what could have been others, in the plural: ``"classes"``, ``"people"``, ``"queries"``.
         ci: (low, high) of the metrics that have a confidence interval.
         ci_level: the level of all intervals.
-        ci_method: how they were made, e.g. ``"bootstrap over queries"``.
+        ci_method: how they were made and over how many of what, e.g. ``"over 193 classes, left out one at a time"``.
         curves: what a plot needs, by name: ``{"roc": {"far": (T,), "tar": (T,), "threshold": (T,)}}``.
         warnings: sentences on what makes the numbers doubtful.
 
@@ -60,6 +64,8 @@ class Report:
     counts: Mapping[str, int] = field(default_factory=dict)
     per_unit: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     unit: str = "query"
+    clusters: NDArray[np.int64] | None = None
+    over: str = "queries"
     ci: Mapping[str, Interval] = field(default_factory=dict)
     ci_level: float = 0.95
     ci_method: str = ""
@@ -78,13 +84,15 @@ class Report:
     def compare(self, other: "Report", resamples: int = 10_000, seed: int = 0) -> dict[str, PairedTest]:
         """Test whether this model differs from another on the same units, for each metric that both have per unit.
 
+        What could have been others is exchanged between the models: classes where a class is new, with all its queries.
+
         Args:
             other: the report of another model on the same units in the same order.
             resamples: of the permutation test, see :func:`~pml_center.evaluation.paired_test`.
             seed: of its random numbers.
 
         Raises:
-            ValueError: another number of units, other units, or no metric in common.
+            ValueError: another number of units, other units, no metric in common, or a single cluster.
 
         Example:
             >>> one, other = (
@@ -92,7 +100,7 @@ class Report:
             ...     for values in ([1, 1, 1, 0, 1, 1], [0, 1, 0, 0, 1, 0])
             ... )
             >>> print(one.compare(other)["accuracy"])
-            +0.5000  [+0.1667, +0.8333]  p = 0.2...
+            +0.5000  [+0.1667, +0.8333]  p = 0.2...  over 6 queries
         """
         shared = [name for name in self.per_unit if name in other.per_unit]
         if not shared:
@@ -100,12 +108,13 @@ class Report:
                 f"other must have a metric in common, got {', '.join(other.per_unit) or 'none'} beside "
                 f"{', '.join(self.per_unit) or 'none'}. Evaluate both with the same metrics."
             )
-        return {
+        found = {
             name: paired_test(
-                self.per_unit[name], other.per_unit[name], level=self.ci_level, resamples=resamples, seed=seed
+                self.per_unit[name], other.per_unit[name], self.ci_level, resamples, seed, clusters=self.clusters
             )
             for name in shared
         }
+        return {name: test._replace(over=self.over) for name, test in found.items()}
 
     def content(self) -> dict[str, Any]:
         """What :meth:`to_json` writes: everything but the values of the units and the curves.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
+from pml_center.evaluation.class_intervals import Absence, class_interval, few_units
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
@@ -59,10 +60,11 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             leaves it out; ``"zero"`` counts it as found wrong in every metric; ``"error"`` refuses it.
         ties: ``"index"`` ranks equal scores by row; ``"expected"`` takes the mean over all orders of equal scores, and
             ranks the whole gallery for it.
-        ci: what the bootstrap of the confidence intervals resamples: ``"query"``, or ``"class"``, with all its queries.
-            None means no intervals. Never the references: a duplicate would be a perfect neighbour.
+        ci: what could have been others, and so what intervals and :meth:`Report.compare` are about: ``"class"``, where
+            the classes are new to the model (:func:`class_interval`), or ``"query"``, new images of known classes (a
+            percentile bootstrap). None means no intervals, and tests by class.
         ci_level: the level of the intervals, in (0, 1).
-        resamples: of the bootstrap.
+        resamples: of the bootstrap over queries.
         seed: of its random numbers.
         chunk_size: at most this many queries at a time; None lets memory decide. The result does not depend on it.
 
@@ -76,12 +78,14 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         >>> embeddings = [[1, 0], [0.9, 0.3], [0, 1], [0.4, 0.8], [0.7, 0.7]]
         >>> print(RetrievalEvaluator(recall_at=(1, 2))(embeddings, ["a", "a", "b", "b", "c"]))
         4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out, ties 0.0 %
-        recall_at_1                  0.7500  [0.2500, 1.0000]
-        recall_at_2                  1.0000  [0.5101, 1.0000]
-        precision_at_1               0.7500  [0.2500, 1.0000]
-        r_precision                  0.7500  [0.2500, 1.0000]
-        mean_average_precision_at_r  0.7500  [0.2500, 1.0000]
-        95 % intervals: bootstrap over queries
+        recall_at_1                  0.7500  [0.0103, 0.9988]
+        recall_at_2                  1.0000  [0.0122, 1.0000]
+        precision_at_1               0.7500  [0.0103, 0.9988]
+        r_precision                  0.7500  [0.0103, 0.9988]
+        mean_average_precision_at_r  0.7500  [0.0103, 0.9988]
+        95 % intervals: over 2 classes, left out one at a time
+        warning: 2 classes are few to judge others by: ...
+
     """
 
     metrics: Sequence[str] = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
@@ -90,7 +94,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
     index: Any = "Flat"
     singletons: Singletons = "skip"
     ties: Ties = "index"
-    ci: Resampled | None = "query"
+    ci: Resampled | None = "class"
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0
@@ -193,13 +197,13 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         wanted = _wanted(self.get_curr_metrics(), include, exclude)
         queries = labelled_samples("embeddings", query, query_labels)
         references = None if reference is None else labelled_samples("reference", reference, reference_labels)
-        evaluator = replace(self, metrics=wanted, recall_at=())
+        evaluator = replace(self, metrics=wanted, recall_at=(), ci=None)
         task = RetrievalTask.of(queries, references, self.similarity, self.index, ref_includes_query, overlap=True)
         if not task.relevant.any() and self.singletons == "skip":
             LOG.warning("none of %s queries has a reference of its label: every metric is nan", len(task.codes))
             return dict.fromkeys(wanted, math.nan)
         _check_found(task, self.singletons)
-        values, _, neighbours = evaluator._measure(task, kept=1)
+        values, _, neighbours, _ = evaluator._measure(task, kept=1)
         alike = 0 if references is None or ref_includes_query else duplicates(task.search, neighbours.ids[:, 0])
         if alike:
             LOG.warning(
@@ -230,11 +234,12 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         """Evaluate queries among references, or among themselves."""
         task = RetrievalTask.of(queries, references, self.similarity, self.index)
         _check_found(task, self.singletons)
-        values, tied, neighbours = self._measure(task, min(KEPT, int(task.search.available.max())))
+        values, tied, neighbours, absence = self._measure(task, min(KEPT, int(task.search.available.max())))
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
-        metrics, ci = self._summarise(values, task.codes)
+        metrics, ci = self._summarise(values, task.codes, absence)
         alike = duplicates(task.search, neighbours.ids[:, 0])
+        few = few_units(len(np.unique(task.codes[measured])), "classes") if self.ci == "class" else ()
         return RetrievalReport(
             metrics=metrics,
             protocol=self._protocol(task, tie_rate, queries.groups is not None),
@@ -247,8 +252,10 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=self._ci_method(metrics),
-            warnings=_warnings(task, tie_rate, alike),
+            ci_method=self._ci_method(metrics, task.codes[measured]),
+            clusters=None if self.ci == "query" else task.codes,
+            over="queries" if self.ci == "query" else "classes",
+            warnings=_warnings(task, tie_rate, alike) + few,
             classes=task.classes,
             codes=task.codes,
             reference_codes=task.reference_codes,
@@ -261,13 +268,19 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             excluded=task.search.excluded,
         )
 
-    def _measure(self, task: RetrievalTask, kept: int) -> tuple[dict[str, Values], NDArray[np.bool_], Neighbours]:
-        """Each metric's values (Q,), NaN for a query that is left out; where ties decide (Q,); neighbours (Q, kept)."""
+    def _measure(
+        self, task: RetrievalTask, kept: int
+    ) -> tuple[dict[str, Values], NDArray[np.bool_], Neighbours, dict[str, Absence]]:
+        """Each metric's values (Q,), NaN for a query that is left out; where ties decide (Q,); neighbours (Q, kept).
+
+        And what would change of each metric without each class, where intervals are over classes.
+        """
         metrics, queries = self._all_metrics, len(task.codes)
         deepest = max((metric.k for metric in metrics.values()), default=0)
         empty = np.full(queries, 0.0 if self.singletons == "zero" else np.nan)
         values = {name: empty.copy() for name in metrics}
         tied = np.zeros(queries, dtype=bool)
+        absent = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((len(metrics), 0)))]
         if self._ranks_gallery:
             neighbours = task.search.nearest(kept, chunk_size=self.chunk_size)  # for the report alone
             chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
@@ -277,38 +290,48 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             if any(metric.looks_at == "r" for metric in metrics.values()):
                 needed = np.maximum(task.relevant, needed)
             chunks = task.first_neighbours(needed, kept, self.chunk_size, deepest)
-        for rows, ranking, undecided, found in progress_bar(chunks, queries):
+        for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
             tied[rows] = undecided
             if found is not None:
                 neighbours.put(rows, *found)
             some = ranking.relevant > 0
             for name, metric in metrics.items():
                 values[name][rows[some]] = metric(ranking)[some]
-        return values, tied, neighbours
+            for of, gone, without in others if self.ci == "class" else ():
+                change = [metric(without) - values[name][of] for name, metric in metrics.items()]
+                absent.append((gone, task.codes[of], np.array(change)))
+        gone, finder, changes = (np.concatenate(parts, axis=-1) for parts in zip(*absent, strict=True))
+        absence = {name: Absence(gone, finder, change) for name, change in zip(metrics, changes, strict=True)}
+        return values, tied, neighbours, absence
 
-    def _summarise(self, values: dict[str, Values], codes: Ids) -> tuple[dict[str, float], dict[str, Interval]]:
+    def _summarise(
+        self, values: dict[str, Values], codes: Ids, absence: dict[str, Absence]
+    ) -> tuple[dict[str, float], dict[str, Interval]]:
         """The means over queries, and over classes where these have different numbers of queries; their intervals."""
         measured = ~np.isnan(next(iter(values.values())))
-        codes = np.unique(codes[measured], return_inverse=True)[1]
-        known, sizes = {name: value[measured] for name, value in values.items()}, np.bincount(codes)
+        known, codes = {name: value[measured] for name, value in values.items()}, codes[measured]
+        sizes = np.unique(codes, return_counts=True)[1]
         metrics = {name: mean_of(value) for name, value in known.items()}
-        ci = self._intervals(known, codes if self.ci == "class" else None)
+        ci: dict[str, Interval] = {}
+        if self.ci == "query":
+            ci = bootstrap_intervals(known, None, self.ci_level, self.resamples, self.seed)
+        several = len(sizes) > 1 and self.ci is not None
+        if several and self.ci == "class":
+            ci = {name: class_interval(known[name], codes, self.ci_level, False, absence[name]) for name in known}
         if sizes.min() < sizes.max():
-            by_class = {f"macro_{name}": means_by_class(value, codes) for name, value in known.items()}
-            metrics |= {name: mean_of(value) for name, value in by_class.items()}
-            ci |= self._intervals(by_class, None)
+            numbers = np.unique(codes, return_inverse=True)[1]
+            for name, value in known.items():
+                metrics[f"macro_{name}"] = mean_of(means_by_class(value, numbers))
+                if several:
+                    ci[f"macro_{name}"] = class_interval(value, codes, self.ci_level, True, absence[name])
         return metrics, ci
 
-    def _intervals(self, values: dict[str, Values], clusters: Ids | None) -> dict[str, Interval]:
-        if self.ci is None:
-            return {}
-        return bootstrap_intervals(values, clusters, self.ci_level, self.resamples, self.seed)
-
-    def _ci_method(self, metrics: Mapping[str, float]) -> str:
+    def _ci_method(self, metrics: Mapping[str, float], codes: Ids) -> str:
+        classes = f"over {len(np.unique(codes)):,} classes, left out one at a time"
         if self.ci == "class":
-            return "bootstrap over classes"
+            return classes
         macro = any(name.startswith("macro_") for name in metrics)
-        return "bootstrap over queries" + (", over classes for macro averages" if macro else "")
+        return f"bootstrap over {len(codes):,} queries" + (f", {classes} for macro averages" if macro else "")
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         parts = [task.search.protocol, "leave-one-out" if task.search.leave_one_out else "separate references"]

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
 from pml_center.evaluation.report import Report
+from pml_center.evaluation.paired_tests import PairedTest
 from pml_center.evaluation.search import Neighbours
-from pml_center.evaluation.statistics import PairedTest, means_by_class
+from pml_center.evaluation.statistics import means_by_class
 
 NEAR_DUPLICATE = {"cosine": 0.99, "euclidean": 0.0}  # the score from which two embeddings may be of one image
 

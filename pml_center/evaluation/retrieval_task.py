@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pml_center.arrays import class_codes, joined, parts_of
+from pml_center.arrays import ENTRIES, class_codes, joined, parts_of
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.search import (
     Counts,
@@ -35,6 +35,19 @@ class Ranked(NamedTuple):
     """(c,) whether a tie may decide about a metric: of a hit and a miss, or of the last neighbour and the next."""
     neighbours: Neighbours | None = None
     """Their first neighbours (c, k), where they were ranked among these."""
+    absent: Iterator["WithoutClass"] = iter(())
+    """How they would stand without each of the classes that they were mistaken for, as far as that is known."""
+
+
+class WithoutClass(NamedTuple):
+    """Some queries, each without the references of one class."""
+
+    rows: Ids
+    """(p,) which queries."""
+    gone: Ids
+    """(p,) the class that is not there."""
+    ranking: Ranking
+    """What is then found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +131,23 @@ class RetrievalTask:
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
             ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], max(deepest, depth))
+            known = ids >= 0
+            known[:, :-1] &= place <= np.maximum(last, kept)  # what stands behind may not be next
+            absent = self._without_classes(rows, np.where(known, self.reference_codes[ids], -1), ranking.depth)
             found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
-            yield Ranked(rows, ranking, ties.any(axis=1), found)
+            yield Ranked(rows, ranking, ties.any(axis=1), found, absent)
+
+    def _without_classes(self, rows: Ids, codes: Ids, depth: int) -> Iterator[WithoutClass]:
+        """What neighbours of classes ``codes`` (c, K), -1 where unknown, would be without those of one other class."""
+        hits = codes == self.codes[rows, None]
+        behind = np.maximum.accumulate(hits[:, ::-1], axis=1)[:, ::-1] & ~hits & (codes >= 0)  # a hit comes later
+        query, place = np.nonzero(behind)
+        pairs = np.unique(query * len(self.classes) + codes[query, place])
+        for some in np.array_split(pairs, -(-len(pairs) * codes.shape[1] // ENTRIES)) if len(pairs) else ():
+            query, gone = np.divmod(some, len(self.classes))
+            ranking = Ranking.of(hits[query], self.relevant[rows[query]], max(depth, codes.shape[1]))
+            fewer = np.cumsum(codes[query] == gone[:, None], axis=1)[ranking.query, ranking.before]
+            yield WithoutClass(rows[query], gone, replace(ranking, before=ranking.before - fewer))
 
     def whole_gallery(self, ties: Ties, deepest: int, chunk_size: int | None = None) -> Iterator[Ranked]:
         """Rank the whole gallery for the queries that have something to find; see :func:`rank_gallery`.

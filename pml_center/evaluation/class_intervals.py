@@ -1,0 +1,175 @@
+"""Intervals over classes: how far a number would move, had other classes been measured.
+
+Nothing is drawn twice, as a bootstrap would: a reference would be its own perfect neighbour. Classes are left out, one
+at a time.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.arrays import as_numbers
+from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
+
+
+ENOUGH = 5  # units from which on intervals hold as often as they say
+
+
+class Absence(NamedTuple):
+    """What would change without a class in the gallery: where others found it, they find what stands behind it."""
+
+    gone: NDArray[np.int64]
+    """(P,) the class that is not there."""
+    finder: NDArray[np.int64]
+    """(P,) the class of queries that found it."""
+    change: Values
+    """(P,) of the sum of their values."""
+
+
+def class_interval(
+    values: Any, classes: Any, level: float = 0.95, macro: bool = False, absence: Absence | None = None
+) -> Interval:
+    """The interval of a mean of numbers in [0, 1], over classes: how far it would move with other classes.
+
+    Its variance is that of the jackknife: each class is left out in turn, its queries and, where ``absence`` is known,
+    its references too, which other classes are mistaken for. What a mistake between two classes brings in is then in
+    the variance twice, once with either of them, and is taken out once. The interval is Wilson's, with as many trials
+    as would give that variance and Student's quantile, so that it stays in [0, 1] and says something at 0 and 1.
+
+    Args:
+        values: (U,) of queries, in [0, 1]. NaN is left out.
+        classes: (U,) integers, the class of each.
+        level: the share of such intervals that hold the true value, in (0, 1).
+        macro: of the mean of the means of classes, instead of the mean of all values.
+        absence: what would change without each class. Classes that have no value are taken as they are.
+
+    Raises:
+        ValueError: another shape, values outside [0, 1], fewer than two classes without NaN.
+
+    Example:
+        >>> low, high = class_interval([1, 1, 0, 1, 1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+        >>> round(low, 2), round(high, 2)
+        (0.21, 0.95)
+
+    Source: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981, section 5, for what is
+        counted twice; Kish, Survey Sampling, 1965, section 11.7, for the number of classes that equal ones would be
+        worth; Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts
+        estimated from survey data, Survey Methodology 24, 1998, for the trials.
+    """
+    check_level(level)
+    values = as_numbers(values, "values")
+    if values.ndim != 1:
+        raise ValueError(f"values must have shape (units,), got {values.shape}. Give one for each unit.")
+    measured = ~np.isnan(values)
+    values, codes = by_cluster(values, classes, "classes")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("values must be in [0, 1], got others. runs_interval takes any, with clusters.")
+    weights = 1 / np.bincount(codes)[codes] if macro else np.ones(len(codes))
+    sizes = np.bincount(codes, weights)
+    sums = means_by_class(values, codes) * sizes
+    mean, variance = float(sums.sum() / sizes.sum()), _jackknife(sums, sizes)
+    if absence is not None:
+        present = np.unique(np.asarray(classes)[measured])
+        gone, finder = (np.searchsorted(present, each) for each in (absence.gone, absence.finder))
+        units = np.isin(absence.gone, present)
+        gone, finder = gone[units], finder[units]
+        change = absence.change[units] * weights[np.unique(codes, return_index=True)[1]][finder]
+        pairs = np.minimum(gone, finder) * len(sizes) + np.maximum(gone, finder)
+        twice = np.bincount(np.unique(pairs, return_inverse=True)[1], change)
+        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)))
+        variance = max(variance, without - float(np.square(twice).sum()) / sizes.sum() ** 2)
+    return score_interval(mean, variance, _worth(sizes), level)
+
+
+def few_units(units: int, what: str) -> tuple[str, ...]:
+    """A warning where so few classes or people say little of others.
+
+    Example:
+        >>> few_units(3, "classes")[0]
+        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on they do; ...'
+    """
+    if units >= ENOUGH:
+        return ()
+    some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
+    return (
+        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; 20 or more "
+        "make them short",
+    )
+
+
+def score_interval(mean: float, variance: float, units: float, level: float) -> Interval:
+    """Wilson's interval of a mean of numbers in [0, 1] whose variance was estimated.
+
+    Args:
+        mean: in [0, 1].
+        variance: of the mean.
+        units: that the variance was estimated from, equal ones; also the trials where the mean is 0 or 1.
+        level: in (0, 1).
+
+    Example:
+        >>> low, high = score_interval(0.5, 0.01, 20, 0.95)
+        >>> round(low, 2), round(high, 2)
+        (0.31, 0.69)
+    """
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + level) / 2, max(units - 1, 1))) ** 2
+    if 0 < mean < 1:  # how many trials would give that variance, as their inverse
+        inverse = variance / (mean * (1 - mean))
+    else:
+        inverse = 1 / units
+    middle = (mean + quantile * inverse / 2) / (1 + quantile * inverse)
+    half = math.sqrt(quantile * inverse * (mean * (1 - mean) + quantile * inverse / 4)) / (1 + quantile * inverse)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def class_values(values: Values, codes: NDArray[np.int64]) -> tuple[Values, float]:
+    """A value for each class, whose plain mean is the mean of all rows and whose variance is that of the jackknife.
+
+    Where classes have different numbers of rows the mean of all rows is a ratio of two sums. Left out, a class moves
+    it; C - 1 times that, turned round, is what it brings in.
+
+    Args:
+        values: (..., U) without NaN.
+        codes: (U,) the class of each, 0 to C - 1, each of which occurs.
+
+    Returns:
+        (..., C), and how many classes of one size they are worth.
+
+    Example:
+        >>> class_values(np.array([1.0, 0.0, 0.5, 0.5]), np.array([1, 0, 1, 1]))
+        (array([0.16666667, 0.83333333]), 1.6)
+    """
+    sizes = np.bincount(codes).astype(np.float64)
+    mean = values.mean(axis=-1, keepdims=True)
+    sums = np.apply_along_axis(lambda row: means_by_class(row, codes), -1, values) * sizes
+    moved = (sums - mean * sizes) * (len(sizes) - 1) / (sizes.sum() - sizes)
+    return mean + moved - moved.mean(axis=-1, keepdims=True), _worth(sizes)
+
+
+def _jackknife(sums: Values, sizes: Values, changes: Values | float = 0.0) -> float:
+    """The variance of the mean of all rows, by leaving out one class at a time."""
+    left = (sums.sum() - sums + changes) / (sizes.sum() - sizes)
+    return float(np.square(left - left.mean()).sum()) * (len(sizes) - 1) / len(sizes)
+
+
+def _worth(sizes: Values) -> float:
+    """How many classes of one size are worth as much as these."""
+    return float(sizes.sum() ** 2 / np.square(sizes).sum())
+
+
+def by_cluster(values: Any, clusters: Any, name: str = "clusters") -> tuple[Values, NDArray[np.int64]]:
+    """Values (..., U) of the units without NaN, and the cluster of each from 0 on.
+
+    Raises:
+        ValueError: no cluster for each unit, or fewer than two of them.
+    """
+    known = ~np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0)
+    codes = np.unique(cluster_codes(clusters, len(known), name)[known], return_inverse=True)[1]
+    if codes.max(initial=0) < 1:
+        raise ValueError(
+            f"{name} must be two or more, got {len(np.unique(codes))} with a value. One says nothing of others."
+        )
+    return values[..., known], codes

@@ -1,0 +1,260 @@
+"""Tests of two models on the same units, each trained once or several times with other seeds.
+
+Two things could have been otherwise: the units, or the clusters that they belong to, and the seeds. Seeds are few, and resampling three of them says too
+little: simulated with three seeds that matter, 95 % intervals by resampling seeds and units hold the true value in 83 %
+of all cases, the ones here in 90 %; where seeds matter little both do in 95 %.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pml_center.arrays import ENTRIES, as_numbers, check_count
+from pml_center.evaluation.class_intervals import by_cluster, class_values, score_interval
+from pml_center.evaluation.statistics import (
+    Interval,
+    Values,
+    bootstrap_interval,
+    check_level,
+    check_seed,
+    mean_of,
+)
+
+
+class PairedTest(NamedTuple):
+    """How two models differ on the same units."""
+
+    difference: float
+    """Of the means, first minus second."""
+    low: float
+    """The lower end of its interval."""
+    high: float
+    """The upper end."""
+    p_value: float
+    """Of no difference, in (0, 1]."""
+    units: int
+    """How many were compared: those that could have been others."""
+    over: str = "units"
+    """What they are, in the plural."""
+
+    def __str__(self) -> str:
+        numbers = f"{self.difference:+.4f}  [{self.low:+.4f}, {self.high:+.4f}]  p = {self.p_value:.4f}"
+        return f"{numbers}  over {self.units:,} {self.over}"
+
+
+def paired_test(
+    first: Any, second: Any, level: float = 0.95, resamples: int = 10_000, seed: int = 0, clusters: Any = None
+) -> PairedTest:
+    """Whether two models differ on the same units by more than chance: a permutation test of the mean difference.
+
+    If the models were alike, each unit's two values could as well be exchanged. ``p_value`` is the share of such
+    exchanges, the observed one among them, that differ at least as much in either direction; it is at least
+    1 / (resamples + 1). The interval of the difference is a percentile bootstrap over units. Clusters are exchanged
+    with all their units, because a model that is better with one of them is often better with all; the interval is then
+    Student's, by leaving out one cluster at a time. Five clusters can never have a p-value below 2 / 2^5, 0.06.
+
+    Args:
+        first: (U,) one model's value for each unit.
+        second: (U,) the other's, in the same order. Units that are NaN in either are left out.
+        level: of the interval, in (0, 1).
+        resamples: how many exchanges to try.
+        seed: of the random numbers.
+        clusters: (U,) integers: the class or the person of each unit, where a model is to meet others. None means that
+            units are what could have been others.
+
+    Raises:
+        ValueError: different numbers of units, none without NaN, or fewer than two clusters.
+
+    Example:
+        >>> test = paired_test([1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1, 0, 0])
+        >>> test.difference, test.p_value < 0.1
+        (0.625, True)
+
+    Source: Edgington and Onghena, Randomization Tests, 4th edition, 2007.
+    """
+    check_count("resamples", resamples)
+    check_seed(seed)
+    first, second = as_numbers(first, "first"), as_numbers(second, "second")
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(
+            f"first and second must be values of the same units, got shapes {first.shape} and {second.shape}. "
+            "Evaluate both models on the same queries, in the same order."
+        )
+    difference = first - second
+    if clusters is not None:
+        difference, codes = by_cluster(difference, clusters)
+        [means], worth = class_values(difference[None], codes)
+        p_value = _sign_flip_p_value(np.bincount(codes, difference), resamples, seed)
+        return _student(float(means.mean()), float(means.var(ddof=1)) / len(means), worth - 1, level)._replace(
+            p_value=p_value, units=len(means), over="clusters"
+        )
+    difference = difference[~np.isnan(difference)]
+    [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
+    p_value = _sign_flip_p_value(difference, resamples, seed)
+    return PairedTest(mean_of(difference), low, high, p_value, len(difference))
+
+
+def _sign_flip_p_value(difference: Values, resamples: int, seed: int) -> float:
+    """The test of scipy's ``permutation_test`` in bits: 0.02 s where scipy takes 13 s, for 60,000 units."""
+    random = np.random.default_rng(seed)
+    difference = difference[difference != 0]  # their sign does not matter
+    width = -(-len(difference) // 8)
+    observed = abs(difference.sum()) * (1 - 1e-12)  # sums in another order may round below
+    extreme = 1
+    rows = max(1, ENTRIES // max(1, len(difference)))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        packed = np.frombuffer(random.bytes(count * width), dtype=np.uint8).reshape(count, width)
+        kept = np.unpackbits(packed, axis=1, count=len(difference))  # the others change their sign
+        extreme += int((abs(2 * (kept @ difference) - difference.sum()) >= observed).sum())
+    return extreme / (resamples + 1)
+
+
+def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounded: bool = False) -> Interval:
+    """The interval of a mean over runs and units: how far it would move with other seeds and other units.
+
+    The variance of the mean is that of an analysis of variance with two random factors: what the runs contribute, plus
+    what the units contribute, less what both do, which is counted twice. The interval is Student's, with the degrees of
+    freedom of Satterthwaite: near those of the runs where these decide, near those of the units where these do.
+
+    Args:
+        values: (S, U) a metric of S runs for each of U units, such as queries; or (U,) of one run, whose interval says
+            nothing of other seeds. Units where any is NaN are left out.
+        level: the share of such intervals that hold the true value, in (0, 1).
+        clusters: (U,) integers: the class or the person of each unit, where others are to be met: these then count as
+            units, by leaving out one at a time.
+        bounded: the values lie in [0, 1], and so does the interval: Wilson's in place of Student's.
+
+    Raises:
+        ValueError: another shape, or fewer than two units or clusters without NaN.
+
+    Example:
+        >>> low, high = runs_interval([[0.9, 0.7, 0.8, 0.6], [0.8, 0.8, 0.7, 0.6], [1.0, 0.7, 0.8, 0.5]])
+        >>> round(low, 2), round(high, 2)
+        (0.52, 0.96)
+
+    Source: Searle, Casella and McCulloch, Variance Components, 1992, section 4.3; Satterthwaite, An approximate
+        distribution of estimates of variance components, Biometrics Bulletin 2, 1946.
+    """
+    check_level(level)
+    [table], worth = _units([_table(values)], clusters)
+    mean, variance, freedom = _moments([table], table.mean(axis=0), worth)
+    if bounded:
+        return score_interval(min(max(mean, 0.0), 1.0), variance, freedom + 1, level)
+    return tuple(_student(mean, variance, freedom, level)[1:3])
+
+
+def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any = None) -> PairedTest:
+    """Whether two models, each trained several times, differ by more than other seeds and other units would make them.
+
+    The values of a unit are averaged over the runs of each model and subtracted; what the runs of both contribute to
+    the variance is added, as in :func:`runs_interval`. Runs are not paired, because a seed that two models share hardly
+    makes them alike; where it does, the test is on the safe side. With one run of each it is the paired t-test over
+    units.
+
+    Args:
+        first: (S, U) one model's values in S runs for each of U units, or (U,) of one run.
+        second: (T, U) or (U,) the other's, for the same units in the same order.
+        level: of the interval, in (0, 1).
+        clusters: as of :func:`runs_interval`.
+
+    Raises:
+        ValueError: other units, or fewer than two of them or of the clusters without NaN.
+
+    Example:
+        >>> test = paired_runs_test([[0.9, 0.7, 0.8], [0.8, 0.8, 0.7]], [[0.5, 0.3, 0.4], [0.4, 0.4, 0.4]])
+        >>> round(test.difference, 2), test.p_value < 0.1
+        (0.38, True)
+
+    Source: as of :func:`runs_interval`.
+    """
+    check_level(level)
+    one, other = _table(first), _table(second)
+    if one.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"first and second must be values of the same units, got {one.shape[1]} and {other.shape[1]}. "
+            "Measure both models on the same queries, in the same order."
+        )
+    [one, other], worth = _units([one, other], clusters)
+    test = _student(*_moments([one, other], one.mean(axis=0) - other.mean(axis=0), worth), level)
+    return test._replace(units=one.shape[1], over="units" if clusters is None else "clusters")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, each corrected for the others: Holm's step-down method.
+
+    To call every test significant whose corrected value is below 0.05 is to be wrong anywhere in at most 5 % of all
+    cases, however the tests depend on each other.
+
+    Raises:
+        TypeError: values that are not real numbers.
+        ValueError: another shape than a list, or a number outside [0, 1].
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    values = as_numbers(p_values, "p_values")
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p_values must be a list of numbers in [0, 1], got {p_values!r}. Pass one per test.")
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return corrected.tolist()
+
+
+def _moments(models: Sequence[Values], units: Values, worth: float) -> tuple[float, float, float]:
+    """The mean of ``units``, its variance, and the degrees of freedom of that."""
+    count = len(units)
+    of_units = units.var(ddof=1) / count
+    repeated = [table for table in models if len(table) > 1]
+    of_runs = [table.mean(axis=1).var(ddof=1) / len(table) for table in repeated]
+    # An estimate of a variance may come out below one of its parts, which would be too good to be true.
+    variance = max(of_units + sum(of_runs) - sum(map(_of_both, repeated)), of_units, sum(of_runs))
+    parts = [
+        of_units**2 / (worth - 1),
+        *(own**2 / (len(table) - 1) for own, table in zip(of_runs, repeated, strict=True)),
+    ]
+    return mean_of(units), variance, variance**2 / sum(parts) if variance > 0 else worth - 1
+
+
+def _student(mean: float, variance: float, freedom: float, level: float) -> PairedTest:
+    """The mean, Student's interval of it, and the p-value of the hypothesis that it is 0."""
+    from scipy.stats import t
+
+    if not variance > 0:
+        return PairedTest(mean, mean, mean, float(mean == 0), 0)
+    error = variance**0.5
+    half = float(t.ppf((1 + level) / 2, freedom) * error)
+    return PairedTest(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / error, freedom)), 0)
+
+
+def _of_both(table: Values) -> float:
+    """What is particular to a unit in a run, as a part of the variance of the mean."""
+    runs, units = table.shape
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return np.square(rest).sum() / ((runs - 1) * (units - 1) * runs * units)
+
+
+def _table(values: Any) -> Values:
+    table = np.atleast_2d(as_numbers(values, "values"))
+    if table.ndim != 2:
+        raise ValueError(f"values must have shape (runs, units), got {table.shape}. Give a row for each run.")
+    return table
+
+
+def _units(tables: Sequence[Values], clusters: Any) -> tuple[list[Values], float]:
+    """Tables (S, U) of what is known of each unit, or of each cluster, and how many equal units they are worth."""
+    joined = np.concatenate(tables)
+    if clusters is not None:
+        joined, worth = class_values(*by_cluster(joined, clusters))
+    else:
+        joined = joined[:, ~np.isnan(joined).any(axis=0)]
+        worth = joined.shape[1]
+        if worth < 2:
+            raise ValueError(f"values must have two units without NaN, got {worth}. One says nothing of others.")
+    return np.split(joined, np.cumsum([len(table) for table in tables])[:-1]), worth
