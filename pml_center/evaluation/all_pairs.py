@@ -171,7 +171,7 @@ def _sample(scores: _Scores, binned: Roc, bin_of_point: Ids, seed: int, bar: tqd
         found = scores.exactly(first, second).astype(np.float64)
         people = np.stack([scores.codes[first], scores.codes[second]], axis=1)
         drawn.append(PairSample(found, np.full(len(kept), bool(part.same)), people, 1 / chance[kept]))
-    return PairSample(*(np.concatenate(each) for each in zip(*drawn, strict=True)))
+    return PairSample(*(np.concatenate(each) for each in zip(*(part[:4] for part in drawn), strict=True)))
 
 
 def _bands(scores: _Scores, bins: set[int]) -> list["_Band"]:

@@ -1,4 +1,4 @@
-"""Confidence intervals of error rates, by resampling the people on the pairs."""
+"""Confidence intervals and tests of error rates, by resampling the people on the pairs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation.roc import Counts, Flags, RankedPairs, Scores
-from pml_center.evaluation.statistics import Interval, settled, two_sample_bootstrap
+from pml_center.evaluation.statistics import Interval, settled, two_sample_bootstrap, two_sample_values
 
 KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
@@ -19,6 +19,7 @@ class PairSample(NamedTuple):
     same: Flags  # (n,)
     people: Counts  # (n, 2) who is on the two images
     weight: NDArray[np.float64]  # (n,) how many pairs each stands for
+    right: Flags | None = None  # (n,) whether each is judged rightly; None where accuracy is not measured
 
 
 def thinned(scores: Scores, same: Flags, people: Counts) -> tuple[PairSample, Counts]:
@@ -51,8 +52,37 @@ class Band(NamedTuple):
     high: NDArray[np.float64]
 
 
+class _Rates:
+    """Accuracy, equal error rate, area under the curve and TAR@FAR of pairs, each counted so many times."""
+
+    def __init__(self, sample: PairSample, far: Sequence[float], grid: NDArray[np.float64] | None = None):
+        self.sample = sample
+        self.far = far
+        self.grid = np.empty(0) if grid is None else grid  # where the curve is asked for too
+        self.ranking = RankedPairs(sample.scores, sample.same)
+        self.genuine_share = sample.weight[sample.same].sum() / sample.weight.sum()
+        self.names = ([] if sample.right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
+        self.names += [f"tar_at_far_{target:g}" for target in far]
+
+    def __call__(self, genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
+        same, right = self.sample.same, self.sample.right
+        times = np.empty(len(same))
+        times[same], times[~same] = genuine_weights, impostor_weights
+        times *= self.sample.weight
+        curve = self.ranking.roc(times)
+        if not curve.genuine_pairs or not curve.impostor_pairs:
+            return [np.nan] * (len(self.names) + len(self.grid))
+        whole = curve.tar[np.searchsorted(curve.far, self.grid, side="right") - 1]
+        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in self.far), *whole]
+        if right is None:
+            return values
+        genuine, impostor = (times * right * same).sum(), (times * right * ~same).sum()
+        share = self.genuine_share * genuine / curve.genuine_pairs
+        return [share + (1 - self.genuine_share) * impostor / curve.impostor_pairs, *values]
+
+
 def pair_intervals(
-    sample: PairSample, right: Flags | None, far: Sequence[float], level: float, resamples: int, seed: int
+    sample: PairSample, far: Sequence[float], level: float, resamples: int, seed: int
 ) -> tuple[dict[str, Interval], Band]:
     """Intervals of accuracy, equal error rate, area under the curve and TAR@FAR, and of the whole curve.
 
@@ -60,7 +90,6 @@ def pair_intervals(
 
     Args:
         sample: scored pairs of both kinds.
-        right: (n,) whether each pair is judged rightly; None where accuracy is not measured.
         far: targets of the false accept rate.
         level: of the intervals, in (0, 1).
         resamples: how often to resample.
@@ -70,32 +99,48 @@ def pair_intervals(
         (low, high) of each metric, and the band around the curve, each of its points for itself. Where no resample
         differs from 0, or from 1, a metric gets Wilson's interval with a trial for each person who has a genuine pair.
     """
-    same, weight = sample.same, sample.weight
-    ranking = RankedPairs(sample.scores, same)
-    genuine_share = weight[same].sum() / weight.sum()
-    names = ([] if right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
-    names += [f"tar_at_far_{target:g}" for target in far]
-    least = 1 / weight[~same].sum()
+    same, people = sample.same, sample.people
+    least = 1 / sample.weight[~same].sum()
     grid = np.unique(np.r_[np.geomspace(least, 1, 100), np.linspace(0, 1, 51)])
-
-    def statistic(genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
-        times = np.empty(len(same))
-        times[same], times[~same] = genuine_weights, impostor_weights
-        times *= weight
-        curve = ranking.roc(times)
-        if not curve.genuine_pairs or not curve.impostor_pairs:
-            return [np.nan] * (len(names) + len(grid))
-        whole = curve.tar[np.searchsorted(curve.far, grid, side="right") - 1]
-        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in far), *whole]
-        if right is None:
-            return values
-        genuine, impostor = (times * right * same).sum(), (times * right * ~same).sum()
-        share = genuine_share * genuine / curve.genuine_pairs + (1 - genuine_share) * impostor / curve.impostor_pairs
-        return [share, *values]
-
-    people = sample.people
-    low, high = two_sample_bootstrap(statistic, people[same, 0], people[~same], level, resamples, seed)
+    rates = _Rates(sample, far, grid)
+    low, high = two_sample_bootstrap(rates, people[same, 0], people[~same], level, resamples, seed)
     persons = len(np.unique(people[same, 0]))
     ends = zip(low.tolist(), high.tolist(), strict=True)
-    intervals = {name: settled(interval, persons, level) for name, interval in zip(names, ends, strict=False)}
-    return intervals, Band(grid, low[len(names) :], high[len(names) :])
+    intervals = {name: settled(interval, persons, level) for name, interval in zip(rates.names, ends, strict=False)}
+    return intervals, Band(grid, low[len(rates.names) :], high[len(rates.names) :])
+
+
+def pair_tests(
+    first: PairSample, second: PairSample, far: Sequence[float], level: float, resamples: int, seed: int
+) -> dict[str, tuple[Interval, float]]:
+    """How two models differ on the same people: the interval of the difference of each rate, and its p-value.
+
+    People are drawn once for both. The p-value is twice the share of resamples in which the other model is ahead, so
+    that it agrees with the interval.
+
+    Args:
+        first: pairs of one model.
+        second: of the other, with the same people; which pairs were thinned out may differ.
+        far: as of :func:`pair_intervals`, like all that follows.
+        level: of the intervals, in (0, 1).
+        resamples: how often to resample.
+        seed: of the random numbers.
+    """
+    one, other = _Rates(first, far), _Rates(second, far)
+    own = int(first.same.sum()), int((~first.same).sum())
+
+    def difference(genuine: Counts, impostor: Counts) -> NDArray[np.float64]:
+        ahead = dict(zip(one.names, one(genuine[: own[0]], impostor[: own[1]]), strict=True))
+        behind = dict(zip(other.names, other(genuine[own[0] :], impostor[own[1] :]), strict=True))
+        return np.array([ahead[name] - behind[name] for name in shared])
+
+    shared = [name for name in one.names if name in other.names]
+    genuine = np.concatenate([first.people[first.same, 0], second.people[second.same, 0]])
+    impostor = np.concatenate([first.people[~first.same], second.people[~second.same]])
+    found = two_sample_values(difference, genuine, impostor, resamples, seed)
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    drawn = np.count_nonzero(~np.isnan(found), axis=0)
+    rarer = np.minimum((found <= 0).sum(axis=0), (found >= 0).sum(axis=0))
+    p_values = np.minimum(1, 2 * (rarer + 1) / (drawn + 1))
+    ends = zip(zip(low.tolist(), high.tolist(), strict=True), p_values.tolist(), strict=True)
+    return dict(zip(shared, ends, strict=True))

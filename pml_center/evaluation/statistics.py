@@ -216,6 +216,24 @@ def two_sample_bootstrap(
         2007, arXiv:0712.1111 (weights that are products).
     """
     check_level(level)
+    found = two_sample_values(statistic, genuine_ids, impostor_ids, resamples, seed)
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def two_sample_values(
+    statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Any],
+    genuine_ids: Any,
+    impostor_ids: Any,
+    resamples: int,
+    seed: int,
+) -> Values:
+    """What the statistic of :func:`two_sample_bootstrap` is in each resample, (resamples, ...); arguments as there.
+
+    Example:
+        >>> two_sample_values(lambda genuine, impostor: genuine.sum() + impostor.sum(), [0, 1], [(0, 1)], 2, 0).shape
+        (2,)
+    """
     check_seed(seed)
     genuine_ids, impostor_ids = as_array(genuine_ids, "genuine_ids"), as_array(impostor_ids, "impostor_ids")
     for name, ids in (("genuine_ids", genuine_ids), ("impostor_ids", impostor_ids)):
@@ -233,8 +251,7 @@ def two_sample_bootstrap(
         statistic(counts[genuine], counts[pairs[:, 0]] * counts[pairs[:, 1]])
         for counts in resampled_counts(len(people), resamples, seed)
     ]
-    low, high = np.nanquantile(np.asarray(found, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    return np.asarray(found, dtype=np.float64)
 
 
 def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:

@@ -15,12 +15,15 @@ from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
-from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, thinned
+from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
+from pml_center.evaluation.paired_tests import PairedTest
 from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, checked_folds, checked_people, lfw_pairs
-from pml_center.evaluation.report import ThresholdReport
+from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import Interval, check_intervals, mean_of
+
+TAR = "tar_at_far_"
 
 
 def shared_identities(labels: Iterable[Hashable], others: Iterable[Hashable]) -> list[Hashable]:
@@ -52,6 +55,8 @@ class VerificationReport(ThresholdReport):
         same: (P,) whether each shows one identity; None for all pairs.
         pairs: the pairs; None for all pairs, and where only scores were given.
         names: (N,) what to call the rows of the pairs; None where nobody said.
+        people: who is on the images of each pair (P, 2), or on each image (N,) of all pairs; None where nobody said.
+        sample: of the pairs, which intervals and tests are made from; None where there are no intervals.
 
     Example:
         >>> report = VerificationEvaluator(far=[0.5], ci=None).of_scores([0.9, 0.2, 0.4, 0.6], [1, 1, 0, 0])
@@ -65,6 +70,45 @@ class VerificationReport(ThresholdReport):
     same: Flags | None = None
     pairs: Pairs | None = None
     names: Sequence[str] | None = None
+    people: Ids | None = None
+    sample: PairSample | None = None
+
+    def compare(self, other: Report, resamples: int = 1000, seed: int = 0) -> dict[str, PairedTest]:
+        """Test whether this model differs from another on the same people, by people drawn once for both.
+
+        Args:
+            other: the report of another model on the same pairs.
+            resamples: of the bootstrap.
+            seed: of its random numbers.
+
+        Returns:
+            A test of each rate that both have, of folds where nobody says who is on the images.
+
+        Raises:
+            ValueError: other pairs, other people, or nothing in common.
+
+        Example:
+            >>> evaluator, people = VerificationEvaluator(far=(0.5,)), np.arange(40) // 4
+            >>> rows = np.random.default_rng(0).normal(size=(2, 40, 4)) + 3 * np.eye(10)[people][:, :4]
+            >>> one, other = (evaluator(each, people) for each in rows)
+            >>> print(one.compare(other)["equal_error_rate"])
+            +0.0167  [-0.0526, +0.1205]  p = 0.4835  over 10 people
+        """
+        if self.sample is None or not isinstance(other, VerificationReport) or other.sample is None:
+            return super().compare(other, resamples, seed)
+        if not all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("people", "same")):
+            raise ValueError(
+                f"other must be about the same pairs of the same people, got {other.summary} beside {self.summary}. "
+                "Evaluate both models on the same data, in the same order."
+            )
+        far = [float(name.removeprefix(TAR)) for name in self.metrics if name.startswith(TAR) and name in other.metrics]
+        tests = pair_tests(self.sample, other.sample, far, self.ci_level, resamples, seed)
+        people = len(np.unique(self.sample.people))
+        return {
+            name: PairedTest(self[name] - other[name], *interval, p_value, people, self.over)
+            for name, (interval, p_value) in tests.items()
+            if name in self.metrics and name in other.metrics
+        }
 
     def mistakes(self, k: int = 20) -> NDArray[np.void]:
         """The pairs that are judged wrongly by most, at the threshold of the accuracy, else of the equal error rate.
@@ -238,8 +282,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         sample = None
         if self.ci is not None and people is not None:
             sample, kept = thinned(scores, same, people)
-            right = None if right is None else right[kept]
-        ci, curves = self._intervals(curve, sample, right, far, metrics)
+            sample = sample._replace(right=None if right is None else right[kept])
+        ci, curves = self._intervals(curve, sample, far, metrics)
         return VerificationReport(
             metrics=metrics,
             protocol=how,
@@ -248,12 +292,15 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             unit="fold",
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=f"two-sample bootstrap over {unit}",
+            ci_method=_method(people, unit),
+            over=unit,
             curves=curves,
             warnings=warnings,
             thresholds=thresholds,
             scores=scores,
             same=same,
+            people=people,
+            sample=sample,
         )
 
     def _all(self, search: ExactSearch, codes: Ids) -> VerificationReport:
@@ -269,24 +316,26 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         found = all_pairs(search, codes, far, self.ci is not None, self.seed)
         metrics, thresholds = _rates(found.exact, far)
-        ci, curves = self._intervals(found.binned, found.sample, None, far, metrics)
+        ci, curves = self._intervals(found.binned, found.sample, far, metrics)
         return VerificationReport(
             metrics=metrics,
             protocol=f"{self.similarity} similarity, all pairs",
             counts={"pairs": genuine + impostor, "genuine": genuine, "impostor": impostor},
             ci=ci,
             ci_level=self.ci_level,
-            ci_method="two-sample bootstrap over people",
+            ci_method=_method(codes, "people"),
+            over="people",
             curves=curves,
             warnings=warnings,
             thresholds=thresholds,
+            people=codes,
+            sample=found.sample,
         )
 
     def _intervals(
         self,
         curve: Roc,
         sample: PairSample | None,
-        right: Flags | None,
         far: Sequence[float],
         metrics: Mapping[str, float],
     ) -> tuple[dict[str, Interval], dict[str, dict[str, NDArray]]]:
@@ -294,10 +343,15 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         points = curve.points()
         if sample is None:
             return {}, {"roc": points, "scores": curve.histogram()}
-        found, band = pair_intervals(sample, right, far, self.ci_level, self.resamples, self.seed)
+        found, band = pair_intervals(sample, far, self.ci_level, self.resamples, self.seed)
         points |= {end: np.interp(points["far"], band.far, getattr(band, end)) for end in ("low", "high")}
         ci = {name: interval for name, interval in found.items() if name in metrics}
         return ci, {"roc": points, "scores": curve.histogram()}
+
+
+def _method(people: Ids | None, unit: str) -> str:
+    how_many = "" if people is None else f"{len(np.unique(people)):,} "
+    return f"two-sample bootstrap over {how_many}{unit}"
 
 
 def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:
@@ -305,8 +359,8 @@ def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str
     metrics = {"equal_error_rate": curve.equal_error_rate}
     thresholds = {"equal_error_rate": curve.equal_error_threshold}
     for target in far:
-        metrics[f"tar_at_far_{target:g}"] = curve.tar_at(target)
-        thresholds[f"tar_at_far_{target:g}"] = curve.threshold_at(target)
+        metrics[f"{TAR}{target:g}"] = curve.tar_at(target)
+        thresholds[f"{TAR}{target:g}"] = curve.threshold_at(target)
     return metrics, thresholds
 
 

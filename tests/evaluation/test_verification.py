@@ -239,14 +239,14 @@ def test_intervals_resample_people():
     for name in ("tar_at_far_0.1", "equal_error_rate"):
         widths = [report.ci[name][1] - report.ci[name][0] for report in (single, several)]
         assert widths[1] > 0.7 * widths[0]
-    assert single.ci_method == "two-sample bootstrap over people"
+    assert single.ci_method == "two-sample bootstrap over 40 people"
 
 
 def test_without_names_the_intervals_resample_images():
     embeddings, labels = clusters(spread=2)
     pairs = drawn_pairs(labels)
     report = VerificationEvaluator(resamples=100)(embeddings, pairs=pairs)
-    assert report.ci_method == "two-sample bootstrap over images"
+    assert report.ci_method == "two-sample bootstrap over 286 images"
     assert set(report.ci) == set(report.metrics) - {"accuracy_se"}
     for name, (low, high) in report.ci.items():
         assert low < report[name] < high
