@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import as_numbers
+from pml_center.checks import check_flags
 from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
 
 
@@ -59,13 +60,16 @@ def class_interval(
         estimated from survey data, Survey Methodology 24, 1998, for the trials.
     """
     check_level(level)
+    check_flags(macro=macro)
     values = as_numbers(values, "values")
     if values.ndim != 1:
         raise ValueError(f"values must have shape (units,), got {values.shape}. Give one for each unit.")
     measured = ~np.isnan(values)
     values, codes = by_cluster(values, classes, "classes")
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("values must be in [0, 1], got others. runs_interval takes any, with clusters.")
+        raise ValueError(
+            f"values must be in [0, 1], got {values.min():g} to {values.max():g}. runs_interval takes any, with clusters."
+        )
     weights = 1 / np.bincount(codes)[codes] if macro else np.ones(len(codes))
     sizes = np.bincount(codes, weights)
     sums = means_by_class(values, codes) * sizes
@@ -81,6 +85,16 @@ def class_interval(
         without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)))
         variance = max(variance, without - float(np.square(twice).sum()) / sizes.sum() ** 2)
     return score_interval(mean, variance, _worth(sizes), level)
+
+
+def over_classes(classes: int) -> str:
+    """What :func:`class_interval` is about, in words.
+
+    Example:
+        >>> over_classes(193)
+        'over 193 classes, left out one at a time'
+    """
+    return f"over {classes:,} classes, left out one at a time"
 
 
 def few_units(units: int, what: str) -> tuple[str, ...]:

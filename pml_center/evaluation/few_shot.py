@@ -15,13 +15,15 @@ from pml_center.arrays import as_array, as_list, check_count, check_several, cla
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.decoding import convert, decode
+from pml_center.evaluation.class_intervals import class_interval, few_units, over_classes
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import bootstrap_interval, check_intervals, check_seed, mean_of, settled
+from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, check_seed, mean_of, settled
 from pml_center.text_files import decoded
 
 Classifier = Literal["mean", "knn"]
+Resampled = Literal["class", "episode"]
 FEW = 10  # episodes, over fewer of which an interval is a rough one
 Matrix = NDArray[np.float64]
 
@@ -167,7 +169,10 @@ class FewShotEvaluator(Evaluator[Report]):
             nearest support images, of several the one with the nearest.
         neighbours: of ``"knn"``.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``. With cosine, rows and means are normalised.
-        ci: ``"episode"``: confidence intervals by a bootstrap over episodes. None means no intervals.
+        ci: what could have been others: ``"class"``, where the classes are new to the model, which also holds where
+            episodes share images (:func:`class_interval` of the queries of each class); or ``"episode"``, new images of
+            known classes, by a bootstrap over episodes that share none. Episodes that were given are always resampled:
+            nobody says which classes they have in common. None means no intervals.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap.
         seed: of episodes and bootstrap. Use the same for the models that you compare.
@@ -181,8 +186,9 @@ class FewShotEvaluator(Evaluator[Report]):
         >>> embeddings = np.repeat(np.eye(3), 40, axis=0) + 0.5 * rng.normal(size=(120, 3))
         >>> print(FewShotEvaluator(ways=3, queries=3)(embeddings, labels))
         10 episodes, 90 queries: 3-way 1-shot, nearest class mean by cosine similarity, episodes that share no image
-        accuracy  0.7111  [0.6000, 0.8333]
-        95 % intervals: bootstrap over episodes
+        accuracy  0.7111  [0.2987, 0.9343]
+        95 % intervals: over 3 classes, left out one at a time
+        warning: 3 classes are few to judge others by: ...
 
     Source: Snell et al., Prototypical Networks, NeurIPS 2017, arXiv:1703.05175 (class means).
     """
@@ -195,16 +201,21 @@ class FewShotEvaluator(Evaluator[Report]):
     classifier: Classifier = "mean"
     neighbours: int = 1
     similarity: Similarity = "cosine"
-    ci: Literal["episode"] | None = "episode"
+    ci: Resampled | None = "class"
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity), classifier=(self.classifier, Classifier))
-        check_intervals(self.ci, Literal["episode"], self.ci_level, self.resamples, self.seed)
+        check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
         for name in ("ways", "shots", "queries", "neighbours"):
             check_count(name, getattr(self, name))
+        if self.ci == "episode" and not self.disjoint:
+            raise ValueError(
+                "ci must be 'class' or None with disjoint=False, got 'episode': episodes that share images say nothing "
+                "of other data, however many there are. Leave ci out."
+            )
 
     def __call__(self, embeddings: Any, labels: Iterable[Hashable] | None = None) -> Report:
         """Classify in episodes that are drawn from labelled embeddings.
@@ -224,13 +235,8 @@ class FewShotEvaluator(Evaluator[Report]):
         codes = class_codes(samples.labels, len(prepared))
         episodes = sample_episodes(codes, self.ways, self.shots, self.queries, self.episodes, self.disjoint, self.seed)
         images = "episodes that share no image" if self.disjoint else "episodes that may share images"
-        warnings = []
-        if not self.disjoint:
-            warnings.append("episodes share images: the interval holds the chance of the draws, not that of the data")
-        elif len(episodes) < FEW:
-            warnings.append(f"only {len(episodes)} episodes share no image: an interval over so few is a rough one")
         how = f"{self.ways}-way {self.shots}-shot, {self._rule}, {images}"
-        return self._report(prepared.astype(np.float64), episodes, how, tuple(warnings))
+        return self._report(prepared.astype(np.float64), episodes, how, codes if self.ci == "class" else None)
 
     def of_episodes(self, embeddings: Any, episodes: Sequence[Episode]) -> Report:
         """Classify in episodes that a protocol gives, such as :func:`omniglot_runs`. Their sizes are their own.
@@ -250,29 +256,46 @@ class FewShotEvaluator(Evaluator[Report]):
             raise ValueError("episodes must be at least one, got none. See sample_episodes.")
         for number, episode in enumerate(episodes):
             _check_episode(episode, number, len(prepared))
-        return self._report(prepared.astype(np.float64), episodes, f"given episodes, {self._rule}", ())
+        return self._report(prepared.astype(np.float64), episodes, f"given episodes, {self._rule}")
 
     @property
     def _rule(self) -> str:
         rule = "nearest class mean" if self.classifier == "mean" else f"{self.neighbours} nearest support images"
         return f"{rule} by {self.similarity} similarity"
 
-    def _report(self, rows: Matrix, episodes: Sequence[Episode], how: str, warnings: tuple[str, ...]) -> Report:
-        accuracy = np.array([(self._classify(rows, each) == each.query_classes).mean() for each in episodes])
-        ci = {}
-        queries = sum(len(each.queries) for each in episodes)
+    def _report(self, rows: Matrix, episodes: Sequence[Episode], how: str, codes: Ids | None = None) -> Report:
+        """The report, by queries where ``codes`` says of which class each row is, else by episodes."""
+        right = [(self._classify(rows, each) == each.query_classes).astype(np.float64) for each in episodes]
+        counts = {"episodes": len(episodes), "queries": sum(map(len, right))}
+        accuracy = np.array([each.mean() for each in right])
+        common: dict[str, Any] = {"metrics": {"accuracy": mean_of(accuracy)}, "protocol": how, "counts": counts}
+        common["ci_level"] = self.ci_level
+        if codes is not None:
+            values, classes = np.concatenate(right), codes[np.concatenate([each.queries for each in episodes])]
+            number = len(np.unique(classes))
+            return Report(
+                **common,
+                per_unit={"accuracy": values},
+                clusters=classes,
+                over="classes",
+                ci={"accuracy": class_interval(values, classes, self.ci_level)},
+                ci_method=over_classes(number),
+                warnings=few_units(number, "classes"),
+            )
+        ci: dict[str, Interval] = {}
+        warnings: tuple[str, ...] = ()
         if self.ci is not None:
             [interval] = bootstrap_interval(accuracy, None, self.ci_level, self.resamples, self.seed)
-            ci = {"accuracy": settled(interval, queries, self.ci_level)}
+            ci = {"accuracy": settled(interval, counts["queries"], self.ci_level)}
+            if len(episodes) < FEW:
+                warnings = (f"only {len(episodes)} episodes share no image: an interval over so few is a rough one",)
         return Report(
-            metrics={"accuracy": mean_of(accuracy)},
-            protocol=how,
-            counts={"episodes": len(episodes), "queries": queries},
+            **common,
             per_unit={"accuracy": accuracy},
             unit="episode",
+            over="episodes",
             ci=ci,
-            ci_level=self.ci_level,
-            ci_method="bootstrap over episodes",
+            ci_method=f"bootstrap over {len(episodes):,} episodes",
             warnings=warnings,
         )
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
+from pml_center.evaluation.class_intervals import class_interval
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
@@ -58,8 +59,9 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         fpir: targets of the false positive identification rate, in (0, 1). None means 0.1, 0.01, …, 1e-6, as far as ten
             non-mated queries or more may be taken for somebody. A target below that is measured with a warning.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
-        ci: what the bootstrap of the confidence intervals resamples: ``"identity"``, with all its queries, or
-            ``"query"``. None means no intervals. Never the gallery.
+        ci: what could have been others, and so what the bootstrap of the intervals resamples and :meth:`Report.compare`
+            exchanges: ``"identity"``, a person with all queries, or ``"query"``. Never the gallery. None means no
+            intervals, and tests by person.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap.
         seed: of its random numbers, and of the order of distractors.
@@ -172,17 +174,29 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             protocol=f"{self.similarity} similarity" + (", mean over galleries" if len(galleries) > 1 else ""),
             counts=counts | {"references": sum(each.references for each in searched)},
             per_unit=per_query,
-            ci=self._intervals(searched, codes, fpir),
-            ci_level=self.ci_level,
-            ci_method=self._ci_method,
+            **self._sampled(codes),
+            ci=self._intervals(searched, codes, fpir) | self._over_people(per_query, codes),
             curves={"cmc": {"rank": ranks, "rate": np.array(_mean_rates(searched, ranks, ()))}},
             warnings=warnings,
             thresholds=thresholds,
         )
 
-    @property
-    def _ci_method(self) -> str:
-        return f"bootstrap over {'people' if self.ci == 'identity' else 'queries'}"
+    def _over_people(self, per_query: dict[str, Values], codes: Ids) -> dict[str, Interval]:
+        """Of rates that are means over queries: a person is left out instead of drawn twice."""
+        if self.ci != "identity" or not per_query:
+            return {}
+        measured = ~np.isnan(next(iter(per_query.values())))
+        if len(np.unique(codes[measured])) < 2:
+            return {}
+        return {name: class_interval(per_query[name], codes, self.ci_level) for name in per_query if "tpir" not in name}
+
+    def _sampled(self, codes: Ids) -> dict[str, Any]:
+        """What could have been others, for a report: people where nobody says otherwise."""
+        if self.ci == "query":
+            how = f"bootstrap over {len(codes):,} queries"
+            return {"over": "queries", "ci_level": self.ci_level, "ci_method": how}
+        how = f"over {len(np.unique(codes)):,} people, left out one at a time; a bootstrap where a threshold is found anew"
+        return {"clusters": codes, "over": "people", "ci_level": self.ci_level, "ci_method": how}
 
     def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)
@@ -264,10 +278,9 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         rates = np.where(mates[:, None] > 0, found / np.maximum(mates, 1)[:, None], np.nan)
         names = [f"rank_1_at_{size}" for size in sizes]
         per_query = dict(zip(names, rates.T, strict=True))
-        ci = {}
-        if self.ci is not None:
-            people = codes if self.ci == "identity" else None
-            ci = bootstrap_intervals(per_query, people, self.ci_level, self.resamples, self.seed)
+        ci = self._over_people(per_query, codes)
+        if self.ci == "query":
+            ci = bootstrap_intervals(per_query, self.ci_level, self.resamples, self.seed)
         means = np.array([mean_of(column) for column in rates.T])
         return Report(
             metrics=dict(zip(names, means.tolist(), strict=True)),
@@ -278,9 +291,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
                 "skipped": int((mates == 0).sum()),
             },
             per_unit=per_query,
+            **self._sampled(codes),
             ci=ci,
-            ci_level=self.ci_level,
-            ci_method=self._ci_method,
             curves={"distractors": {"size": np.array(sizes), "rate": means}},
         )
 

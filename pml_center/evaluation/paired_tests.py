@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_numbers, check_count
+from pml_center.checks import check_flags
 from pml_center.evaluation.class_intervals import by_cluster, class_values, score_interval
 from pml_center.evaluation.statistics import (
     Interval,
@@ -74,6 +75,7 @@ def paired_test(
 
     Source: Edgington and Onghena, Randomization Tests, 4th edition, 2007.
     """
+    check_level(level)
     check_count("resamples", resamples)
     check_seed(seed)
     first, second = as_numbers(first, "first"), as_numbers(second, "second")
@@ -139,6 +141,7 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
         distribution of estimates of variance components, Biometrics Bulletin 2, 1946.
     """
     check_level(level)
+    check_flags(bounded=bounded)
     [table], worth = _units([_table(values)], clusters)
     mean, variance, freedom = _moments([table], table.mean(axis=0), worth)
     if bounded:

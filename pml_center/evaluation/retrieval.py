@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
-from pml_center.evaluation.class_intervals import Absence, class_interval, few_units
+from pml_center.evaluation.class_intervals import Absence, class_interval, few_units, over_classes
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
@@ -314,7 +314,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         metrics = {name: mean_of(value) for name, value in known.items()}
         ci: dict[str, Interval] = {}
         if self.ci == "query":
-            ci = bootstrap_intervals(known, None, self.ci_level, self.resamples, self.seed)
+            ci = bootstrap_intervals(known, self.ci_level, self.resamples, self.seed)
         several = len(sizes) > 1 and self.ci is not None
         if several and self.ci == "class":
             ci = {name: class_interval(known[name], codes, self.ci_level, False, absence[name]) for name in known}
@@ -327,7 +327,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         return metrics, ci
 
     def _ci_method(self, metrics: Mapping[str, float], codes: Ids) -> str:
-        classes = f"over {len(np.unique(codes)):,} classes, left out one at a time"
+        classes = over_classes(len(np.unique(codes)))
         if self.ci == "class":
             return classes
         macro = any(name.startswith("macro_") for name in metrics)

@@ -152,27 +152,23 @@ def settled(interval: Interval, units: int, level: float) -> Interval:
     return wilson_interval(low * units, units, level) if low == high and low in (0, 1) else interval
 
 
-def bootstrap_intervals(
-    values: Mapping[str, Values], clusters: NDArray[np.int64] | None, level: float, resamples: int, seed: int
-) -> dict[str, Interval]:
+def bootstrap_intervals(values: Mapping[str, Values], level: float, resamples: int, seed: int) -> dict[str, Interval]:
     """:func:`bootstrap_interval` of metrics by their names, each :func:`settled`.
 
     Args:
         values: (U,) of each metric.
-        clusters: as of :func:`bootstrap_interval`, like all that follows.
-        level: of the intervals, in (0, 1).
+        level: as of :func:`bootstrap_interval`, like all that follows.
         resamples: how often to resample.
         seed: of the random numbers.
 
     Example:
-        >>> bootstrap_intervals({"recall_at_1": np.array([1.0, 1.0, 1.0, 1.0])}, None, 0.95, 100, 0)
+        >>> bootstrap_intervals({"recall_at_1": np.array([1.0, 1.0, 1.0, 1.0])}, 0.95, 100, 0)
         {'recall_at_1': (0.510..., 1.0)}
     """
     table = np.stack(list(values.values()))
     known = ~np.isnan(table).any(axis=0)
-    units = int(known.sum()) if clusters is None else len(np.unique(clusters[known]))
-    found = bootstrap_interval(table, clusters, level, resamples, seed)
-    return {name: settled(interval, units, level) for name, interval in zip(values, found, strict=True)}
+    found = bootstrap_interval(table, None, level, resamples, seed)
+    return {name: settled(interval, int(known.sum()), level) for name, interval in zip(values, found, strict=True)}
 
 
 def two_sample_bootstrap(

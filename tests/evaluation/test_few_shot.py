@@ -1,6 +1,7 @@
 """Few-shot episodes: drawn without sharing an image, classified as by hand; Omniglot's own runs."""
 
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,8 @@ def test_accuracy_is_that_of_each_query_by_hand(similarity, classifier, neighbou
     episodes = sample_episodes(labels, shots=3, queries=4)
     expected = [by_hand(embeddings, episode, classifier, neighbours, similarity) for episode in episodes]
     np.testing.assert_allclose(report.per_unit["accuracy"], expected)
+    by_query = replace(evaluator, ci="class")(embeddings, labels).per_unit["accuracy"]
+    np.testing.assert_allclose(by_query.reshape(len(episodes), -1).mean(axis=1), expected)
     assert report["accuracy"] == pytest.approx(np.mean(expected))
     assert 0.3 < report["accuracy"] < 1
 
@@ -130,7 +133,9 @@ def test_more_shots_help_and_perfect_clusters_are_told_apart():
     assert five > one + 0.1
     report = FewShotEvaluator(queries=4)(*clusters(spread=1e-3))
     assert report["accuracy"] == 1
-    assert 0.9 < report.ci["accuracy"][0] < 1  # Wilson's interval of the queries
+    assert 0.6 < report.ci["accuracy"][0] < 0.9  # Wilson's interval of the classes
+    by_episode = FewShotEvaluator(queries=4, ci="episode")(*clusters(spread=1e-3))
+    assert 0.9 < by_episode.ci["accuracy"][0] < 1  # and of the queries
 
 
 def test_collapsed_embeddings_are_right_by_chance():
@@ -145,14 +150,14 @@ def test_an_interval_says_what_it_leaves_out():
     assert 10 <= report.counts["episodes"] <= 300 // 25
     assert report.counts["queries"] == 20 * report.counts["episodes"]
     assert not report.warnings
+    assert report.ci_method == "over 20 classes, left out one at a time"
     sharing = FewShotEvaluator(queries=4, disjoint=False)(embeddings, labels)
-    assert sharing.warnings == (
-        "episodes share images: the interval holds the chance of the draws, not that of the data",
-    )
-    assert sharing.ci["accuracy"][1] - sharing.ci["accuracy"][0] < (high - low) / 2
-    few = FewShotEvaluator(queries=10)(embeddings, labels)
+    assert sharing.ci["accuracy"][1] - sharing.ci["accuracy"][0] > (high - low) / 2  # no number of draws makes classes
+    few = FewShotEvaluator(queries=10, ci="episode")(embeddings, labels)
     count = few.counts["episodes"]
     assert few.warnings == (f"only {count} episodes share no image: an interval over so few is a rough one",)
+    with pytest.raises(ValueError, match="ci must be 'class' or None with disjoint=False, got 'episode'"):
+        FewShotEvaluator(disjoint=False, ci="episode")
 
 
 def test_two_models_meet_in_the_same_episodes():

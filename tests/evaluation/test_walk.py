@@ -155,10 +155,14 @@ CASES = {
         evaluation.bootstrap_interval,
         {"values": SCORES, "clusters": FOLDS, "level": 0.9, "resamples": 3, "seed": 0},
     ),
+    "class_interval": (
+        evaluation.class_interval,
+        {"values": SCORES, "classes": FOLDS, "level": 0.9, "macro": False},
+    ),
     "wilson_interval": (evaluation.wilson_interval, {"successes": 3, "trials": 4, "level": 0.9}),
     "paired_test": (
         evaluation.paired_test,
-        {"first": SCORES, "second": FOLDS, "level": 0.9, "resamples": 3, "seed": 0},
+        {"first": SCORES, "second": FOLDS, "level": 0.9, "resamples": 3, "seed": 0, "clusters": FOLDS},
     ),
     "resampled_counts": (
         lambda **given: list(evaluation.resampled_counts(**given)),
@@ -169,8 +173,14 @@ CASES = {
         {"genuine_ids": [0, 1], "impostor_ids": [[0, 1]], "level": 0.9, "resamples": 3, "seed": 0},
     ),
     "holm": (evaluation.holm, {"p_values": [0.1, 0.2]}),
-    "runs_interval": (evaluation.runs_interval, {"values": [SCORES, SCORES[::-1]], "level": 0.9}),
-    "paired_runs_test": (evaluation.paired_runs_test, {"first": [SCORES], "second": [FOLDS], "level": 0.9}),
+    "runs_interval": (
+        evaluation.runs_interval,
+        {"values": [SCORES, SCORES[::-1]], "level": 0.9, "clusters": FOLDS, "bounded": True},
+    ),
+    "paired_runs_test": (
+        evaluation.paired_runs_test,
+        {"first": [SCORES], "second": [FOLDS], "level": 0.9, "clusters": FOLDS},
+    ),
     "save_samples": (
         lambda **given: evaluation.save_samples("out", Samples(**given)),
         ROWS | {"groups": LABELS, "names": NAMES},
