@@ -90,6 +90,8 @@ def show_report(report: "Report", pixels: "Report | None" = None) -> None:
         rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", f"{pixels[name]:.4f}"])
     print(report.summary)
     show_table(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
+    if report.ci:
+        print(f"{100 * report.ci_level:g} % intervals: {report.ci_method}")
     for warning in report.warnings:
         print(f"warning: {warning}")
 

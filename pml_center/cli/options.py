@@ -88,8 +88,9 @@ class EvalOptions:
         similarity: how embeddings are compared; by default as the run was trained to, or by cosine.
         index: a faiss factory string for retrieval, such as 'IVF256,Flat' or 'HNSW32'; Flat is exact.
         singletons: what retrieval does with images that are alone in their class.
-        ci: what the bootstrap of the intervals resamples in retrieval and identification. Other protocols have a unit
-            of their own.
+        ci: what could have been others, in retrieval, identification and few-shot: 'class', where classes are new to
+            the model, or 'query', new images of known classes. By default classes, and queries where a run was trained
+            on all of them. Verification always goes by people.
         ci_level: level of the confidence intervals.
         resamples: of the bootstrap.
         seed: of everything random.
@@ -113,7 +114,7 @@ class EvalOptions:
     similarity: Literal["cosine", "dot", "euclidean"] | None = None
     index: str = "Flat"
     singletons: Literal["skip", "zero", "error"] = "skip"
-    ci: Literal["query", "class", "none"] = "query"
+    ci: Literal["class", "query", "none"] | None = None
     ci_level: float = 0.95
     resamples: int = 1000
     seed: int = 0

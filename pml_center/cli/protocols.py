@@ -1,7 +1,7 @@
 """The protocols by name: from embeddings and options to a report."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Task:
         options = self.options
         return {
             "similarity": options.similarity,
-            "ci": {"query": by_query, "class": by_class or by_query, "none": None}[options.ci],
+            "ci": {"query": by_query, "class": by_class or by_query, "none": None}[options.ci or "class"],
             "ci_level": options.ci_level,
             "resamples": options.resamples,
             "seed": options.seed,
@@ -115,7 +115,7 @@ def fewshot(task: Task) -> Report:
     """Episodes of a few known images per class."""
     options, rows = task.options, task.rows.samples
     sizes = (options.ways, options.shots, options.queries, options.episodes)
-    return FewShotEvaluator(*sizes, **task.settings("episode"))(rows.embeddings, rows.labels)
+    return FewShotEvaluator(*sizes, **task.settings("episode", "class"))(rows.embeddings, rows.labels)
 
 
 PROTOCOLS: dict[str, Callable[[Task], Report]] = {
@@ -147,7 +147,7 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
             read_pairs(options.pairs, Samples(None, [], names=names))
 
     rows = embedded(model, data, model_options, names=options.names, look=look)
-    options = with_defaults(options, rows.run)
+    options = with_defaults(options, rows.run, rows.samples.labels)
     gallery = None
     if options.gallery is not None:
         if rows.model is None and not is_embedding_folder(options.gallery):
@@ -169,12 +169,13 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
     return Task(rows, gallery, pairs, options)
 
 
-def with_defaults(options: EvalOptions, run: Run | None) -> EvalOptions:
+def with_defaults(options: EvalOptions, run: Run | None, labels: Sequence[Hashable]) -> EvalOptions:
     """What was not asked for: as a run is measured at its end, or as any other model."""
+    known = run is not None and set(labels) <= set(run.classes)
     own: list[str] = [] if run is None else [run.config.metric]
     similarity = options.similarity or ("cosine" if run is None else run.config.similarity)
     metrics = options.metrics or tuple(dict.fromkeys([*METRICS, *own]))
-    return replace(options, similarity=similarity, metrics=metrics)
+    return replace(options, similarity=similarity, metrics=metrics, ci=options.ci or ("query" if known else "class"))
 
 
 def read_pairs(path: str, rows: Samples) -> Pairs:

@@ -243,8 +243,8 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
     if state.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
         state.loss.load_state_dict(run.weights("loss", "best"))
-    classify = state.loss.eval().classifier if of_known_classes(images, state.images.train.classes) else None
-    measurement = measure(model, images, state.config, classify)
+    known = of_known_classes(images, state.images.train.classes)
+    measurement = measure(model, images, state.config, known, state.loss.eval().classifier if known else None)
     if run.accepted:
         measurement = measurement.with_warnings(run.accepted)
     if run.writes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Measurement:
 
 
 def measure(
-    model: Embedder, images: LabeledImages, config: TrainConfig, classify: Classifier | None = None
+    model: Embedder, images: LabeledImages, config: TrainConfig, known: bool = False, classify: Classifier | None = None
 ) -> Measurement:
     """Search each image among all others, by embeddings and by pixels.
 
@@ -58,10 +58,11 @@ def measure(
         model: embeds.
         images: of classes whose numbers the classifier knows, where there is one.
         config: how images are read, embeddings compared.
+        known: whether the model was trained on their classes, so that intervals are over images; else over classes.
         classify: embeddings -> numbers of classes.
     """
     embeddings = _embeddings(model, images, config)
-    return distributed.from_main(lambda: _measure(embeddings, model, images, config, classify))
+    return distributed.from_main(lambda: _measure(embeddings, model, images, config, known, classify))
 
 
 def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
@@ -112,14 +113,20 @@ def check_measurable(split: str, images: LabeledImages, config: TrainConfig) -> 
 
 
 def _measure(
-    embeddings: Embeddings, model: Embedder, images: LabeledImages, config: TrainConfig, classify: Classifier | None
+    embeddings: Embeddings,
+    model: Embedder,
+    images: LabeledImages,
+    config: TrainConfig,
+    known: bool,
+    classify: Classifier | None,
 ) -> Measurement:
     names = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
     pixels = pixel_rows(images, config.batch_size, config.workers)
     metrics = dict.fromkeys((*RetrievalEvaluator.metrics, config.metric))
     searched: dict[str, Any] = {"query_groups": images.groups, "names": names}
-    found = RetrievalEvaluator(tuple(metrics), similarity=config.similarity)(embeddings, labels, **searched)
+    ci: Literal["query", "class"] = "query" if known else "class"
+    found = RetrievalEvaluator(tuple(metrics), similarity=config.similarity, ci=ci)(embeddings, labels, **searched)
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
     by_pixels = RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched)
     return Measurement(
