@@ -1,0 +1,294 @@
+"""How often do 95 % intervals hold the true value, and how often does a test call two equally good models different?
+
+    python docs/benchmarks/intervals.py --omniglot FOLDER --out docs/benchmarks/intervals.json
+
+Classes are drawn, and images of them; the true value is the mean over all draws. Right is 0.95 for an interval and 0.05
+for a test. *Drawn* classes are Gaussian, some wider than others; where these are known, the classes stay and only their
+images are drawn anew. *Omniglot* is real: 659 characters that a small network was not trained on, some of which are
+drawn each time; the folder holds the two zip files of the data set. For tests, two models that were trained with other
+seeds are compared after the difference between them over all draws was taken off. ``--draws`` trades time for precision;
+what the file already holds is not measured again.
+"""
+
+import argparse
+import io
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import circumstances, write
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from pml_center.evaluation import (
+    FewShotEvaluator,
+    IdentificationEvaluator,
+    RetrievalEvaluator,
+    VerificationEvaluator,
+    paired_runs_test,
+    paired_test,
+    runs_interval,
+)
+from pml_center.losses import CosFaceLoss
+
+DIMENSION = 16
+METRICS = {"metrics": ("precision_at_1", "mean_average_precision_at_r"), "recall_at": ()}
+CLASSES = (5, 10, 20, 50, 200)
+EACH = {"drawn": 10, "omniglot": 20}
+UNEQUAL = {"drawn": 60, "omniglot": 20}  # from 2 on
+MODELS = 2
+
+
+class Drawn:
+    """Gaussian classes, of which some are wider than others."""
+
+    def __init__(self, rng, classes=None):
+        self.rng = rng
+        self.known = None if classes is None else self._classes(classes)
+
+    def _classes(self, classes):
+        return self.rng.normal(size=(classes, DIMENSION)), self.rng.uniform(0.5, 1.3, classes)
+
+    def __call__(self, sizes, models=1):
+        """Rows of each model, and labels; models differ in which classes they have trouble with."""
+        means, spreads = self.known or self._classes(len(sizes))
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        rows = means[labels] + spreads[labels, None] * self.rng.normal(size=(len(labels), DIMENSION))
+        if models == 1:
+            return [rows.astype(np.float32)], labels
+        trouble = self.rng.uniform(0, 0.7, (models, len(sizes)))
+        noise = trouble[:, labels, None] * self.rng.normal(size=(models, len(labels), DIMENSION))
+        return list((rows + noise).astype(np.float32)), labels
+
+
+class Omniglot:
+    """Characters that networks were not trained on, embedded by them."""
+
+    def __init__(self, rng, folder, cache):
+        self.rng = rng
+        if not cache.exists():
+            images, self.labels = characters(folder / "images_evaluation.zip")
+            rows = [embedded(folder, images, seed) for seed in range(MODELS)]
+            np.savez(cache, rows=rows, labels=self.labels)
+        with np.load(cache) as kept:
+            self.rows, self.labels = kept["rows"], kept["labels"]
+
+    def __call__(self, sizes, models=1):
+        chosen = self.rng.permutation(self.labels.max() + 1)[: len(sizes)]
+        of = [self.rng.permutation(np.flatnonzero(self.labels == c))[:n] for c, n in zip(chosen, sizes, strict=True)]
+        labels = np.repeat(np.arange(len(sizes)), [len(rows) for rows in of])
+        return [rows[np.concatenate(of)] for rows in self.rows[:models]], labels
+
+
+def characters(path):
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        images = [Image.open(io.BytesIO(archive.read(name))).convert("L").resize((28, 28), Image.BOX) for name in names]
+    _, labels = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+    return torch.tensor(1 - np.stack(images) / 255, dtype=torch.float32).unsqueeze(1), labels
+
+
+def embedded(folder, images, seed, epochs=4):
+    """Rows by a network that was trained on the background characters."""
+    torch.manual_seed(seed)
+    train, labels = characters(folder / "images_background.zip")
+    labels = torch.from_numpy(labels)
+    layers, channels = [], 1
+    for width in (32, 64, 64):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * channels, 64))
+    loss = CosFaceLoss(964, 64, margin=0.2, scale=30)
+    optimizer = torch.optim.AdamW([*net.parameters(), *loss.parameters()], 2e-3)
+    for epoch in range(epochs):
+        for batch in tqdm(torch.randperm(len(train)).split(128), desc=f"seed {seed}, epoch {epoch}"):
+            optimizer.zero_grad()
+            loss(net(train[batch]), labels[batch]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return torch.cat([net.eval()(some) for some in images.split(500)]).numpy()
+
+
+def gallery_first(rows, labels):
+    """The first image of each class, and the others."""
+    first = np.unique(labels, return_index=True)[1]
+    others = np.setdiff1d(np.arange(len(labels)), first)
+    return rows[others], labels[others], rows[first], labels[first]
+
+
+def retrieval(ci):
+    evaluator = RetrievalEvaluator(**METRICS, ci=ci, resamples=300)
+    return lambda rows, labels: evaluator(rows, labels)
+
+
+def verification(rows, labels):
+    return VerificationEvaluator(far=(0.1, 0.01), resamples=300)(rows, labels)
+
+
+def identification(rows, labels):
+    return IdentificationEvaluator(ranks=(1,), fpir=(), resamples=100)(*gallery_first(rows, labels))
+
+
+def few_shot(ci, disjoint=True):
+    evaluator = FewShotEvaluator(queries=5, disjoint=disjoint, episodes=None if disjoint else 600, ci=ci, resamples=300)
+    return lambda rows, labels: evaluator(rows, labels)
+
+
+def coverage(draw, sizes, evaluate, draws):
+    """Of each metric, how often its interval held the mean of all draws."""
+    reports = [evaluate(rows[0], labels) for rows, labels in (draw(sizes()) for _ in range(draws))]
+    found = {}
+    for name in reports[0].ci:
+        true = np.mean([report[name] for report in reports])
+        ends = np.array([report.ci[name] for report in reports])
+        found[name] = float(np.mean((ends[:, 0] <= true) & (true <= ends[:, 1])))
+    return found
+
+
+def false_alarms(draw, sizes, evaluate, draws):
+    """Of each metric, how often two models were called different, less what they differ by over all draws."""
+    pairs = [[evaluate(rows, labels) for rows in models] for models, labels in (draw(sizes(), 2) for _ in range(draws))]
+    found = {}
+    for name in pairs[0][0].per_unit:
+        ahead = np.mean([one[name] - other[name] for one, other in pairs])
+        tests = [
+            paired_test(one.per_unit[name] - ahead, other.per_unit[name], resamples=1000, clusters=one.clusters)
+            for one, other in pairs
+        ]
+        found[name] = float(np.mean([test.p_value < 0.05 for test in tests]))
+    return found
+
+
+def verification_alarms(draw, sizes, draws):
+    """The same of pairs, whose tests give intervals: how often these leave out the difference over all draws."""
+    found = {}
+    for _ in range(draws):
+        models, labels = draw(sizes(), 2)
+        one, other = (verification(rows, labels) for rows in models)
+        for name, test in one.compare(other, resamples=300).items():
+            found.setdefault(name, []).append((test.difference, test.low, test.high))
+    alarms = {}
+    for name, tests in found.items():
+        differences, low, high = np.array(tests).T
+        true = differences.mean()
+        alarms[name] = float(np.mean((true < low) | (true > high)))
+    return alarms
+
+
+def runs(draws, classes, clusters, rng, seeds=3, each=10):
+    """Intervals and tests of models that were trained with several seeds: seeds and classes both matter."""
+    held, alarms = [], []
+    labels = np.repeat(np.arange(classes), each)
+    for _ in range(draws):
+        of_class = rng.normal(scale=1, size=classes)[labels]  # how easy a class is, for every model
+        tables = []
+        for _ in range(2):
+            liked = rng.normal(scale=0.5, size=classes)[labels]  # by one loss more than by the other
+            of_seed = rng.normal(scale=0.1, size=(seeds, 1)) + rng.normal(scale=0.3, size=(seeds, classes))[:, labels]
+            tables.append(of_class + liked + of_seed + rng.normal(size=(seeds, len(labels))))
+        given = {"clusters": labels} if clusters else {}
+        low, high = runs_interval(tables[0], **given)
+        held.append(low <= 0 <= high)
+        alarms.append(paired_runs_test(*tables, **given).p_value < 0.05)
+    return {"interval": float(np.mean(held)), "false alarms": float(np.mean(alarms))}
+
+
+def cases(omniglot, draws):
+    """What is measured: a name -> a function that measures it."""
+    sources = {"drawn": lambda seed: Drawn(np.random.default_rng(seed))}
+    if omniglot is not None:
+        sources["omniglot"] = omniglot
+    found = {}
+    for source, make in sources.items():
+        for classes in CLASSES:
+            for unequal in (False, True):
+                rng = np.random.default_rng(classes + unequal)
+                sizes = lambda s=source, c=classes, u=unequal, r=rng: (
+                    r.integers(2, UNEQUAL[s] + 1, c) if u else np.full(c, EACH[s])
+                )
+                few = draws // 4 if classes == 200 else draws
+                key = f"{source} {classes} {'unequal' if unequal else 'equal'}"
+                for ci in ("class", "query"):
+                    found[f"retrieval interval by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: coverage(
+                        m(0), s, retrieval(c), n
+                    )
+                    found[f"retrieval test by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: false_alarms(
+                        m(1), s, retrieval(c), n
+                    )
+                if unequal or classes == 200:
+                    continue
+                found[f"identification interval by identity: {key}"] = lambda m=make, s=sizes, n=few: coverage(
+                    m(2), s, identification, n
+                )
+                found[f"identification test by identity: {key}"] = lambda m=make, s=sizes, n=few: false_alarms(
+                    m(3), s, identification, n
+                )
+                if classes in (20, 50):
+                    found[f"verification interval by identity: {key}"] = lambda m=make, s=sizes, n=draws // 3: coverage(
+                        m(4), s, verification, n
+                    )
+                    found[f"verification test by identity: {key}"] = lambda m=make, s=sizes, n=draws // 3: (
+                        verification_alarms(m(5), s, n)
+                    )
+                for ci in ("class", "episode"):
+                    found[f"few-shot interval by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: coverage(
+                        m(6), s, few_shot(c), n
+                    )
+                found[f"few-shot interval of 600 episodes by class: {key}"] = lambda m=make, s=sizes, n=draws // 4: (
+                    coverage(m(7), s, few_shot("class", disjoint=False), n)
+                )
+    for classes, each in ((20, 5), (20, 20), (50, 10)):
+        known = lambda c=classes: Drawn(np.random.default_rng(8), c)
+        sizes = lambda c=classes, n=each: np.full(c, n)
+        for ci in ("query", "class"):
+            found[f"retrieval interval by {ci}: known {classes} of {each}"] = lambda k=known, s=sizes, c=ci: coverage(
+                k(), s, retrieval(c), draws
+            )
+    for classes in (5, 10, 20, 50):
+        for clusters in (True, False):
+            how = "class" if clusters else "query"
+            found[f"three seeds by {how}: drawn {classes} equal"] = lambda c=classes, k=clusters: runs(
+                10 * draws, c, k, np.random.default_rng(9)
+            )
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--omniglot", type=Path, help="folder with images_background.zip and images_evaluation.zip")
+    parser.add_argument("--embeddings", type=Path, default=Path("omniglot.npz"), help="where the networks' rows are kept")
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    omniglot = None
+    if arguments.omniglot is not None:
+        omniglot = lambda seed: Omniglot(np.random.default_rng(seed), arguments.omniglot, arguments.embeddings)
+    found = {}
+    if arguments.out and arguments.out.exists():
+        found = json.loads(arguments.out.read_text(encoding="utf-8"))["found"]
+    wanted = {name: case for name, case in cases(omniglot, arguments.draws).items() if arguments.only in name}
+    for name, case in tqdm(wanted.items(), unit="case"):
+        if name in found:
+            continue
+        found[name] = {metric: round(value, 4) for metric, value in case().items()}
+        result = {**circumstances(__file__, "cpu", 1, ("numpy", "scipy", "faiss-cpu")), "draws": arguments.draws}
+        result |= {"found": found}
+        if arguments.out:
+            write(result, page(result), arguments.out)
+        else:
+            print(name, found[name])
+
+
+def page(result):
+    return "\n"
+
+
+if __name__ == "__main__":
+    main()
