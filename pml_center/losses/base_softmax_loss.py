@@ -98,8 +98,9 @@ class BaseSoftmaxLoss(BaseClassLoss):
         chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
             O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
         kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
-            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is N(0, 0.01) by default,
-            where PML takes N(0, 1): under Adam the angle of a row moves by lr / length, and long rows hardly move.
+            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is Xavier's by default,
+            N(0, √(2 / (C + D))), where PML takes N(0, 1): a step of SGD turns a row by about lr / length², one of Adam
+            by lr·√D / length. Short rows are thrown about by large steps, long rows hardly move.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -326,8 +327,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         return CosineSimilarity() if type(self).normalizes else DotProductSimilarity(normalize_embeddings=False)
 
     def get_default_weight_init_func(self):
-        """PML's hook: N(0, 0.01)."""
-        return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
+        """PML's hook: Xavier's normal start, see the design notes."""
+        return c_f.TorchInitWrapper(torch.nn.init.xavier_normal_)
 
     def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> tuple[Batch, NegativeLogits]:
         """What the hooks see, and the similarities to all other classes: logits without scale and margin."""
