@@ -58,7 +58,7 @@ def costs_of(configs: Sequence[TrainConfig], processes: int) -> list[Cost]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     busy = list(configs) * -(-processes // len(configs))  # so that no core is idle which a comparison would keep busy
-    costs = []
+    costs: list[Cost] = []
     for first in range(0, len(busy), processes):
         asked = busy[first : first + processes]
         with ProcessPoolExecutor(len(asked), mp_context=context) as pool:

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -144,7 +145,8 @@ _HOW_TO_READ = (
     "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
     "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
     "the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the most memory that "
-    "a run used. Beside a name stands what a search chose for it; (largest tried) and (smallest tried): it may lie beyond."
+    "a run used. Beside a name stands what a search chose; where that is the largest or the smallest that was tried, "
+    "a better one may lie beyond."
 )
 
 
@@ -268,7 +270,7 @@ def _search(comparison: Comparison) -> list[Part]:
         return []
     columns, rows = trials
     drawings = [
-        drawn(lambda ax, one=one: _sensitivity(one, ax), f"{one.name}: each number at its value, all moved at once.")
+        drawn(partial(_sensitivity, one), f"{one.name}: each number at its value, all moved at once.")
         for one in comparison.candidates
         if any(trial["scores"] for trial in one.trials)
     ]

@@ -214,7 +214,7 @@ class Comparison:
             missing = "; ".join(f"{candidate.name}: {candidate.error}" for candidate in self.failed)
             raise IncompleteError(
                 f"comparison must have every run, got some that failed, {missing}. "
-                f"Try them again with: pml-center compare {shlex.quote(str(folder))} --retry, or leave them out of --losses"
+                f"Try them again with: pml-center compare {shlex.quote(str(folder))} --retry"
             )
 
     @property

@@ -29,7 +29,7 @@ QUANTITIES = (
     "margin",
     "weight",
     "other",
-)  # each has a coordinate of its own, the n-th of its kind too
+)  # each has its own coordinate
 STEP = 0.25  # by which a setting at an edge is moved beyond it, as a share of the range
 
 
