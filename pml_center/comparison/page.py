@@ -123,8 +123,8 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         _runs(comparison, path.parent),
         *_search(comparison),
         Part(
-            "To train again",
-            "A line for a shell; --seed chooses another run.",
+            "Settings",
+            "The line that trains each again; --seed chooses another run.",
             columns=["loss", "command"],
             rows=[[row.candidate.name, row.candidate.command] for row in comparison.rows],
             texts=2,
@@ -303,7 +303,8 @@ def _sensitivity(candidate: Candidate, ax: Any) -> None:
                 ax.plot(place, score, "o", color=colour, markersize=9, fillstyle="none")
     ax.set(xlabel="from the smallest to the largest value tried", ylabel="score in validation")
     ax.grid(color=plots.GREY, alpha=0.25)
-    ax.legend(frameon=False, fontsize=7)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=7)
 
 
 def _sources(comparison: Comparison) -> list[Part]:

@@ -123,7 +123,8 @@ class GapToBest(NamedTuple):
         p_value = self.shown_p if self.p_corrected < 0.001 else f"= {self.shown_p}"
         low, high = self.test.low, self.test.high
         together = " for all pairs together" if self.pairs > 1 else ""
-        return f"{self.test.difference:.4f} ({100 * LEVEL:g} % interval{together} {low:.4f} … {high:.4f}, p {p_value})"
+        interval = f"{100 * LEVEL:g} % interval{together} {low:.4f} … {high:.4f}"
+        return f"{self.test.difference:.4f} (at most {self.at_most:.4f}; {interval}, p {p_value})"
 
 
 class Row(NamedTuple):
@@ -266,8 +267,6 @@ class Comparison:
         (nearest, behind), *rest = [pair for pair in self.others if not pair[1].is_real]
         sentence = f"{name} has the highest {self.metric}, {value}, but {nearest} is {behind} behind, "
         sentence += f"which {behind.judgement}"
-        if behind.seeds > 1:
-            sentence += f" (they differ by at most {behind.at_most:.4f})"
         if rest:
             sentence += f", as may be its lead over {_listed([other for other, _ in rest])}"
         return (

@@ -37,7 +37,7 @@ TUNED: dict[str, dict[str, Range]] = {
     "PNPLoss": {"anneal": _OF_PRECISION},
     "ProxyAnchorLoss": {"alpha": SCALE, "margin": Range("margin", 0, 0.5)},
     "ProxyNCALoss": {"softmax_scale": _OF_DISTANCES},
-    "RankedListLoss": {"Tn": Range("scale", 1, 40, log=True), "margin": Range("margin", 0.2, 0.8)},
+    "RankedListLoss": {"Tn": Range("scale", 0.5, 4, log=True), "margin": Range("margin", 0.2, 0.8)},
     "SignalToNoiseRatioContrastiveLoss": _MARGINS,
     "SmoothAPLoss": {"temperature": _OF_PRECISION},
     "SoftTripleLoss": {
