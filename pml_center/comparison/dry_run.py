@@ -1,6 +1,7 @@
 """costs_of: what a run costs, by a few steps of each loss under the load that a comparison makes."""
 
 import heapq
+import itertools
 import logging
 import multiprocessing
 import time
@@ -57,14 +58,14 @@ def costs_of(configs: Sequence[TrainConfig], processes: int) -> list[Cost]:
     """What a run of each configuration costs, while as many as ``processes`` run at a time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    busy = list(configs) * -(-processes // len(configs))  # so that no core is idle which a comparison would keep busy
+    busy = -(-len(configs) // processes) * processes  # no core is idle that a comparison would keep busy
+    asked = list(itertools.islice(itertools.cycle(configs), busy))
     costs: list[Cost] = []
-    for first in range(0, len(busy), processes):
-        asked = busy[first : first + processes]
-        with ProcessPoolExecutor(len(asked), mp_context=context) as pool:
-            costs += pool.map(_cost, asked, [time.time()] * len(asked))
-        if len(costs) >= len(configs):
-            break
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(time.time).result()  # what all processes are forked from has imported everything now
+    for first in range(0, busy, processes):
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            costs += pool.map(_cost, asked[first : first + processes], [time.time()] * processes)
     return costs[: len(configs)]
 
 
