@@ -74,7 +74,7 @@ def makespan(seconds: Sequence[float], processes: int) -> float:
 
     Example:
         >>> makespan([3, 1, 1, 1], processes=2)
-        3
+        3.0
     """
     ends = [0.0] * processes
     for each in seconds:

@@ -80,11 +80,11 @@ class SearchSpace:
         >>> space = SearchSpace("CosFaceLoss + 0.01 * CenterLoss", TrainConfig(), num_classes=50)
         >>> [knob.name for knob in space.knobs]
         ['lr', 'loss_lr', 'per_class', 'scale', 'margin', 'weight of CenterLoss']
-        >>> for setting in SearchSpace("NTXentLoss", TrainConfig(), hold=["per_class"]).settings(3):
+        >>> for setting in SearchSpace("CosFaceLoss", TrainConfig(), hold=["per_class"]).settings(3):
         ...     print(setting.loss, setting.lr)
-        NTXentLoss 0.002
-        NTXentLoss(temperature=0.05) 0.0015
-        NTXentLoss(temperature=0.02) 0.003
+        CosFaceLoss 0.002
+        CosFaceLoss(scale=39.9, margin=0.18) 0.00156
+        CosFaceLoss(scale=12.6, margin=0.647) 0.00301
 
     Source: Bergstra and Bengio, Random search for hyper-parameter optimization, JMLR 13, 2012, for moving all settings
         at once; Sobol, On the distribution of points in a cube, 1967.
