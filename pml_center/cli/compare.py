@@ -186,7 +186,10 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
     else:
         print(comparison.summary)
-        show_table(*table(comparison, digits=3))
+        columns, rows = table(comparison, digits=3)
+        if any(one.chosen for one in comparison.candidates):  # beside the name, which a narrow terminal wraps
+            columns, rows = columns[:-1], [[f"{row[0]}: {row[-1]}" if row[-1] else row[0], *row[1:-1]] for row in rows]
+        show_table(columns, rows)
         for doubt in comparison.doubts:
             print(f"warning: {doubt}")
         show_files(files)

@@ -67,7 +67,7 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
         memory, behind = row.candidate.memory_gib, row.behind
         rows.append(
             [
-                f"{rank} {row.candidate.label}",
+                f"{rank} {row.candidate.name}",
                 written(row.value),
                 " … ".join(map(written, row.interval)),
                 written(row.deviation),
@@ -84,6 +84,11 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
         rows.append(
             ["– raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 6]
         )
+    settings = [row.candidate.setting for row in comparison.rows]
+    if any(settings):
+        columns.append("chosen by the search")
+        missing = [""] * (len(rows) - len(settings))
+        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
     return columns, rows
 
 
@@ -145,7 +150,7 @@ _HOW_TO_READ = (
     "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
     "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
     "the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the most memory that "
-    "a run used. Beside a name stands what a search chose; where that is the largest or the smallest that was tried, "
+    "a run used. The last column is what a search chose; where that is the largest or the smallest that was tried, "
     "a better one may lie beyond."
 )
 
@@ -295,16 +300,16 @@ def _sensitivity(candidate: Candidate, ax: Any) -> None:
         ends, scale = (np.log([low, high]), np.log) if log else (np.array([low, high]), np.asarray)
         places = [np.nan if value is None else (scale(value) - ends[0]) / (ends[1] - ends[0]) for value in values]
         order = np.argsort(places)
-        colour = plots.COLOURS[number % len(plots.COLOURS)]
+        colour, marker = (marks[number % len(marks)] for marks in (plots.COLOURS, plots.MARKERS))
         label = f"{name} {low:.3g} … {high:.3g}"
-        ax.plot(np.array(places)[order], scores[order], "-o", color=colour, markersize=3, linewidth=0.8, label=label)
+        ax.plot(np.array(places)[order], scores[order], marker, color=colour, markersize=5, label=label)
         for place, score, trial in zip(places, scores, trials, strict=True):
             if trial["chosen"]:
-                ax.plot(place, score, "o", color=colour, markersize=9, fillstyle="none")
+                ax.plot(place, score, "o", color=colour, markersize=11, fillstyle="none")
     ax.set(xlabel="from the smallest to the largest value tried", ylabel="score in validation")
     ax.grid(color=plots.GREY, alpha=0.25)
     if ax.lines:
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _sources(comparison: Comparison) -> list[Part]:

@@ -69,11 +69,6 @@ class Candidate:
         )
 
     @property
-    def label(self) -> str:
-        """Its name, with what a search chose."""
-        return f"{self.name}: {self.setting}" if self.setting else self.name
-
-    @property
     def command(self) -> str:
         """The line that trains it again, for a shell."""
         config = TrainConfig(**self.options)

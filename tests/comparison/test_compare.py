@@ -301,8 +301,8 @@ def test_what_was_chosen_stands_beside_the_name_everywhere(searched):
         config = Run.open(row.candidate.runs[0]).config
         assert f"--lr {config.lr}" in written["command"]
         assert config.loss in written["command"]
-        assert f"lr {config.lr:.3g}" in row.candidate.label
-        assert row.candidate.label in page
+        assert f"lr {config.lr:.3g}" in row.candidate.setting
+        assert row.candidate.setting in page
     assert trials.count("trial-0") == len(found.rows) * 2  # its name and its folder
     assert "smallest tried" in page or "largest tried" in page
 
