@@ -27,6 +27,7 @@ FILES = {
     "picture": "compare.png",
     "page": "compare.html",
 }
+RANKED = 9  # columns of the ranking; after a search a table has one more, which a page shows below
 TRIALS = "search.csv"  # all that a search tried
 
 
@@ -115,7 +116,8 @@ def _picture(comparison: Comparison, ax: Any) -> Any:
 def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) -> None:
     columns, rows = table(comparison)
     parts = [
-        Part("Ranking", _HOW_TO_READ, columns=columns, rows=rows),
+        Part("Ranking", _HOW_TO_READ, columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
+        _settings(comparison),
         Part(
             "Picture",
             "Each loss: its mean as a dot, the interval as a bar, each seed as a ring.",
@@ -127,13 +129,6 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         *_learning(comparison),
         _runs(comparison, path.parent),
         *_search(comparison),
-        Part(
-            "Settings",
-            "The line that trains each again; --seed chooses another run.",
-            columns=["loss", "command"],
-            rows=[[row.candidate.name, row.candidate.command] for row in comparison.rows],
-            texts=2,
-        ),
         *_sources(comparison),
     ]
     shown = {name: value for name, value in options.items() if value is not None and name != "loss"}
@@ -150,8 +145,7 @@ _HOW_TO_READ = (
     "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
     "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
     "the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the most memory that "
-    "a run used. The last column is what a search chose; where that is the largest or the smallest that was tried, "
-    "a better one may lie beyond."
+    "a run used."
 )
 
 
@@ -218,6 +212,13 @@ def _runs(comparison: Comparison, folder: Path) -> Part:
     return Part(
         "Runs", "Every run, with the seconds of its training and of its process.", columns=columns, rows=rows, texts=2
     )
+
+
+def _settings(comparison: Comparison) -> Part:
+    columns = ["loss", "chosen by the search", "the line that trains it again; --seed chooses another run"]
+    rows = [[row.candidate.name, row.candidate.setting or "–", row.candidate.command] for row in comparison.rows]
+    text = "Where the largest or the smallest that was tried was chosen, a better one may lie beyond."
+    return Part("Settings", text, columns=columns, rows=rows, texts=3)
 
 
 def _learning(comparison: Comparison) -> list[Part]:
