@@ -40,6 +40,7 @@ DECLARED = {
     "default_gradient",
     "from_pml_units",
     "takes_lengths",
+    "tuned",
 }  # constants and read-only properties that a paper may state beside the hooks
 
 each_final_loss = pytest.mark.parametrize("name", FINAL)
@@ -136,6 +137,7 @@ CENTER_HOOKS = {
     "own_centers",
     "class_rows",
     "get_default_distance",
+    "tuned",
 }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import BeyondPi, additive_angular
 
 
@@ -50,6 +51,8 @@ class ArcFaceLoss(BaseSoftmaxLoss):
     """
 
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 40)}
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from pml_center.checks import (
     check_modules,
 )
 from pml_center.distributed.collectives import processes
+from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, unknown_name
 
@@ -51,6 +52,7 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     takes_any_distance: ClassVar[bool] = True
     takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+    tuned: ClassVar[dict[str, Range]] = {}  # what a search of settings moves, and over what range
     num_classes: int | None = None
     embedding_size: int | None = None
     sparse_gradient: bool = False

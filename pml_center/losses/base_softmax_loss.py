@@ -24,6 +24,7 @@ from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.names import constructor_arguments
 from pml_center.ops.margins import Gradient, detached
 from pml_center.ops.negative_logits import (
@@ -115,6 +116,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
     default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
 
     step: Tensor
 

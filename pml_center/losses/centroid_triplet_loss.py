@@ -1,6 +1,6 @@
 """CentroidTripletLoss."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import squared_distances
 
@@ -53,6 +54,8 @@ class CentroidTripletLoss(BaseElementLoss):
     """
 
     takes_any_distance = False
+
+    tuned: ClassVar[dict[str, Range]] = {"margin": Range("margin", 0.1, 1)}
 
     def __init__(self, margin: float = 0.5, negatives: Negatives = "hardest", squared: bool = True, **kwargs):
         super().__init__(**kwargs)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, TEMPERATURE, Range
 
 
 class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
@@ -53,6 +54,8 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
     log_scale: nn.Parameter | None
 
     takes_lengths: ClassVar[bool] = True
+
+    tuned: ClassVar[dict[str, Range]] = {"temperature": TEMPERATURE, "scale": SCALE}
 
     def __init__(
         self,

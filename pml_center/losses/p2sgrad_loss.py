@@ -1,9 +1,12 @@
 """P2SGradLoss."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 from pml_center.ops.negative_logits import NegativeLogits, negative_sum
 
 
@@ -34,6 +37,8 @@ class P2SGradLoss(BaseSoftmaxLoss):
     Differs: PML's class of the same name takes ``(descriptors_dim, num_classes)``, and its gradient is 2/C of the
         paper's, as it takes the mean over classes and has no ½.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {}  # a regression of cosines
 
     def __init__(self, num_classes: int, embedding_size: int, **kwargs):
         super().__init__(num_classes, embedding_size, **kwargs)

@@ -1,5 +1,7 @@
 """RangeLoss."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_flags, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import farthest_pairs, squared_distances
 
@@ -54,6 +57,11 @@ class RangeLoss(BaseElementLoss):
     """
 
     takes_any_distance = False
+
+    tuned: ClassVar[dict[str, Range]] = {
+        "margin": Range("margin", 0.1, 10, log=True, relative=True),
+        "intra_weight": Range("weight", 0.1, 10, log=True, relative=True),
+    }
 
     def __init__(
         self,

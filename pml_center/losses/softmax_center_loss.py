@@ -1,6 +1,6 @@
 """SoftmaxCenterLoss."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
+from pml_center.losses.tuning import Range
 from pml_center.losses.watch import CenterShare
 
 
@@ -58,6 +59,8 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     takes_any_distance = False
     _counts = True
+
+    tuned: ClassVar[dict[str, Range]] = {"center_weight": Range("weight", 0.1, 10, log=True, relative=True)}
 
     def __init__(
         self,

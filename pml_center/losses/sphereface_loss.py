@@ -1,11 +1,12 @@
 """SphereFaceLoss."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 from pml_center.ops.margins import multiplied_angular
 
 Version = Literal["sphereface", "r"]
@@ -53,6 +54,8 @@ class SphereFaceLoss(BaseSoftmaxLoss):
         derivative of its forward pass: its weights do not see the margin. Their later code clamps the cosine to
         ±(1 − 1e-5), and its weight gradient is not tangent to the sphere.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": Range("scale", 0.25, 16, log=True)}  # a margin is a whole number
 
     def __init__(
         self,
