@@ -39,6 +39,7 @@ OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) her
 DECLARED = {
     "default_gradient",
     "from_pml_units",
+    "pml_weight",
     "takes_lengths",
 }  # constants and read-only properties that a paper may state beside the hooks
 

@@ -24,7 +24,7 @@ from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
-from pml_center.names import constructor_arguments
+from pml_center.losses.pml_state import from_pml, take_weights, to_pml
 from pml_center.ops.margins import Gradient, detached
 from pml_center.ops.negative_logits import (
     Elementwise,
@@ -74,7 +74,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
     - :meth:`penalty`: a term beside it;
     - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
     - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
-    - ``from_pml_units``: for arguments that PML keeps in another unit.
+    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights.
 
     Blocks of logits are made a chunk of classes at a time.
 
@@ -114,6 +114,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
     default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
+    pml_weight: ClassVar[str] = "W"  # what PML calls the class weights, which are the transpose of ours
 
     step: Tensor
 
@@ -289,19 +290,18 @@ class BaseSoftmaxLoss(BaseClassLoss):
         """This loss with the arguments and weights of PML's loss of the same name.
 
         Raises:
-            TypeError: a loss of another name.
+            TypeError: a loss of another name, or one of ours.
         """
-        if type(loss).__name__ != cls.__name__:
-            raise TypeError(
-                f"loss must be PML's {cls.__name__}, got {type(loss).__name__}. Use the class of that name."
-            )
-        shared = [name for name in constructor_arguments(cls) if hasattr(loss, name)]
-        arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
-        width, rows = loss.W.shape  # PML's NormalizedSoftmaxLoss has a num_classes of 0
-        sizes = {"num_classes": rows // getattr(loss, "sub_centers", 1), "embedding_size": width}
-        ours = cls(**{**arguments, **sizes}).to(loss.W)
-        ours.load_state_dict(loss.state_dict(), strict=False)
-        return ours
+        return from_pml(cls, loss)
+
+    def to_pml(self) -> Any:
+        """PML's loss of the same name with these arguments and weights, the inverse of :meth:`from_pml`.
+
+        Raises:
+            TypeError: a loss that PML does not have.
+            ValueError: an option that PML's loss does not have, such as ``label_smoothing``.
+        """
+        return to_pml(self)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
@@ -376,10 +376,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         return scale * _scheduled(self, "scale_schedule", "positive", "It is a factor of the scale.")
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Also takes PML's state: its ``W`` is the transpose of our weights."""
-        columns = state_dict.pop(f"{prefix}W", None)
-        if columns is not None:
-            state_dict[f"{prefix}class_weights.weight"] = columns.t()
+        """Also takes PML's state: its weights are the transpose of ours."""
+        take_weights(self, state_dict, prefix)
         load_count(self, "step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

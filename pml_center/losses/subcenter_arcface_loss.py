@@ -45,8 +45,8 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
     Source: Deng et al., Sub-center ArcFace: boosting face recognition by large-scale noisy web faces, ECCV 2020.
 
     Differs: PML's class takes ``num_classes`` and ``embedding_size`` as keywords only, and its ``get_outliers`` returns
-        the dominant sub-centers themselves, where ours says which they are. wespeaker's adds a penalty on the nearest
-        other classes, and continues beyond π in another way.
+        the dominant sub-centers whether or not they are asked for. wespeaker's adds a penalty on the nearest other
+        classes, and continues beyond π in another way.
     """
 
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
