@@ -1,9 +1,12 @@
 """The ways in which public code uses PML's losses that we have, too: what a user writes, and what comes of it here.
 
-``test_drop_in.py`` runs each with PML's losses and with ours. The tables of ``docs/migrate/pml.md`` are made of this one:
+``test_drop_in.py`` runs each with PML's losses and with ours. The tables of ``docs/migrate/pml.md`` are made of these:
 ``python -m tests.pml.ways`` writes them anew.
 """
 
+import inspect
+import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,21 +21,21 @@ COSINE = ("ArcFaceLoss", "CosFaceLoss", "SubCenterArcFaceLoss")
 class Way:
     """What a user writes with PML's losses, and what comes of it when only the import is another.
 
-    The code finds ``losses``, PML's or ours; ``Loss``, in turn each of ``kinds``; ``loss``, a ``Loss`` of 5 classes and 8
-    columns, if it makes none; a ``model`` for images ``x``, embeddings ``e`` and labels ``y``; and ``saved``, the state of
-    PML's ``Loss`` from a training. What is compared is ``result``, if the code has one, else the value of
-    ``loss(e, y)``, all gradients and a step of SGD; the class weights in any case.
+    A code finds ``losses``, PML's or ours; ``Loss``, in turn each of ``kinds``; ``loss``, a ``Loss`` of 5 classes and 8
+    columns; a ``model`` for images ``x``, embeddings ``e`` and labels ``y``; and the states of PML's ``Loss`` and of its
+    optimizer, ``saved`` and ``saved_adam``. What is compared is ``result``, if the code has one, else ``value``, or
+    ``loss(e, y)`` if it has none, with all gradients and a step of SGD; and the class weights in any case.
 
     Args:
         subject: what it is about.
         name: in a few words.
         code: what a user writes.
-        outcome: ``"same"``: what PML's losses do; ``"better"``: ``check`` holds with ours, and with PML's it does not, or
-            the code fails there; ``"sentence"``: an error that ``says`` so; ``"warning"``: likewise; ``"page"``: something
-            else, which the page says.
+        outcome: ``"same"`` is what PML's losses do. ``"better"``: ``check`` holds, or an error ``says`` so, and with
+            PML's neither. ``"sentence"``: an error ``says`` so. ``"warning"``: a warning does. ``"page"``: something
+            else than with PML's, and the page has it.
         kinds: names of losses.
         says: a regular expression.
-        here: what happens, for the page.
+        here: what happens, for the page; without it the way is not on the page, as PML's losses refuse it likewise.
         instead: what to write here for what the code does with PML's; the same is compared.
         check: code that holds with ours and not with PML's.
     """
@@ -47,6 +50,10 @@ class Way:
     instead: str = ""
     check: str = ""
 
+    def __post_init__(self):
+        for name in ("code", "instead", "check"):
+            object.__setattr__(self, name, inspect.cleandoc(getattr(self, name)))
+
     def __str__(self):
         return f"{self.subject}: {self.name}"
 
@@ -57,20 +64,21 @@ def same(subject: str, ways: dict[str, str], kinds: tuple[str, ...] = ("ArcFaceL
 
 
 SIZES = "num_classes=5, embedding_size=8"
+HOOKS = (
+    "an error where the class is made, likewise for `modify_cosine_of_target_classes`, `get_cosine` and `init_margin`: "
+    "our hooks are [others](../extending.md)"
+)
 SGD = "torch.optim.SGD(parameters, lr=0.1)"
 TIMM = (
     "lamb", "lars", "lion", "adan", "adabelief", "madgrad", "nadamw", "adopt", "lookahead_adam", "adafactor", "laprop",
-    "adamp", "sgdp", "novograd",
+    "novograd",
 )  # fmt: skip
-TRAINER = (
-    "models, optimizers, 10, loss_funcs, data, iterations_per_epoch=2, dataloader_num_workers=0,\n"
-    "    data_device=torch.device('cpu')"
-)
-TRAINED = "trainer.train()\nresult = list(model.parameters())"
+TRAINER = "models, optimizers, 10, loss_funcs, data, iterations_per_epoch=2, dataloader_num_workers=0, data_device=CPU"
 
 
 def training(optimizer: str, start: str = "", step: str = "optimizer.step()") -> str:
     """Three steps of a loop as everybody writes it."""
+    step = inspect.cleandoc(step)
     lines = [
         "parameters = [*model.parameters(), *loss.parameters()]",
         f"optimizer = {optimizer}",
@@ -82,8 +90,6 @@ def training(optimizer: str, start: str = "", step: str = "optimizer.step()") ->
     return "\n".join(lines)
 
 
-TRAINED_BY_HAND = training(SGD) + "\n"
-
 WAYS = [
     *same(
         "arguments",
@@ -92,8 +98,14 @@ WAYS = [
             "sizes of numpy": "loss = Loss(num_classes=np.int64(5), embedding_size=np.int64(8))",
             "more classes than labels": "loss = Loss(num_classes=50, embedding_size=8)",
             "sizes counted in the data": "loss = Loss(num_classes=len(y.unique()), embedding_size=e.shape[1])",
-            "a dictionary": f"arguments = dict({SIZES})\nloss = Loss(**arguments)",
-            "functools.partial": "make = functools.partial(Loss, embedding_size=8)\nloss = make(num_classes=5)",
+            "a dictionary": f"""
+                arguments = dict({SIZES})
+                loss = Loss(**arguments)
+                """,
+            "functools.partial": """
+                make = functools.partial(Loss, embedding_size=8)
+                loss = make(num_classes=5)
+                """,
             "all parts None": f"loss = Loss({SIZES}, reducer=None, distance=None, weight_regularizer=None)",
         },
         ALL,
@@ -106,14 +118,15 @@ WAYS = [
             "margin and scale of L-Softmax by position": "loss = losses.LargeMarginSoftmaxLoss(5, 8, 3, 2)",
             "margin and scale of SphereFace by position": "loss = losses.SphereFaceLoss(5, 8, 3, 2)",
             "temperature by position": "loss = losses.NormalizedSoftmaxLoss(5, 8, 0.1)",
-            "a name of a loss in a configuration": (
-                'config = {"name": "CosFaceLoss", "num_classes": 5, "embedding_size": 8, "margin": 0.2}\n'
-                'loss = getattr(losses, config.pop("name"))(**config)'
-            ),
-            "losses in a dictionary": (
-                'known = {"arcface": losses.ArcFaceLoss, "cosface": losses.CosFaceLoss}\nloss = known["cosface"](5, 8)'
-            ),
-            "the paper's margin in degrees": "loss = losses.ArcFaceLoss(5, 8, margin=np.rad2deg(0.5), scale=np.sqrt(900))",
+            "a name of a loss in a configuration": """
+                config = {"name": "CosFaceLoss", "num_classes": 5, "embedding_size": 8, "margin": 0.2}
+                loss = getattr(losses, config.pop("name"))(**config)
+                """,
+            "losses in a dictionary": """
+                known = {"arcface": losses.ArcFaceLoss, "cosface": losses.CosFaceLoss}
+                loss = known["cosface"](5, 8)
+                """,
+            "the paper's margin": "loss = losses.ArcFaceLoss(5, 8, margin=np.rad2deg(0.5), scale=np.sqrt(900))",
             "a margin of 0": "loss = losses.ArcFaceLoss(5, 8, margin=0)",
             "a margin beyond 90 degrees": "loss = losses.ArcFaceLoss(5, 8, margin=100)",
             "a margin of CosFace of 0": "loss = losses.CosFaceLoss(5, 8, margin=0.0, scale=1)",
@@ -130,7 +143,10 @@ WAYS = [
     Way(
         "arguments",
         "sizes of SubCenterArcFaceLoss by position",
-        "loss = losses.SubCenterArcFaceLoss(5, 8)\nvalue = loss(e, y)",
+        """
+            loss = losses.SubCenterArcFaceLoss(5, 8)
+            value = loss(e, y)
+            """,
         "better",
         here="taken; PML's takes names alone",
         check="assert value.isfinite()",
@@ -138,7 +154,10 @@ WAYS = [
     Way(
         "arguments",
         "margin and scale of CosFace by position",
-        "loss = losses.CosFaceLoss(5, 8, 0.2, 30)\nvalue = loss(e, y)",
+        """
+            loss = losses.CosFaceLoss(5, 8, 0.2, 30)
+            value = loss(e, y)
+            """,
         "better",
         here="taken; PML's takes both by name alone",
         check="assert (loss.margin, loss.scale) == (0.2, 30)",
@@ -200,9 +219,10 @@ WAYS = [
     *same(
         "reducers",
         {
-            "DoNothingReducer": (
-                f"loss = Loss({SIZES}, reducer=reducers.DoNothingReducer())\nresult = loss(e, y)['loss']['losses']"
-            ),
+            "DoNothingReducer": f"""
+                loss = Loss({SIZES}, reducer=reducers.DoNothingReducer())
+                result = loss(e, y)['loss']['losses']
+                """,
             "a reducer set later": "loss.reducer = reducers.SumReducer()",
         },
         ALL,
@@ -259,9 +279,10 @@ WAYS = [
         "regularizers",
         {
             "of embeddings": f"loss = Loss({SIZES}, embedding_regularizer=regularizers.LpRegularizer())",
-            "of embeddings, weighted": (
-                f"loss = Loss({SIZES}, embedding_regularizer=regularizers.ZeroMeanRegularizer(), embedding_reg_weight=0.3)"
-            ),
+            "of embeddings, weighted": f"""
+                mean = regularizers.ZeroMeanRegularizer()
+                loss = Loss({SIZES}, embedding_regularizer=mean, embedding_reg_weight=0.3)
+                """,
             "of weights": f"loss = Loss({SIZES}, weight_regularizer=regularizers.RegularFaceRegularizer())",
             "of weights, weighted": (
                 f"loss = Loss({SIZES}, weight_regularizer=regularizers.CenterInvariantRegularizer(), "
@@ -271,17 +292,20 @@ WAYS = [
                 f"loss = Loss({SIZES}, weight_regularizer=regularizers.LpRegularizer(power=2), "
                 "embedding_regularizer=regularizers.LpRegularizer(), reducer=reducers.SumReducer())"
             ),
-            "names of the terms": (
-                f"loss = Loss({SIZES}, weight_regularizer=regularizers.LpRegularizer())\n"
-                "result = sorted(loss.sub_loss_names())"
-            ),
+            "names of the terms": f"""
+                loss = Loss({SIZES}, weight_regularizer=regularizers.LpRegularizer())
+                result = sorted(loss.sub_loss_names())
+                """,
         },
         ALL,
     ),
     *same(
         "statistics",
         {
-            "the mean angle": f"loss = Loss({SIZES}, collect_stats=True)\nresult = [loss(e, y), float(loss.avg_angle)]",
+            "the mean angle": f"""
+                loss = Loss({SIZES}, collect_stats=True)
+                result = [loss(e, y), float(loss.avg_angle)]
+                """,
         },
         COSINE,
     ),
@@ -290,25 +314,44 @@ WAYS = [
         {
             "by name": "value = loss(embeddings=e, labels=y)",
             "forward": "value = loss.forward(e, y)",
-            "labels of 8 bits": "value = loss(e, y.to(torch.uint8))",
             "one sample": "value = loss(e[:1], y[:1])",
             "every other row": "value = loss(e[::2], y[::2])",
             "a transposed memory": "value = loss(e.t().contiguous().t(), y)",
             "embeddings of length 1": "value = loss(F.normalize(e), y)",
             "double precision": "result = loss(e.double(), y)",
-            "a model before": "value = loss(model(x), y)\nvalue.backward()\nresult = [value, model.weight.grad]",
-            "evaluation": "loss.eval()\nvalue = loss(e, y)",
-            "no gradient": "with torch.no_grad():\n    result = loss(e, y)",
-            "inference mode": "with torch.inference_mode():\n    result = loss(e, y).clone()",
+            "a model before": """
+                value = loss(model(x), y)
+                value.backward()
+                result = [value, model.weight.grad]
+                """,
+            "evaluation": """
+                loss.eval()
+                value = loss(e, y)
+                """,
+            "no gradient": """
+                with torch.no_grad():
+                    result = loss(e, y)
+                """,
+            "inference mode": """
+                with torch.inference_mode():
+                    result = loss(e, y).clone()
+                """,
             "a weight beside another loss": "value = 0.1 * loss(e, y) + F.cross_entropy(e[:, :5], y)",
             "the same embeddings as references": "value = loss(e, y, ref_emb=e, ref_labels=y)",
             "logits": "result = loss.get_logits(e)",
             "prediction": "result = loss.get_logits(e).argmax(1)",
             "probabilities": "result = loss.get_logits(e).softmax(1)",
-            "logits without gradient": "loss.eval()\nwith torch.no_grad():\n    result = loss.get_logits(e)",
-            "a graph that is kept": (
-                "value = loss(e, y)\nvalue.backward(retain_graph=True)\nvalue.backward()\nresult = e.grad"
-            ),
+            "logits without gradient": """
+                loss.eval()
+                with torch.no_grad():
+                    result = loss.get_logits(e)
+                """,
+            "a graph that is kept": """
+                value = loss(e, y)
+                value.backward(retain_graph=True)
+                value.backward()
+                result = e.grad
+                """,
             "the gradient of embeddings": "result = torch.autograd.grad(loss(e, y), e)[0]",
         },
         ALL,
@@ -326,7 +369,6 @@ WAYS = [
         "value = loss(e, y, ref_emb=e.detach().clone(), ref_labels=y)",
         "sentence",
         says="ref_emb must be None for ArcFaceLoss",
-        here="refused, as by PML",
     ),
     Way(
         "the call",
@@ -334,7 +376,6 @@ WAYS = [
         "value = loss(e, y.float())",
         "sentence",
         says="labels must be integers, got dtype torch.float32",
-        here="refused, as by PML",
     ),
     Way(
         "the call",
@@ -343,6 +384,15 @@ WAYS = [
         "better",
         ALL,
         here="integers of any width are labels",
+        check="torch.testing.assert_close(value, loss(e, y))",
+    ),
+    Way(
+        "the call",
+        "labels of 8 bits",
+        "value = loss(e, y.to(torch.uint8))",
+        "better",
+        (*MARGIN, "SubCenterArcFaceLoss"),
+        here="likewise",
         check="torch.testing.assert_close(value, loss(e, y))",
     ),
     Way(
@@ -375,7 +425,11 @@ WAYS = [
     Way(
         "the call",
         "a second derivative",
-        "value = loss(e, y)\n(g,) = torch.autograd.grad(value, e, create_graph=True)\nresult = torch.autograd.grad(g.sum(), e)",
+        """
+            value = loss(e, y)
+            (g,) = torch.autograd.grad(value, e, create_graph=True)
+            result = torch.autograd.grad(g.sum(), e)
+            """,
         "sentence",
         here="refused: backward passes are written by hand, once",
         says="create_graph must be False",
@@ -383,17 +437,24 @@ WAYS = [
     *same(
         "half precision",
         {
-            "a GradScaler": (
-                "scaler = torch.amp.GradScaler('cpu')\nsgd = torch.optim.SGD([e, *loss.parameters()], lr=0.1)\n"
-                "scaler.scale(loss(e, y)).backward()\nscaler.step(sgd)\nscaler.update()\nresult = e"
-            ),
+            "a GradScaler": """
+                scaler = torch.amp.GradScaler('cpu')
+                sgd = torch.optim.SGD([e, *loss.parameters()], lr=0.1)
+                scaler.scale(loss(e, y)).backward()
+                scaler.step(sgd)
+                scaler.update()
+                result = e
+                """,
         },
         ALL,
     ),
     Way(
         "half precision",
         "autocast around the loss",
-        "with torch.autocast('cpu', torch.bfloat16):\n    value = loss(e, y)",
+        """
+            with torch.autocast('cpu', torch.bfloat16):
+                value = loss(e, y)
+            """,
         "better",
         ALL,
         here="logits are computed in fp32, where PML's have 8 bits",
@@ -406,7 +467,10 @@ WAYS = [
         "better",
         COSINE,
         here="logits and weights stay in fp32, where PML turns the weights to 16 bits",
-        check="torch.testing.assert_close(value, loss(e.half().float(), y))\nassert value.dtype == torch.float32",
+        check="""
+            torch.testing.assert_close(value, loss(e.half().float(), y))
+            assert value.dtype == torch.float32
+            """,
     ),
     Way(
         "half precision",
@@ -454,26 +518,33 @@ WAYS = [
     *same(
         "several losses",
         {
-            "a list": "loss = pml.MultipleLosses([loss, losses.TripletMarginLoss()])\nresult = loss(e, y)",
-            "a dictionary with miners and weights": (
-                "loss = pml.MultipleLosses(\n"
-                '    {"softmax": loss, "triplet": losses.TripletMarginLoss()},\n'
-                '    {"triplet": miners.BatchHardMiner()},\n'
-                '    {"softmax": 1, "triplet": 0.5},\n'
-                ")\nresult = loss(e, y)"
-            ),
-            "with a memory of pairs": (
-                "memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_size=8, memory_size=40)\n"
-                "result = [loss(e, y) + memory(e, y) for _ in range(2)]"
-            ),
-            "a memory with enqueue_mask": (
-                "memory = losses.CrossBatchMemory(losses.NTXentLoss(), embedding_size=8, memory_size=40)\n"
-                "result = loss(e, y) + memory(e, y, enqueue_mask=torch.arange(20) % 2 == 0)"
-            ),
-            "two optimizers": (
-                "sgd = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(loss.parameters(), lr=0.5)]\n"
-                "loss(model(x), y).backward()\nfor each in sgd:\n    each.step()\nresult = list(model.parameters())"
-            ),
+            "a list": """
+                loss = pml.MultipleLosses([loss, losses.TripletMarginLoss()])
+                result = loss(e, y)
+                """,
+            "a dictionary with miners and weights": """
+                loss = pml.MultipleLosses(
+                    {"softmax": loss, "triplet": losses.TripletMarginLoss()},
+                    {"triplet": miners.BatchHardMiner()},
+                    {"softmax": 1, "triplet": 0.5},
+                )
+                result = loss(e, y)
+                """,
+            "with a memory of pairs": """
+                memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), embedding_size=8, memory_size=40)
+                result = [loss(e, y) + memory(e, y) for _ in range(2)]
+                """,
+            "a memory with enqueue_mask": """
+                memory = losses.CrossBatchMemory(losses.NTXentLoss(), embedding_size=8, memory_size=40)
+                result = loss(e, y) + memory(e, y, enqueue_mask=torch.arange(20) % 2 == 0)
+                """,
+            "two optimizers": """
+                sgd = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(loss.parameters(), lr=0.5)]
+                loss(model(x), y).backward()
+                for each in sgd:
+                    each.step()
+                result = list(model.parameters())
+                """,
         },
         ALL,
     ),
@@ -489,7 +560,6 @@ WAYS = [
         "loss = losses.CrossBatchMemory(loss, embedding_size=8)",
         "sentence",
         says="CrossBatchMemory not supported for ArcFaceLoss",
-        here="refused, as by PML",
     ),
     Way(
         "several losses",
@@ -497,7 +567,6 @@ WAYS = [
         "loss = losses.SelfSupervisedLoss(loss)",
         "sentence",
         says="SelfSupervisedLoss not supported for ArcFaceLoss",
-        here="refused, as by PML",
     ),
     *same(
         "optimizers",
@@ -526,11 +595,17 @@ WAYS = [
     *same(
         "optimizers",
         {
-            "LBFGS": (
-                "optimizer = torch.optim.LBFGS(loss.parameters(), lr=0.01, max_iter=3)\n\n"
-                "def closure():\n    optimizer.zero_grad()\n    value = loss(e.detach(), y)\n    value.backward()\n"
-                "    return value\n\nresult = optimizer.step(closure)"
-            ),
+            "LBFGS": """
+                optimizer = torch.optim.LBFGS(loss.parameters(), lr=0.01, max_iter=3)
+
+                def closure():
+                    optimizer.zero_grad()
+                    value = loss(e.detach(), y)
+                    value.backward()
+                    return value
+
+                result = optimizer.step(closure)
+                """,
             "a group for the loss": training(
                 'torch.optim.SGD([{"params": model.parameters()}, {"params": loss.parameters(), "lr": 0.5}], lr=0.1)'
             ),
@@ -545,99 +620,195 @@ WAYS = [
                 SGD, "plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1, 5)", "optimizer.step(), plan.step()"
             ),
             "the norm of all gradients cut": training(
-                SGD, "", "nn.utils.clip_grad_norm_(parameters, 1.0)\noptimizer.step()"
+                SGD,
+                "",
+                """
+                    nn.utils.clip_grad_norm_(parameters, 1.0)
+                    optimizer.step()
+                    """,
             ),
             "the norm of the loss's gradient cut": training(
-                SGD, "", "nn.utils.clip_grad_norm_(loss.parameters(), 0.1)\noptimizer.step()"
+                SGD,
+                "",
+                """
+                    nn.utils.clip_grad_norm_(loss.parameters(), 0.1)
+                    optimizer.step()
+                    """,
             ),
             "values of gradients cut": training(
-                SGD, "", "nn.utils.clip_grad_value_(parameters, 0.1)\noptimizer.step()"
+                SGD,
+                "",
+                """
+                    nn.utils.clip_grad_value_(parameters, 0.1)
+                    optimizer.step()
+                    """,
             ),
-            "accumulation": (
-                f"parameters = [*model.parameters(), *loss.parameters()]\noptimizer = {SGD}\n"
-                "for x, y in zip(x.split(5), y.split(5)):\n    (loss(model(x), y) / 4).backward()\n"
-                "optimizer.step()\nresult = list(model.parameters())"
+            "accumulation": f"""
+                parameters = [*model.parameters(), *loss.parameters()]
+                optimizer = {SGD}
+                for x, y in zip(x.split(5), y.split(5)):
+                    (loss(model(x), y) / 4).backward()
+                optimizer.step()
+                result = list(model.parameters())
+                """,
+            "gradients set to 0": training(
+                SGD,
+                "",
+                """
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+                """,
             ),
-            "gradients set to 0": training(SGD, "", "optimizer.step()\noptimizer.zero_grad(set_to_none=False)"),
             "sharpness-aware minimization": training(
                 SGD,
                 "",
-                "lengths = [p.grad.norm() for p in parameters]\nstep = [0.05 * p.grad / torch.stack(lengths).norm() "
-                "for p in parameters]\nwith torch.no_grad():\n    torch._foreach_add_(parameters, step)\n"
-                "optimizer.zero_grad()\nloss(model(x), y).backward()\nwith torch.no_grad():\n"
-                "    torch._foreach_sub_(parameters, step)\noptimizer.step()",
+                """
+                    lengths = [p.grad.norm() for p in parameters]
+                    step = [0.05 * p.grad / torch.stack(lengths).norm() for p in parameters]
+                    with torch.no_grad():
+                        torch._foreach_add_(parameters, step)
+                    optimizer.zero_grad()
+                    loss(model(x), y).backward()
+                    with torch.no_grad():
+                        torch._foreach_sub_(parameters, step)
+                    optimizer.step()
+                    """,
             ),
-            "resumed": (
-                f"parameters = [*model.parameters(), *loss.parameters()]\noptimizer = {SGD[:-1]}, momentum=0.9)\n"
-                "loss(model(x), y).backward()\noptimizer.step()\nkept = copy.deepcopy((loss.state_dict(), "
-                "optimizer.state_dict()))\nloss(model(x), y).backward()\noptimizer.step()\n"
-                "loss.load_state_dict(kept[0])\noptimizer.load_state_dict(kept[1])\nloss(model(x), y).backward()\n"
-                "optimizer.step()\nresult = list(model.parameters())"
-            ),
+            "resumed": f"""
+                parameters = [*model.parameters(), *loss.parameters()]
+                optimizer = {SGD[:-1]}, momentum=0.9)
+                loss(model(x), y).backward()
+                optimizer.step()
+                kept = copy.deepcopy((loss.state_dict(), optimizer.state_dict()))
+                loss(model(x), y).backward()
+                optimizer.step()
+                loss.load_state_dict(kept[0])
+                optimizer.load_state_dict(kept[1])
+                loss(model(x), y).backward()
+                optimizer.step()
+                result = list(model.parameters())
+                """,
             "the learning rate of the loss by its group": training(
                 'torch.optim.AdamW([{"params": model.parameters()}, {"params": loss.parameters(), "weight_decay": 0}])',
                 "optimizer.param_groups[1]['lr'] = 0.3",
             ),
         },
     ),
+    *[
+        Way(
+            "optimizers",
+            f"timm's {name}",
+            training(f"timm.optim.create_optimizer_v2(parameters, {name!r}, lr=0.01)"),
+            "page",
+            here="it looks at rows, which are classes here and columns of embeddings in PML",
+        )
+        for name in ("adamp", "sgdp")
+    ],
     Way(
         "optimizers",
         "a group by the name of the weights",
-        'groups = [{"params": list(model.parameters())}]\n'
-        'groups += [{"params": [p for n, p in loss.named_parameters() if n.endswith("W")], "lr": 0.5}]\n'
-        "sgd = torch.optim.SGD(groups, lr=0.1)\nloss(model(x), y).backward()\nsgd.step()\nresult = list(model.parameters())",
+        """
+            groups = [{"params": list(model.parameters())}]
+            groups += [{"params": [p for n, p in loss.named_parameters() if n.endswith("W")], "lr": 0.5}]
+            sgd = torch.optim.SGD(groups, lr=0.1)
+            loss(model(x), y).backward()
+            sgd.step()
+            result = list(model.parameters())
+            """,
         "page",
         here="the weights are `class_weights.weight`, so that this group is empty; a warning comes after 20 batches",
-        instead="sgd = torch.optim.SGD(pml_center.param_groups(model, loss, lr=0.1, loss_lr=0.5))\n"
-        "loss(model(x), y).backward()\nsgd.step()\nresult = list(model.parameters())",
+        instead="""
+            sgd = torch.optim.SGD(pml_center.param_groups(model, loss, lr=0.1, loss_lr=0.5))
+            loss(model(x), y).backward()
+            sgd.step()
+            result = list(model.parameters())
+            """,
     ),
     Way(
         "optimizers",
         "timm's list of names without decay",
-        'both = nn.ModuleDict({"model": model, "loss": loss})\nsgd = timm.optim.create_optimizer_v2('
-        'both, "sgd", lr=0.1, weight_decay=0.5, no_weight_decay_list=["loss.W"])\n'
-        "loss(model(x), y).backward()\nsgd.step()\nresult = list(model.parameters())",
+        """
+            both = nn.ModuleDict({"model": model, "loss": loss})
+            groups = timm.optim.param_groups_weight_decay(both, 0.5, no_weight_decay_list=["loss.W"])
+            sgd = torch.optim.SGD(groups, lr=0.1)
+            loss(model(x), y).backward()
+            sgd.step()
+            result = list(model.parameters())
+            """,
         "page",
         here="the name matches nothing, and the weights decay",
-        instead='both = nn.ModuleDict({"model": model, "loss": loss})\nsgd = timm.optim.create_optimizer_v2('
-        'both, "sgd", lr=0.1, weight_decay=0.5, no_weight_decay_list=["loss.class_weights.weight"])\n'
-        "loss(model(x), y).backward()\nsgd.step()\nresult = list(model.parameters())",
+        instead="""
+            both = nn.ModuleDict({"model": model, "loss": loss})
+            groups = timm.optim.param_groups_weight_decay(both, 0.5, no_weight_decay_list=["*.class_weights.weight"])
+            sgd = torch.optim.SGD(groups, lr=0.1)
+            loss(model(x), y).backward()
+            sgd.step()
+            result = list(model.parameters())
+            """,
     ),
     *same(
         "copies and wrappers",
         {
             "deepcopy": "loss = copy.deepcopy(loss)",
             "pickle": "loss = pickle.loads(pickle.dumps(loss))",
-            "torch.save of the module": (
-                "file = io.BytesIO()\ntorch.save(loss, file)\nfile.seek(0)\nloss = torch.load(file, weights_only=False)"
-            ),
-            "torch.save of the state": (
-                "file = io.BytesIO()\ntorch.save(loss.state_dict(), file)\nfile.seek(0)\n"
-                "loss.load_state_dict(torch.load(file))"
-            ),
-            "in a ModuleDict": 'both = nn.ModuleDict({"loss": loss})\nvalue = both["loss"](e, y)',
-            "an attribute of the model": (
-                "model.criterion = loss\nsgd = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-                "model.criterion(model(x), y).backward()\nsgd.step()\nresult = [model.weight, model.bias]"
-            ),
-            "double": "loss = loss.double()\nresult = loss(e.double(), y)",
+            "torch.save of the module": """
+                file = io.BytesIO()
+                torch.save(loss, file)
+                file.seek(0)
+                loss = torch.load(file, weights_only=False)
+                """,
+            "torch.save of the state": """
+                file = io.BytesIO()
+                torch.save(loss.state_dict(), file)
+                file.seek(0)
+                loss.load_state_dict(torch.load(file))
+                """,
+            "in a ModuleDict": """
+                both = nn.ModuleDict({"loss": loss})
+                value = both["loss"](e, y)
+                """,
+            "an attribute of the model": """
+                model.criterion = loss
+                sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+                model.criterion(model(x), y).backward()
+                sgd.step()
+                result = [model.weight, model.bias]
+                """,
+            "double": """
+                loss = loss.double()
+                result = loss(e.double(), y)
+                """,
             "to a device": 'loss = loss.to("cpu")',
-            "a start for linear layers alone": (
-                "def init(module):\n    if isinstance(module, nn.Linear):\n        nn.init.ones_(module.weight)\n\n"
-                "loss.apply(init)"
-            ),
+            "a start for linear layers alone": """
+                def init(module):
+                    if isinstance(module, nn.Linear):
+                        nn.init.ones_(module.weight)
+
+                loss.apply(init)
+                """,
             "the count of parameters": "result = sum(p.numel() for p in loss.parameters() if p.requires_grad)",
             "the device of parameters": "result = str(next(loss.parameters()).device)",
-            "AveragedModel": (
-                "average = torch.optim.swa_utils.AveragedModel(loss)\naverage.update_parameters(loss)\n"
-                "loss = average.module"
-            ),
-            "timm's average": "average = timm.utils.ModelEmaV3(loss, decay=0.5)\naverage.update(loss)\nloss = average.module",
-            "a hook of forward": (
-                "seen = []\nloss.register_forward_hook(lambda loss, args, value: seen.append(value))\n"
-                "loss(e, y)\nresult = seen"
-            ),
-            "training and evaluation": "loss.eval()\nloss(e, y)\nloss.train()",
+            "AveragedModel": """
+                average = torch.optim.swa_utils.AveragedModel(loss)
+                average.update_parameters(loss)
+                loss = average.module
+                """,
+            "timm's average": """
+                average = timm.utils.ModelEmaV3(loss, decay=0.5)
+                average.update(loss)
+                loss = average.module
+                """,
+            "a hook of forward": """
+                seen = []
+                loss.register_forward_hook(lambda loss, args, value: seen.append(value))
+                loss(e, y)
+                result = seen
+                """,
+            "training and evaluation": """
+                loss.eval()
+                loss(e, y)
+                loss.train()
+                """,
         },
         ALL,
     ),
@@ -653,14 +824,14 @@ WAYS = [
             "PML's, strictly": "loss.load_state_dict(saved)",
             "PML's, not strictly": "loss.load_state_dict(saved, strict=False)",
             "PML's, assigned": "loss.load_state_dict({k: v.clone() for k, v in saved.items()}, assign=True)",
-            "PML's, in a checkpoint of all": (
-                'both = nn.ModuleDict({"model": model, "loss": loss})\n'
-                'both.load_state_dict({"loss." + k: v for k, v in saved.items()}, strict=False)'
-            ),
-            "PML's, in MultipleLosses": (
-                "several = pml.MultipleLosses([loss])\n"
-                'several.load_state_dict({"losses.0." + k: v for k, v in saved.items()})'
-            ),
+            "PML's, in a checkpoint of all": """
+                both = nn.ModuleDict({"model": model, "loss": loss})
+                both.load_state_dict({"loss." + k: v for k, v in saved.items()}, strict=False)
+                """,
+            "PML's, in MultipleLosses": """
+                several = pml.MultipleLosses([loss])
+                several.load_state_dict({"losses.0." + k: v for k, v in saved.items()})
+                """,
             "PML's, of 16 bits": "loss.load_state_dict({k: v.half() for k, v in saved.items()})",
         },
         ALL,
@@ -671,12 +842,15 @@ WAYS = [
         'loss.load_state_dict({"W": torch.zeros(9, 5)})',
         "sentence",
         says="size mismatch for class_weights.weight",
-        here="refused, as by PML; the message has our name of the weights",
     ),
     Way(
         "state",
         "PML's, filtered by the names of a new loss",
-        "own = loss.state_dict()\nown.update({k: v for k, v in saved.items() if k in own})\nloss.load_state_dict(own)",
+        """
+            own = loss.state_dict()
+            own.update({k: v for k, v in saved.items() if k in own})
+            loss.load_state_dict(own)
+            """,
         "warning",
         ALL,
         says="was given the very class weights that it has, so that none are loaded",
@@ -686,7 +860,11 @@ WAYS = [
     Way(
         "state",
         "PML's, parameter by parameter",
-        "for name, parameter in loss.named_parameters():\n    if name in saved:\n        parameter.data.copy_(saved[name])",
+        """
+            for name, parameter in loss.named_parameters():
+                if name in saved:
+                    parameter.data.copy_(saved[name])
+            """,
         "page",
         ALL,
         here="no name is in it, and the weights stay",
@@ -704,38 +882,76 @@ WAYS = [
     Way(
         "state",
         "ours, into PML's loss",
-        "theirs = pml.ArcFaceLoss(5, 8)\ntheirs.load_state_dict(loss.state_dict())\nresult = theirs(e, y)",
+        """
+            theirs = pml.ArcFaceLoss(5, 8)
+            theirs.load_state_dict(loss.state_dict())
+            result = theirs(e, y)
+            """,
         "page",
         here='`Missing key(s) in state_dict: "W"`',
-        instead="theirs = loss.to_pml()\nresult = theirs(e, y)",
+        instead="""
+            theirs = loss.to_pml()
+            result = theirs(e, y)
+            """,
     ),
     Way(
         "state",
         "the optimizer's, saved with PML's loss",
-        "loss.load_state_dict(saved)\nadam = torch.optim.Adam(loss.parameters())\nadam.load_state_dict(saved_adam)\n"
-        "loss(e, y).backward()\nadam.step()\nresult = e.grad",
+        """
+            loss.load_state_dict(saved)
+            adam = torch.optim.Adam(loss.parameters())
+            adam.load_state_dict(saved_adam)
+            loss(e, y).backward()
+            adam.step()
+            result = e.grad
+            """,
         "sentence",
         ALL,
         says="optimizer must be new, or have moments of our class weights",
         here="refused at the first step: its moments are those of the transpose",
-        instead="loss.load_state_dict(saved)\nadam = torch.optim.Adam(loss.parameters())\n"
-        "pml_state.load_optimizer_state(adam, saved_adam, loss)\nloss(e, y).backward()\nadam.step()\nresult = e.grad",
+        instead="""
+            loss.load_state_dict(saved)
+            adam = torch.optim.Adam(loss.parameters())
+            pml_state.load_optimizer_state(adam, saved_adam, loss)
+            loss(e, y).backward()
+            adam.step()
+            result = e.grad
+            """,
     ),
     *same(
         "freezing",
         {
-            "each parameter": (
-                "for parameter in loss.parameters():\n    parameter.requires_grad = False\nresult = "
-                "torch.autograd.grad(loss(e, y), e)"
-            ),
-            "requires_grad_": "loss.requires_grad_(False)\nresult = torch.autograd.grad(loss(e, y), e)",
-            "and thawing": "loss.requires_grad_(False)\nloss(e, y)\nloss.requires_grad_(True)",
-            "W": "loss.W.requires_grad_(False)\nresult = torch.autograd.grad(loss(e, y), e)",
-            "W, as an attribute": "loss.W.requires_grad = False\nresult = torch.autograd.grad(loss(e, y), e)",
-            "W, without gradient": (
-                "with torch.no_grad():\n    loss.W.requires_grad_(False)\nresult = torch.autograd.grad(loss(e, y), e)"
-            ),
-            "no gradient in the optimizer": "sgd = torch.optim.SGD(model.parameters(), lr=0.1)\nvalue = loss(e, y)",
+            "each parameter": """
+                for parameter in loss.parameters():
+                    parameter.requires_grad = False
+                result = torch.autograd.grad(loss(e, y), e)
+                """,
+            "requires_grad_": """
+                loss.requires_grad_(False)
+                result = torch.autograd.grad(loss(e, y), e)
+                """,
+            "and thawing": """
+                loss.requires_grad_(False)
+                loss(e, y)
+                loss.requires_grad_(True)
+                """,
+            "W": """
+                loss.W.requires_grad_(False)
+                result = torch.autograd.grad(loss(e, y), e)
+                """,
+            "W, as an attribute": """
+                loss.W.requires_grad = False
+                result = torch.autograd.grad(loss(e, y), e)
+                """,
+            "W, without gradient": """
+                with torch.no_grad():
+                    loss.W.requires_grad_(False)
+                result = torch.autograd.grad(loss(e, y), e)
+                """,
+            "no gradient in the optimizer": """
+                sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+                value = loss(e, y)
+                """,
         },
         ALL,
     ),
@@ -751,17 +967,33 @@ WAYS = [
             "cosines by hand": "result = F.normalize(e) @ F.normalize(loss.W, dim=0)",
             "a penalty on it": "value = loss(e, y) + 0.1 * loss.W.square().sum()",
             "written by copy_": "loss.W.data.copy_(torch.ones_like(loss.W))",
-            "written without gradient": "with torch.no_grad():\n    loss.W.copy_(torch.full_like(loss.W, 0.5))\n    loss.W[:, 1] = 2",
+            "written without gradient": """
+                with torch.no_grad():
+                    loss.W.copy_(torch.full_like(loss.W, 0.5))
+                    loss.W[:, 1] = 2
+                """,
             "a column": "loss.W.data[:, 0] = 1",
             "scaled": "loss.W.data.mul_(0.1)",
-            "a start of torch": "nn.init.uniform_(loss.W, 0.1, 0.2)",
+            "a start of torch": "nn.init.eye_(loss.W)",
             "started again": "loss.weight_init_func(loss.W)",
             "other numbers": "loss.W.data = torch.arange(40.0).view(8, 5).repeat(1, loss.W.shape[1] // 5)",
             "normalised after each step": training(
-                SGD, "", "optimizer.step()\nloss.W.data = F.normalize(loss.W.data, dim=0)"
+                SGD,
+                "",
+                """
+                    optimizer.step()
+                    loss.W.data = F.normalize(loss.W.data, dim=0)
+                    """,
             ),
-            "its gradient": "loss(e, y).backward()\nresult = loss.W.grad",
-            "its gradient cut": "loss(e, y).backward()\nnn.utils.clip_grad_norm_([loss.W], 0.1)\nresult = loss.W.grad",
+            "its gradient": """
+                loss(e, y).backward()
+                result = loss.W.grad
+                """,
+            "its gradient cut": """
+                loss(e, y).backward()
+                nn.utils.clip_grad_norm_([loss.W], 0.1)
+                result = loss.W.grad
+                """,
             "a hook of its gradient": "loss.W.register_hook(lambda grad: grad * 0.5)",
             "a copy": "result = copy.deepcopy(loss.W).detach()",
         },
@@ -770,16 +1002,27 @@ WAYS = [
     Way(
         "W",
         "more classes by cat",
-        "loss.W.data = torch.cat([loss.W.data, torch.ones(8, 2)], 1)\nloss.num_classes = 7\nvalue = loss(e, torch.arange(20) % 7)",
+        """
+            loss.W.data = torch.cat([loss.W.data, torch.ones(8, 2)], 1)
+            loss.num_classes = 7
+            value = loss(e, torch.arange(20) % 7)
+            """,
         "sentence",
         says=r"W\.data must have shape",
         here="refused: the shape is that of the classes",
-        instead="loss.resize_classes(7)\nloss.W.data[:, 5:] = 1\nvalue = loss(e, torch.arange(20) % 7)",
+        instead="""
+            loss.resize_classes(7)
+            loss.W.data[:, 5:] = 1
+            value = loss(e, torch.arange(20) % 7)
+            """,
     ),
     Way(
         "W",
         "other memory by set_",
-        "with torch.no_grad():\n    loss.W.set_(torch.ones(8, 5))",
+        """
+            with torch.no_grad():
+                loss.W.set_(torch.ones(8, 5))
+            """,
         "sentence",
         says="W.set_ must not be called",
         here="refused: `W` is a view of the weights",
@@ -788,11 +1031,21 @@ WAYS = [
     Way(
         "W",
         "alone in an optimizer",
-        "sgd = torch.optim.SGD([loss.W], lr=0.1)\nloss(e, y).backward()\nsgd.step()\nresult = e.grad",
+        """
+            sgd = torch.optim.SGD([loss.W], lr=0.1)
+            loss(e, y).backward()
+            sgd.step()
+            result = e.grad
+            """,
         "sentence",
         says="W must not be given to an optimizer|can't optimize a non-leaf Tensor",
         here="refused: `W` is a view of the weights",
-        instead="sgd = torch.optim.SGD(loss.parameters(), lr=0.1)\nloss(e, y).backward()\nsgd.step()\nresult = e.grad",
+        instead="""
+            sgd = torch.optim.SGD(loss.parameters(), lr=0.1)
+            loss(e, y).backward()
+            sgd.step()
+            result = e.grad
+            """,
     ),
     Way(
         "W",
@@ -807,9 +1060,10 @@ WAYS = [
         "attributes",
         {
             "the scale, set": "loss.scale = 16",
-            "the weight of a regularizer, set": (
-                f"loss = Loss({SIZES}, weight_regularizer=regularizers.LpRegularizer())\nloss.weight_reg_weight = 0.1"
-            ),
+            "the weight of a regularizer, set": f"""
+                loss = Loss({SIZES}, weight_regularizer=regularizers.LpRegularizer())
+                loss.weight_reg_weight = 0.1
+                """,
         },
         (*MARGIN, "SubCenterArcFaceLoss"),
     ),
@@ -823,24 +1077,44 @@ WAYS = [
     *same(
         "attributes",
         {
-            "the margin of CosFace": "loss = losses.CosFaceLoss(5, 8)\nresult = loss.margin",
-            "the margin of CosFace, set": "loss = losses.CosFaceLoss(5, 8)\nloss.margin = 0.1",
-            "a margin warmed up": (
-                "loss = losses.CosFaceLoss(5, 8)\nresult = []\nfor epoch in range(3):\n    loss.margin = 0.1 * epoch\n"
-                "    result.append(loss(e, y))"
-            ),
-            "sub-centers": f"loss = losses.SubCenterArcFaceLoss({SIZES})\nresult = [loss.sub_centers, loss.num_classes]",
-            "the temperature": "loss = losses.NormalizedSoftmaxLoss(5, 8)\nresult = loss.temperature",
-            "the temperature, set": "loss = losses.NormalizedSoftmaxLoss(5, 8)\nloss.temperature = 0.5",
-            "the temperature of logits": (
-                "loss = losses.NormalizedSoftmaxLoss(5, 8)\nloss.temperature = 0.5\nresult = loss.get_logits(e)"
-            ),
+            "the margin of CosFace": """
+                loss = losses.CosFaceLoss(5, 8)
+                result = loss.margin
+                """,
+            "the margin of CosFace, set": """
+                loss = losses.CosFaceLoss(5, 8)
+                loss.margin = 0.1
+                """,
+            "a margin warmed up": """
+                loss = losses.CosFaceLoss(5, 8)
+                result = []
+                for epoch in range(3):
+                    loss.margin = 0.1 * epoch
+                    result.append(loss(e, y))
+                """,
+            "sub-centers": f"""
+                loss = losses.SubCenterArcFaceLoss({SIZES})
+                result = [loss.sub_centers, loss.num_classes]
+                """,
+            "the temperature": """
+                loss = losses.NormalizedSoftmaxLoss(5, 8)
+                result = loss.temperature
+                """,
+            "the temperature, set": """
+                loss = losses.NormalizedSoftmaxLoss(5, 8)
+                loss.temperature = 0.5
+                """,
+            "the temperature of logits": """
+                loss = losses.NormalizedSoftmaxLoss(5, 8)
+                loss.temperature = 0.5
+                result = loss.get_logits(e)
+                """,
             "names that are recorded": 'result = {"num_classes", "margin", "scale"} <= set(loss._record_these)',
             "SubCenter is an ArcFace": f"result = isinstance(losses.SubCenterArcFaceLoss({SIZES}), losses.ArcFaceLoss)",
-            "a margin loss is an L-Softmax": (
-                "kinds = (losses.ArcFaceLoss, losses.CosFaceLoss, losses.SphereFaceLoss)\n"
-                "result = [issubclass(kind, losses.LargeMarginSoftmaxLoss) for kind in kinds]"
-            ),
+            "a margin loss is an L-Softmax": """
+                kinds = (losses.ArcFaceLoss, losses.CosFaceLoss, losses.SphereFaceLoss)
+                result = [issubclass(kind, losses.LargeMarginSoftmaxLoss) for kind in kinds]
+                """,
             "is a loss of PML": "result = isinstance(loss, pml.BaseMetricLossFunction)",
             "the name of the class": "result = type(loss).__name__",
         },
@@ -848,7 +1122,10 @@ WAYS = [
     Way(
         "attributes",
         "the sizes of NormalizedSoftmaxLoss",
-        "loss = losses.NormalizedSoftmaxLoss(5, 8)\nresult = [loss.num_classes, loss.embedding_size]",
+        """
+            loss = losses.NormalizedSoftmaxLoss(5, 8)
+            result = [loss.num_classes, loss.embedding_size]
+            """,
         "better",
         here="5 and 8; both are 0 in PML",
         check="assert result == [5, 8]",
@@ -903,7 +1180,10 @@ WAYS = [
     Way(
         "attributes",
         "init_margin",
-        "loss.margin = 20\nloss.init_margin()",
+        """
+            loss.margin = 20
+            loss.init_margin()
+            """,
         "sentence",
         says="init_margin",
         here="likewise: the attribute is in degrees",
@@ -912,45 +1192,81 @@ WAYS = [
     *same(
         "subclasses",
         {
-            "arguments passed on": (
-                "class Mine(Loss):\n    def __init__(self, classes, **kwargs):\n"
-                "        super().__init__(num_classes=classes, embedding_size=8, **kwargs)\n\nloss = Mine(5)"
-            ),
-            "a reducer of one's own": (
-                "class Mine(Loss):\n    def __init__(self, n, d):\n"
-                "        super().__init__(num_classes=n, embedding_size=d, reducer=reducers.SumReducer())\n\n"
-                "loss = Mine(5, 8)"
-            ),
-            "a distance and statistics": (
-                "class Mine(Loss):\n    def __init__(self):\n        super().__init__("
-                f"{SIZES}, collect_stats=True, embedding_regularizer=regularizers.LpRegularizer())\n\nloss = Mine()"
-            ),
-            "forward": (
-                "class Mine(Loss):\n    def forward(self, embeddings, labels, indices_tuple=None):\n"
-                f"        return 2 * super().forward(F.normalize(embeddings), labels)\n\nloss = Mine({SIZES})"
-            ),
-            "a start of one's own": (
-                "class Mine(Loss):\n    def get_default_weight_init_func(self):\n"
-                f"        return c_f.TorchInitWrapper(nn.init.constant_, val=0.3)\n\nloss = Mine({SIZES})"
-            ),
-            "a reducer by default": (
-                "class Mine(Loss):\n    def get_default_reducer(self):\n        return reducers.SumReducer()\n\n"
-                f"loss = Mine({SIZES})"
-            ),
-            "attributes of its own": (
-                "class Mine(Loss):\n    def __init__(self, **kwargs):\n        super().__init__(**kwargs)\n"
-                f"        self.step, self.prototypes, self.penalty = 0, None, 1\n\nloss = Mine({SIZES})"
-            ),
-            "weights of classes of its own": (
-                "class Mine(Loss):\n    def __init__(self, **kwargs):\n        super().__init__(**kwargs)\n"
-                f"        self.class_weights = torch.ones(5)\n\nloss = Mine({SIZES})"
-            ),
-            "a method named step": (
-                f"class Mine(Loss):\n    def step(self):\n        return 1\n\nloss = Mine({SIZES})\nloss.step()"
-            ),
-            "beside another base": (
-                f"class Named:\n    name = 'mine'\n\nclass Mine(Named, Loss):\n    pass\n\nloss = Mine({SIZES})"
-            ),
+            "arguments passed on": """
+                class Mine(Loss):
+                    def __init__(self, classes, **kwargs):
+                        super().__init__(num_classes=classes, embedding_size=8, **kwargs)
+
+                loss = Mine(5)
+                """,
+            "a reducer of one's own": """
+                class Mine(Loss):
+                    def __init__(self, n, d):
+                        super().__init__(num_classes=n, embedding_size=d, reducer=reducers.SumReducer())
+
+                loss = Mine(5, 8)
+                """,
+            "a distance and statistics": f"""
+                class Mine(Loss):
+                    def __init__(self):
+                        super().__init__({SIZES}, collect_stats=True, distance=None)
+
+                loss = Mine()
+                """,
+            "forward": f"""
+                class Mine(Loss):
+                    def forward(self, embeddings, labels, indices_tuple=None):
+                        return 2 * super().forward(F.normalize(embeddings), labels)
+
+                loss = Mine({SIZES})
+                """,
+            "a start of one's own": f"""
+                class Mine(Loss):
+                    def get_default_weight_init_func(self):
+                        return c_f.TorchInitWrapper(nn.init.constant_, val=0.3)
+
+                loss = Mine({SIZES})
+                """,
+            "a reducer by default": f"""
+                class Mine(Loss):
+                    def get_default_reducer(self):
+                        return reducers.SumReducer()
+
+                loss = Mine({SIZES})
+                """,
+            "attributes of its own": f"""
+                class Mine(Loss):
+                    def __init__(self, **kwargs):
+                        super().__init__(**kwargs)
+                        self.step, self.prototypes, self.penalty = 0, None, 1
+
+                loss = Mine({SIZES})
+                """,
+            "weights of classes of its own": f"""
+                class Mine(Loss):
+                    def __init__(self, **kwargs):
+                        super().__init__(**kwargs)
+                        self.class_weights = torch.ones(5)
+
+                loss = Mine({SIZES})
+                """,
+            "a method named step": f"""
+                class Mine(Loss):
+                    def step(self):
+                        return 1
+
+                loss = Mine({SIZES})
+                loss.step()
+                """,
+            "beside another base": f"""
+                class Named:
+                    name = 'mine'
+
+                class Mine(Named, Loss):
+                    pass
+
+                loss = Mine({SIZES})
+                """,
         },
         ALL,
     ),
@@ -958,70 +1274,100 @@ WAYS = [
         Way(
             "subclasses",
             f"{hook} overridden",
-            f"class Mine(losses.ArcFaceLoss):\n    def {hook}(self, *args):\n        return super().{hook}(*args)\n\n"
-            "loss = Mine(5, 8)",
+            f"""
+                class Mine(losses.ArcFaceLoss):
+                    def {hook}(self, *args):
+                        return super().{hook}(*args)
+
+                loss = Mine(5, 8)
+                """,
             "sentence",
             says=hook,
-            here="an error where the class is made: our hooks are `target_cosine`, `negative_margin`, `logit_scale`",
+            here=HOOKS if hook == "scale_logits" else "",
         )
         for hook in ("scale_logits", "modify_cosine_of_target_classes", "get_cosine", "init_margin")
     ],
     *same(
         "trainers and testers",
         {
-            "MetricLossOnly": f"trainer = trainers.MetricLossOnly(\n    {TRAINER})\n{TRAINED}",
-            "MetricLossOnly with a miner": (
-                f"trainer = trainers.MetricLossOnly(\n    {TRAINER},\n"
-                f"    mining_funcs={{'tuple_miner': miners.MultiSimilarityMiner()}})\n{TRAINED}"
-            ),
-            "MetricLossOnly with clipping and schedules": (
-                "plan = torch.optim.lr_scheduler.StepLR(optimizers['metric_loss_optimizer'], 1)\n"
-                f"trainer = trainers.MetricLossOnly(\n    {TRAINER},\n    gradient_clippers={{'metric_loss_grad_clipper': "
-                "lambda: nn.utils.clip_grad_norm_(loss.parameters(), 0.1)},\n"
-                f"    lr_schedulers={{'metric_loss_scheduler_by_iteration': plan}})\n{TRAINED}"
-            ),
-            "MetricLossOnly that freezes the loss": (
-                f"trainer = trainers.MetricLossOnly(\n    {TRAINER}, freeze_these=['metric_loss'])\n{TRAINED}"
-            ),
+            "MetricLossOnly": f"""
+                trainer = trainers.MetricLossOnly({TRAINER})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "MetricLossOnly with a miner": f"""
+                trainer = trainers.MetricLossOnly({TRAINER},
+                    mining_funcs={{'tuple_miner': miners.MultiSimilarityMiner()}})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "MetricLossOnly with clipping and schedules": f"""
+                plan = torch.optim.lr_scheduler.StepLR(optimizers['metric_loss_optimizer'], 1)
+                trainer = trainers.MetricLossOnly(
+                    {TRAINER},
+                    lr_schedulers={{'metric_loss_scheduler_by_iteration': plan}},
+                    gradient_clippers={{
+                        'metric_loss_grad_clipper': lambda: nn.utils.clip_grad_norm_(loss.parameters(), 0.1)
+                    }},
+                )
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "MetricLossOnly that freezes the loss": f"""
+                trainer = trainers.MetricLossOnly({TRAINER}, freeze_these=['metric_loss'])
+                trainer.train()
+                result = list(model.parameters())
+                """,
         },
         ALL,
     ),
     *same(
         "trainers and testers",
         {
-            "TrainWithClassifier": (
-                "models['classifier'] = nn.Linear(8, 5)\n"
-                "optimizers['classifier_optimizer'] = torch.optim.SGD(models['classifier'].parameters(), lr=0.1)\n"
-                "loss_funcs['classifier_loss'] = nn.CrossEntropyLoss()\n"
-                f"trainer = trainers.TrainWithClassifier(\n    {TRAINER})\n{TRAINED}"
-            ),
-            "the classifier's loss": (
-                "models['classifier'] = nn.Identity()\nloss_funcs['classifier_loss'] = loss\n"
-                "loss_funcs['metric_loss'] = losses.TripletMarginLoss()\n"
-                "optimizers['classifier_loss_optimizer'] = optimizers.pop('metric_loss_optimizer')\n"
-                f"trainer = trainers.TrainWithClassifier(\n    {TRAINER})\n{TRAINED}"
-            ),
-            "CascadedEmbeddings": (
-                "models['embedder'] = nn.Identity()\nloss_funcs = {'metric_loss_0': loss, 'metric_loss_1': loss}\n"
-                "optimizers['metric_loss_0_optimizer'] = optimizers.pop('metric_loss_optimizer')\n"
-                "trainer = trainers.CascadedEmbeddings(\n    embedding_sizes=[8, 8], models={'trunk': nn.Sequential(model, "
-                "Twice()), 'embedder': nn.Identity()}, optimizers=optimizers, batch_size=10, loss_funcs=loss_funcs, "
-                "dataset=data, iterations_per_epoch=2, dataloader_num_workers=0, data_device=torch.device('cpu'))\n"
-                f"{TRAINED}"
-            ),
-            "DeepAdversarialMetricLearning": (
-                "models['generator'] = nn.Linear(24, 8)\n"
-                "optimizers['generator_optimizer'] = torch.optim.SGD(models['generator'].parameters(), lr=0.1)\n"
-                "loss_funcs['synth_loss'] = loss\nloss_funcs['g_adv_loss'] = losses.TripletMarginLoss()\n"
-                "trainer = trainers.DeepAdversarialMetricLearning(\n    "
-                f"{TRAINER},\n    mining_funcs={{'g_triplet_miner': miners.BatchHardMiner()}})\n{TRAINED}"
-            ),
-            "GlobalEmbeddingSpaceTester": (
-                f"{TRAINED_BY_HAND}tester = testers.GlobalEmbeddingSpaceTester(dataloader_num_workers=0, "
-                "data_device=torch.device('cpu'), accuracy_calculator=AccuracyCalculator("
-                "include=('precision_at_1',), k=1, device=torch.device('cpu')))\n"
-                "result = tester.test({'val': data}, 1, model)['val']['precision_at_1_level0']"
-            ),
+            "TrainWithClassifier": f"""
+                models['classifier'] = nn.Linear(8, 5)
+                optimizers['classifier_optimizer'] = torch.optim.SGD(models['classifier'].parameters(), lr=0.1)
+                loss_funcs['classifier_loss'] = nn.CrossEntropyLoss()
+                trainer = trainers.TrainWithClassifier({TRAINER})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "the classifier's loss": f"""
+                models['classifier'] = nn.Identity()
+                loss_funcs['classifier_loss'] = loss
+                loss_funcs['metric_loss'] = losses.TripletMarginLoss()
+                optimizers['classifier_loss_optimizer'] = optimizers.pop('metric_loss_optimizer')
+                trainer = trainers.TrainWithClassifier({TRAINER})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "CascadedEmbeddings": f"""
+                models['trunk'] = nn.Sequential(model, Twice())
+                loss_funcs = {{'metric_loss_0': loss, 'metric_loss_1': losses.TripletMarginLoss()}}
+                optimizers['metric_loss_0_optimizer'] = optimizers.pop('metric_loss_optimizer')
+                trainer = trainers.CascadedEmbeddings([8, 8], {TRAINER})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "DeepAdversarialMetricLearning": f"""
+                models['generator'] = nn.Linear(24, 8)
+                optimizers['generator_optimizer'] = torch.optim.SGD(models['generator'].parameters(), lr=0.1)
+                loss_funcs |= {{'synth_loss': loss, 'g_adv_loss': losses.TripletMarginLoss()}}
+                trainer = trainers.DeepAdversarialMetricLearning(0, 0, 2, {TRAINER})
+                trainer.train()
+                result = list(model.parameters())
+                """,
+            "GlobalEmbeddingSpaceTester": """
+                sgd = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+                loss(model(x), y).backward()
+                sgd.step()
+                tester = testers.GlobalEmbeddingSpaceTester(
+                    dataloader_num_workers=0,
+                    data_device=CPU,
+                    accuracy_calculator=AccuracyCalculator(include=("precision_at_1",), k=1, device=CPU),
+                )
+                result = tester.test({"val": TensorDataset(x, y)}, 1, model)["val"]["precision_at_1_level0"]
+                """,
         },
     ),
     Way(
@@ -1030,21 +1376,24 @@ WAYS = [
         "value = loss(e[:10], y[:10], miners.BatchHardMiner()(e[:10], y[:10], e[10:], y[10:]), e[10:], y[10:])",
         "sentence",
         says="ref_emb must be None for ArcFaceLoss",
-        here="refused, as by PML: the loss has class weights to compare with",
     ),
     *same(
         "sub-centers",
         {
-            "outliers": (
-                f"loss = losses.SubCenterArcFaceLoss({SIZES})\nresult = list(loss.get_outliers(e.detach(), y, threshold=60))"
-            ),
+            "outliers": f"""
+                loss = losses.SubCenterArcFaceLoss({SIZES})
+                rows, centers = loss.get_outliers(e.detach(), y, threshold=60)
+                result = [sorted(rows.tolist()), centers]
+                """,
         },
     ),
     Way(
         "sub-centers",
         "outliers without the centers",
-        f"loss = losses.SubCenterArcFaceLoss({SIZES})\n"
-        "result = loss.get_outliers(e.detach(), y, threshold=60, return_dominant_centers=False)",
+        f"""
+            loss = losses.SubCenterArcFaceLoss({SIZES})
+            result = loss.get_outliers(e.detach(), y, threshold=60, return_dominant_centers=False)
+            """,
         "better",
         here="the rows of the outliers alone; PML returns the centers, too",
         check="assert isinstance(result, torch.Tensor)",
@@ -1052,30 +1401,55 @@ WAYS = [
     Way(
         "P2SGrad",
         "by PML's names",
-        "loss = losses.P2SGradLoss(descriptors_dim=8, num_classes=5)\nloss.load_state_dict(saved)\nvalue = loss(e, y)",
+        """
+            loss = losses.P2SGradLoss(descriptors_dim=8, num_classes=5)
+            loss.load_state_dict(saved)
+            value = loss(e, y)
+            result = [value, torch.autograd.grad(value, e)]
+            """,
         "page",
         ("P2SGradLoss",),
         here="names and state are taken; the value is the paper's, C / 2 of PML's",
-        instead="loss = losses.P2SGradLoss(descriptors_dim=8, num_classes=5)\nloss.load_state_dict(saved)\n"
-        "value = 2 / 5 * loss(e, y)",
+        instead="""
+            loss = losses.P2SGradLoss(descriptors_dim=8, num_classes=5)
+            loss.load_state_dict(saved)
+            value = 2 / 5 * loss(e, y)
+            result = [value, torch.autograd.grad(value, e)]
+            """,
     ),
     Way(
         "P2SGrad",
         "sizes by position",
-        "loss = losses.P2SGradLoss(8, 5)\nloss.load_state_dict(saved)\nvalue = loss(e, y)",
+        """
+            loss = losses.P2SGradLoss(8, 5)
+            loss.load_state_dict(saved)
+            value = loss(e, y)
+            result = [value, torch.autograd.grad(value, e)]
+            """,
         "page",
         ("P2SGradLoss",),
         here="the order is that of all other losses: classes come first",
-        instead="loss = losses.P2SGradLoss(5, 8)\nloss.load_state_dict(saved)\nvalue = 2 / 5 * loss(e, y)",
+        instead="""
+            loss = losses.P2SGradLoss(5, 8)
+            loss.load_state_dict(saved)
+            value = 2 / 5 * loss(e, y)
+            result = [value, torch.autograd.grad(value, e)]
+            """,
     ),
     Way(
         "P2SGrad",
         "its weights",
-        "loss.load_state_dict(saved)\nresult = loss.weight.detach()",
+        """
+            loss.load_state_dict(saved)
+            result = loss.weight.detach()
+            """,
         "page",
         ("P2SGradLoss",),
         here="`AttributeError`: they are `class_weights.weight`, or `W` as (D, C)",
-        instead="loss.load_state_dict(saved)\nresult = loss.W.detach()",
+        instead="""
+            loss.load_state_dict(saved)
+            result = loss.W.detach()
+            """,
     ),
     Way(
         "torch.func",
@@ -1086,3 +1460,56 @@ WAYS = [
         instead="result = torch.autograd.grad(loss(e, y), e)[0]",
     ),
 ]
+
+
+def written(page: str) -> str:
+    """The page with the tables of these ways between the marks of each."""
+    parts = {"what stays": staying(), "what is better": better(), "what to write": instead()}
+    for name, text in parts.items():
+        page = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, text=text: f"{m[1]}{text}\n{m[2]}", page, flags=re.S
+        )
+    return page
+
+
+def staying() -> str:
+    """One sentence."""
+    found = [way for way in WAYS if way.outcome == "same"]
+    counts = {way.subject: sum(other.subject == way.subject for other in found) for way in found}
+    subjects = ", ".join(f"{subject} ({count})" for subject, count in counts.items())
+    cases = sum(len(way.kinds) for way in found)
+    text = f"{len(found)} ways to use these losses, {cases} with each loss that they are for: {subjects}."
+    return "\n".join(textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False))
+
+
+def better() -> str:
+    """What works here, or is more exact, or is said more clearly."""
+    rows = [(code(way, way.code), way.here) for way in WAYS if way.outcome == "better"]
+    return table("you write", "here", rows=rows)
+
+
+def instead() -> str:
+    """What does something else here, is refused or warned of, and what to write for it."""
+    shown = [way for way in WAYS if way.outcome in ("page", "sentence", "warning") and way.here]
+    rows = [(code(way, way.code), way.here, code(way, way.instead) if way.instead else "") for way in shown]
+    return table("you write", "here", "write instead", rows=rows)
+
+
+def table(*head: str, rows: list[tuple[str, ...]]) -> str:
+    """In Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def code(way: Way, text: str) -> str:
+    """A code in a cell: without what only the tests ask for, each line by itself, indented."""
+    lines = [re.sub(r"^(result|value) = ", "", line) for line in text.splitlines()]
+    lines = [line for line in lines if line not in LEFT_OUT] or lines
+    lines = [re.sub(r"\bLoss\b", f"losses.{way.kinds[0]}", line) for line in lines]
+    return "<br>".join("`" + re.sub(r"^ +", lambda m: "\u00a0" * len(m[0]), line) + "`" for line in lines)
+
+
+# What a code returns to be compared.
+LEFT_OUT = ("list(model.parameters())", "e.grad", "[value, torch.autograd.grad(value, e)]")
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
