@@ -168,6 +168,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
         self.register_buffer("_step", torch.zeros((), dtype=torch.long), persistent=scheduled)
+        self.register_state_dict_post_hook(_name_count)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
 
@@ -396,6 +397,12 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
             state_dict[f"{prefix}class_weights.weight"] = columns.t().contiguous()
         load_count(self, "_step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _name_count(loss: BaseSoftmaxLoss, state_dict: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Its state calls the count ``step``, a name that the loss itself leaves to subclasses."""
+    if f"{prefix}_step" in state_dict:
+        state_dict[f"{prefix}step"] = state_dict.pop(f"{prefix}_step")
 
 
 @torch.no_grad()

@@ -139,7 +139,7 @@ class ClassWeights(nn.Module):
 def load_count(module: nn.Module, name: str, state_dict: dict[str, Tensor], prefix: str) -> None:
     """A count that is part of the state under some options only: a state may come without it, or with it in vain.
 
-    Its name may have had no underscore.
+    There it has no underscore.
     """
     before = prefix + name.removeprefix("_")
     if before in state_dict:

@@ -29,7 +29,7 @@ class VPLLoss(BaseSoftmaxLoss):
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
-    State: ``latest`` (C, D) directions, ``seen`` (C,) in which batch, ``_step`` how many there were; they move only in
+    State: ``latest`` (C, D) directions, ``seen`` (C,) in which batch, ``step`` how many there were; they move only in
         training mode.
 
     Raises:
