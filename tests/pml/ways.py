@@ -22,7 +22,7 @@ class Way:
     """What a user writes with PML's losses, and what comes of it when only the import is another.
 
     A code finds ``losses``, PML's or ours; ``Loss``, in turn each of ``kinds``; ``loss``, a ``Loss`` of 5 classes and 8
-    columns; a ``model`` for images ``x``, embeddings ``e`` and labels ``y``; and the states of PML's ``Loss`` and of its
+    columns; a ``model`` for images ``x``, embeddings ``e`` and labels ``y``; and the states of PML's ``Loss`` and its
     optimizer, ``saved`` and ``saved_adam``. What is compared is ``result``, if the code has one, else ``value``, or
     ``loss(e, y)`` if it has none, with all gradients and a step of SGD; and the class weights in any case.
 
@@ -169,8 +169,7 @@ WAYS = [
         "warning",
         ("ArcFaceLoss",),
         says=r"0\.5 degrees, almost no margin",
-        here="half a degree, as in PML, and a warning",
-        instead="loss = losses.ArcFaceLoss(5, 8, margin=0.5)",
+        here="half a degree, as in PML, and a warning that says `margin=28.6`",
     ),
     Way(
         "arguments",
@@ -232,7 +231,7 @@ WAYS = [
         "AvgNonZeroReducer",
         "loss = losses.ArcFaceLoss(5, 8, reducer=reducers.AvgNonZeroReducer())",
         "page",
-        here="losses below 6e-8, which PML rounds to 0, are kept, and counted in the mean",
+        here="a loss below 6e-8, which PML rounds to 0, is kept and counted",
         instead="loss = losses.ArcFaceLoss(5, 8, reducer=reducers.ThresholdReducer(low=6e-8))",
     ),
     *same(
@@ -426,10 +425,9 @@ WAYS = [
         "the call",
         "a second derivative",
         """
-            value = loss(e, y)
-            (g,) = torch.autograd.grad(value, e, create_graph=True)
-            result = torch.autograd.grad(g.sum(), e)
-            """,
+        (slope,) = torch.autograd.grad(loss(e, y), e, create_graph=True)
+        result = torch.autograd.grad(slope.sum(), e)
+        """,
         "sentence",
         here="refused: backward passes are written by hand, once",
         says="create_graph must be False",
@@ -736,7 +734,7 @@ WAYS = [
             result = list(model.parameters())
             """,
         "page",
-        here="the name matches nothing, and the weights decay",
+        here="the name matches nothing, so that the weights decay",
         instead="""
             both = nn.ModuleDict({"model": model, "loss": loss})
             groups = timm.optim.param_groups_weight_decay(both, 0.5, no_weight_decay_list=["*.class_weights.weight"])
@@ -812,11 +810,13 @@ WAYS = [
         },
         ALL,
     ),
-    *same(
+    Way(
         "copies and wrappers",
-        {
-            "compiled": 'value = torch.compile(loss, backend="eager", fullgraph=True)(e, y)',
-        },
+        "compiled in one graph",
+        'value = torch.compile(loss, backend="eager", fullgraph=True)(e, y)',
+        "page",
+        here="torch's `UserError`: values are looked at, which needs a break of the graph",
+        instead='value = torch.compile(loss, backend="eager")(e, y)',
     ),
     *same(
         "state",
@@ -1165,7 +1165,7 @@ WAYS = [
         "result = loss.get_cosine(e)",
         "sentence",
         says="get_logits",
-        here="`AttributeError` that names `get_logits`",
+        here="an error that names `get_logits`",
         instead="result = F.normalize(e) @ F.normalize(loss.W, dim=0)",
     ),
     Way(
@@ -1238,15 +1238,7 @@ WAYS = [
                 class Mine(Loss):
                     def __init__(self, **kwargs):
                         super().__init__(**kwargs)
-                        self.step, self.prototypes, self.penalty = 0, None, 1
-
-                loss = Mine({SIZES})
-                """,
-            "weights of classes of its own": f"""
-                class Mine(Loss):
-                    def __init__(self, **kwargs):
-                        super().__init__(**kwargs)
-                        self.class_weights = torch.ones(5)
+                        self.step, self.lamb, self.centers = 0, 0.1, None
 
                 loss = Mine({SIZES})
                 """,
@@ -1269,6 +1261,52 @@ WAYS = [
                 """,
         },
         ALL,
+    ),
+    Way(
+        "subclasses",
+        "an attribute named as a hook of ours",
+        f"""
+        class Mine(losses.ArcFaceLoss):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.prototypes = torch.ones(5)
+
+        loss = Mine({SIZES})
+        """,
+        "sentence",
+        says="prototypes must stay a method",
+        here="refused, as for `penalty`, `observe` and `combine`: ours call methods of these names",
+        instead=f"""
+        class Mine(losses.ArcFaceLoss):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.my_prototypes = torch.ones(5)
+
+        loss = Mine({SIZES})
+        """,
+    ),
+    Way(
+        "subclasses",
+        "weights of the classes in an attribute",
+        f"""
+        class Mine(losses.ArcFaceLoss):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.class_weights = torch.ones(5)
+
+        loss = Mine({SIZES})
+        """,
+        "sentence",
+        says="class_weights must stay",
+        here="refused: it is where `W` lives",
+        instead=f"""
+        class Mine(losses.ArcFaceLoss):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.my_weights = torch.ones(5)
+
+        loss = Mine({SIZES})
+        """,
     ),
     *[
         Way(
@@ -1409,7 +1447,7 @@ WAYS = [
             """,
         "page",
         ("P2SGradLoss",),
-        here="names and state are taken; the value is the paper's, C / 2 of PML's",
+        here="of `P2SGradLoss`: PML's names and state are taken, the value is the paper's, C / 2 of PML's",
         instead="""
             loss = losses.P2SGradLoss(descriptors_dim=8, num_classes=5)
             loss.load_state_dict(saved)
@@ -1445,7 +1483,7 @@ WAYS = [
             """,
         "page",
         ("P2SGradLoss",),
-        here="`AttributeError`: they are `class_weights.weight`, or `W` as (D, C)",
+        here="`AttributeError` in `P2SGradLoss`: its weights are `W`, too",
         instead="""
             loss.load_state_dict(saved)
             result = loss.W.detach()
@@ -1490,8 +1528,10 @@ def better() -> str:
 
 def instead() -> str:
     """What does something else here, is refused or warned of, and what to write for it."""
-    shown = [way for way in WAYS if way.outcome in ("page", "sentence", "warning") and way.here]
-    rows = [(code(way, way.code), way.here, code(way, way.instead) if way.instead else "") for way in shown]
+    rows = []
+    for way in WAYS:
+        if way.outcome in ("page", "sentence", "warning") and way.here:
+            rows.append((code(way, way.code, way.instead), way.here, code(way, way.instead, way.code)))
     return table("you write", "here", "write instead", rows=rows)
 
 
@@ -1500,16 +1540,30 @@ def table(*head: str, rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def code(way: Way, text: str) -> str:
-    """A code in a cell: without what only the tests ask for, each line by itself, indented."""
-    lines = [re.sub(r"^(result|value) = ", "", line) for line in text.splitlines()]
-    lines = [line for line in lines if line not in LEFT_OUT] or lines
-    lines = [re.sub(r"\bLoss\b", f"losses.{way.kinds[0]}", line) for line in lines]
+def code(way: Way, text: str, other: str = "") -> str:
+    """A code in a cell, line by line: what it has beside the other one, without what only the tests ask for."""
+    lines = textwrap.dedent("\n".join(line for line in shown(way, text) if line not in shown(way, other))).splitlines()
     return "<br>".join("`" + re.sub(r"^ +", lambda m: "\u00a0" * len(m[0]), line) + "`" for line in lines)
 
 
-# What a code returns to be compared.
-LEFT_OUT = ("list(model.parameters())", "e.grad", "[value, torch.autograd.grad(value, e)]")
+def shown(way: Way, text: str) -> list[str]:
+    """Lines of a code without names for what is compared."""
+    lines = [re.sub(r"^(result|value) = ", "", line) for line in text.splitlines() if line]
+    lines = [line for line in lines if line.strip() not in LEFT_OUT] or lines
+    return [re.sub(r"\bLoss\b", f"losses.{way.kinds[0]}", line) for line in lines]
+
+
+# The loop around what a row is about, and what a code returns to be compared.
+LEFT_OUT = (
+    "parameters = [*model.parameters(), *loss.parameters()]",
+    "for _ in range(3):",
+    "optimizer.zero_grad()",
+    "loss(model(x), y).backward()",
+    "optimizer.step()",
+    "list(model.parameters())",
+    "e.grad",
+    "[value, torch.autograd.grad(value, e)]",
+)
 
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
