@@ -128,10 +128,10 @@ def check_assigned(loss: nn.Module, name: str, value: Any) -> None:
         )
     state = standing is None and _kind_of_state(kind, name)
     if state and not isinstance(value, state):
+        remedy = "Build the loss with loss_weights=... for weights of the classes in the loss, or choose"
         raise TypeError(
             f"{name} must stay what {kind.__name__} keeps under this name, got {type(value).__name__}. "
-            "Choose another name for your own; weights of the classes in the loss are loss_weights=... of its "
-            "constructor."
+            f"{remedy if name == 'class_weights' else 'Choose'} another name for your own."
         )
     if name in SIZES and name in before and "_forgotten_optimizer" in before and value != before[name]:
         raise ValueError(
