@@ -784,6 +784,13 @@ WAYS = [
 
                 loss.apply(init)
                 """,
+            "a start for all that has a weight": """
+                def init(module):
+                    if getattr(module, "weight", None) is not None:
+                        nn.init.ones_(module.weight)
+
+                loss.apply(init)
+                """,
             "the count of parameters": "result = sum(p.numel() for p in loss.parameters() if p.requires_grad)",
             "the device of parameters": "result = str(next(loss.parameters()).device)",
             "AveragedModel": """
@@ -1046,6 +1053,40 @@ WAYS = [
             sgd.step()
             result = e.grad
             """,
+    ),
+    Way(
+        "W",
+        "another parameter",
+        "loss.W = nn.Parameter(torch.ones(8, 5))",
+        "sentence",
+        says="W must",
+        here="refused: `W` is a view of the weights",
+        instead="loss.W.data = torch.ones(8, 5)",
+    ),
+    Way(
+        "W",
+        "as one row by view",
+        "result = loss.W.view(-1).detach()",
+        "page",
+        ALL,
+        here="torch's error of a view that is no block of memory",
+        instead="result = loss.W.reshape(-1).detach()",
+    ),
+    Way(
+        "W",
+        "as the first of the parameters",
+        "result = next(loss.parameters()).detach()",
+        "page",
+        ALL,
+        here="(C, D), which no error can tell where C = D",
+        instead="result = loss.W.detach()",
+    ),
+    Way(
+        "W",
+        "parametrized",
+        'nn.utils.parametrize.register_parametrization(loss, "W", nn.Identity())',
+        "page",
+        here='torch\'s error: the weights are `"weight"` of `loss.class_weights`',
     ),
     Way(
         "W",
