@@ -67,7 +67,7 @@ class BaseClassLoss(PMLClassNames, WeightRegularizerMixin, BaseElementLoss):
                     f"loss_weights must be given when {type(self).__name__} is built, because it weighs the classes of "
                     "a batch, got them later. Pass loss_weights=..., or choose another name for your own."
                 )
-            value = self._checked_weights(value).to(self.loss_weights)
+            value = self._checked_weights(value)
         super().__setattr__(name, value)
 
     def class_rows(self) -> Tensor:

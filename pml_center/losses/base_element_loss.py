@@ -19,7 +19,7 @@ from pml_center.checks import (
     check_modules,
 )
 from pml_center.distributed.collectives import processes
-from pml_center.losses.pml_names import PMLNames, check_assigned, check_subclass
+from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridden, check_subclass
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
 
@@ -88,6 +88,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
 
     def __new__(cls, *args, **kwargs):
         """With an argument of another name Python would only say that one is missing."""
+        check_overridden(cls)
         _check_call(cls, args, kwargs)
         return super().__new__(cls)
 

@@ -82,18 +82,29 @@ class PMLSoftmaxNames:
     cast_types = PMLName("Nothing is cast in forward: call loss.to(device).")
 
 
+def check_overridden(kind: type) -> None:
+    """No class may define what ours never look at, be it by a base, or by an assignment to the class.
+
+    Raises:
+        TypeError: a name of PML's losses that ours never look at.
+    """
+    for base in (PMLNames, PMLClassNames, PMLSoftmaxNames):
+        for name, standing in vars(base).items() if issubclass(kind, base) else ():
+            if isinstance(standing, PMLName) and getattr(kind, name) is not standing:
+                raise standing.refusal(f"overridden in {kind.__name__}")
+
+
 def check_subclass(kind: type) -> None:
     """What a subclass defines must be looked at, and a method of ours stay one that can be called as ours is.
 
     Raises:
         TypeError: a name of PML's losses that ours never look at, or one that ours use in another way.
     """
+    check_overridden(kind)
     ours = next(base for base in kind.__mro__ if base.__module__.startswith(OURS))
     for base in kind.__mro__[: kind.__mro__.index(ours)]:
         for name, given in vars(base).items():
             standing: Any = getattr(ours, name, None)
-            if isinstance(standing, PMLName):
-                raise standing.refusal(f"overridden in {kind.__name__}")
             if name.startswith("_") or name == "forward":  # which is called by whoever calls the loss, as they like
                 continue
             if _is_method(standing) and not _can_be_called_as(given, standing):
@@ -179,15 +190,17 @@ def _needed(function: FunctionType) -> list[str]:
 
 
 def _can_be_called_as(given: Any, standing: FunctionType) -> bool:
-    if isinstance(given, property) or not (callable(given) or isinstance(given, staticmethod | classmethod)):
+    if isinstance(given, property) or not (callable(given) or hasattr(given, "__get__")):
         return False
     needed = _needed(standing)
     if isinstance(given, staticmethod | classmethod):
         given, needed = given.__func__, needed[isinstance(given, staticmethod) :]
     try:
-        inspect.signature(given).bind(*needed)
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):  # it has none that could be read
+        return True
+    try:
+        signature.bind(*needed)
     except TypeError:
         return False
-    except ValueError:  # of C, which tells nothing
-        return True
     return True

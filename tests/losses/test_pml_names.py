@@ -209,6 +209,12 @@ def test_a_hook_of_pml_is_refused_when_the_class_is_made(name, says, mixed):
         type("Own", bases, {} if mixed else body)
 
 
+def test_a_hook_of_pml_that_is_assigned_to_a_class_is_refused_when_it_is_built(monkeypatch):
+    monkeypatch.setattr(losses.CosFaceLoss, "scale_logits", lambda self, logits, *_: logits)
+    with pytest.raises(TypeError, match="scale_logits must not be overridden in CosFaceLoss"):
+        losses.CosFaceLoss(C, D)
+
+
 def test_the_logits_of_pml_are_a_hook_where_pml_trains_by_them():
     body = {"get_logits": lambda self, embeddings: None}
     type("Own", (losses.ArcFaceLoss,), body)
@@ -385,6 +391,19 @@ def test_a_loss_on_another_device_says_so(kind, batch):
     if kind is losses.ArcFaceLoss:
         with pytest.raises(ValueError, match=says):
             loss.get_logits(batch[0])
+
+
+def test_a_model_with_logits_can_be_exported(batch):
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.loss = nn.Linear(D, D), losses.ArcFaceLoss(C, D)
+
+        def forward(self, images):
+            return self.loss.get_logits(self.trunk(images))
+
+    model = Classifier().eval()
+    torch.testing.assert_close(torch.export.export(model, batch[:1]).module()(batch[0]), model(batch[0]))
 
 
 def test_a_state_of_pml_may_be_assigned(both, batch):
