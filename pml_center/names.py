@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 
@@ -67,8 +68,37 @@ def constructor_parameters(kind: type, stop: type = object) -> dict[str, tuple[t
     return found
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
+def receiver(kind: type, stop: type) -> type:
+    """The class that was called with a keyword which arrived at a base: ``kind``, or a base that gets no ``**kwargs``.
+
+    Args:
+        kind: the class of the object.
+        stop: the base.
+
+    Example:
+        >>> class Base:
+        ...     def __init__(self, **kwargs): ...
+        >>> class Loss(Base):
+        ...     def __init__(self, margin=0.5, **kwargs): ...
+        >>> class Own(Loss):
+        ...     def __init__(self):
+        ...         super().__init__(reducer=None)
+        >>> receiver(Own, Base).__name__
+        'Loss'
+    """
+    makers = [base for base in kind.__mro__[: kind.__mro__.index(stop) + 1] if "__init__" in vars(base)]
+    found = kind
+    for base, below in pairwise(makers):
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            found = below
+    return found
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str, meant: str | None = None) -> str:
     """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
+
+    ``meant`` is the one that is called so elsewhere, if it is among them.
 
     Example:
         >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
@@ -76,6 +106,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str
     """
     lowered = {candidate.lower(): candidate for candidate in known}
     close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    close = [meant] if meant in known and meant is not None else close
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
 

@@ -1,5 +1,6 @@
 """LargeMarginSoftmaxLoss."""
 
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from pml_center.losses.tuning import Range
 from pml_center.ops.margins import multiplied_angular
 
 
-class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
+class LargeMarginSoftmaxLoss(BaseSoftmaxLoss, metaclass=ABCMeta):
     """Large-margin softmax (L-Softmax): softmax whose angle to one's own class is multiplied.
 
     ``ℓ = −log( e^{f_y} / (e^{f_y} + Σ_{j≠y} e^{w_jᵀx}) )`` with ``f_y = ‖w_y‖‖x‖ψ(θ_y)`` and

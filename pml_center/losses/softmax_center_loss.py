@@ -110,6 +110,12 @@ class SoftmaxCenterLoss(BaseClassLoss):
         self.add_to_recordable_attributes(list_of_names=["center_weight"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["softmax_part", "center_part"], is_stat=True)
 
+    def requires_grad_(self, requires_grad: bool = True) -> "SoftmaxCenterLoss":
+        """Also stops the centers, or lets them go on."""
+        self.center.requires_grad_(requires_grad)
+        self._moves = self.softmax._moves or self.center._moves
+        return super().requires_grad_(requires_grad)
+
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """``softmax + λ · center`` of each sample, (B,)."""
         softmax = self.softmax.element_losses(embeddings, labels)

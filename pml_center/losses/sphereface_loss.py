@@ -6,12 +6,14 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
 from pml_center.losses.tuning import Range
 from pml_center.ops.margins import multiplied_angular
 
 Version = Literal["sphereface", "r"]
 
 
+@LargeMarginSoftmaxLoss.register  # isinstance says what it says of PML's
 class SphereFaceLoss(BaseSoftmaxLoss):
     """SphereFace (A-Softmax): the angle to one's own class multiplied, class weights normalised.
 
