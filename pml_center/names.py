@@ -7,6 +7,13 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
+OTHER_NAMES = {  # of arguments, in other codes
+    **dict.fromkeys(("feat_dim", "feature_dim", "embedding_dim", "descriptors_dim", "in_features"), "embedding_size"),
+    **dict.fromkeys(("n_classes", "num_class", "class_num", "out_features"), "num_classes"),
+    "s": "scale",
+    "m": "margin",
+}
+
 
 def forwarded(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A package's ``__getattr__``: public names that live elsewhere are loaded on first use.
@@ -95,10 +102,8 @@ def receiver(kind: type, stop: type) -> type:
     return found
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str, meant: str | None = None) -> str:
-    """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
-
-    ``meant`` is the one that is called so elsewhere, if it is among them.
+def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
+    """The message for a name that does not exist: what it is, the nearest ones, or its name here, and where to look.
 
     Example:
         >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
@@ -106,7 +111,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str, meant:
     """
     lowered = {candidate.lower(): candidate for candidate in known}
     close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
-    close = [meant] if meant in known and meant is not None else close
+    meant = OTHER_NAMES.get(name)
+    close = [meant] if meant is not None and meant in known else close
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
 

@@ -25,12 +25,6 @@ from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
 
 MinerWeighting = Literal["max", "normalize", "count"]
-OTHER_NAMES = {  # of arguments, in other codes
-    **dict.fromkeys(("feat_dim", "feature_dim", "embedding_dim", "descriptors_dim", "in_features"), "embedding_size"),
-    **dict.fromkeys(("n_classes", "num_class", "class_num", "out_features"), "num_classes"),
-    "s": "scale",
-    "m": "margin",
-}
 
 
 class BaseElementLoss(PMLNames, BaseMetricLossFunction):
@@ -299,7 +293,7 @@ def _check_call(kind: Any, args: tuple, kwargs: dict) -> None:
 def _unknown_argument(kind: type, name: str) -> TypeError:
     known = constructor_arguments(kind, stop=nn.Module)
     takes = f"It takes {', '.join(known)}."
-    return TypeError(unknown_name(f"argument of {kind.__name__}", name, known, takes, OTHER_NAMES.get(name)))
+    return TypeError(unknown_name(f"argument of {kind.__name__}", name, known, takes))
 
 
 def _check_order(embeddings: object, labels: Tensor) -> None:

@@ -24,7 +24,7 @@ from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import elsewhere, working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
-from pml_center.losses.pml_layout import class_columns, refuse_columns
+from pml_center.losses.pml_layout import class_columns, keep_columns
 from pml_center.losses.pml_names import PMLSoftmaxNames
 from pml_center.losses.pml_state import from_pml, take_weights, to_pml
 from pml_center.losses.tuning import SCALE, Range
@@ -217,7 +217,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
         return None
 
-    W = property(class_columns, refuse_columns, doc="The class weights in PML's layout, (D, C · sub_centers); a view.")
+    W = property(class_columns, keep_columns, doc="The class weights in PML's layout, (D, C · sub_centers); a view.")
 
     def get_logits(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of all classes, (B, C): scaled and without margin, or those of training if labels are given.

@@ -12,12 +12,14 @@ def class_columns(loss: Any) -> Tensor:
     return Columns.of(loss.class_weights.weight)
 
 
-def refuse_columns(loss: Any, columns: Any) -> None:
-    """W is written, never replaced.
+def keep_columns(loss: Any, columns: Any) -> None:
+    """W is written, as by ``loss.W *= 2``, never replaced.
 
     Raises:
-        TypeError: always.
+        TypeError: anything but W itself.
     """
+    if isinstance(columns, Columns) and columns.rows is loss.class_weights.weight:
+        return
     raise TypeError(
         f"W must be written in place, because it is a view of the class weights, got a {type(columns).__name__} for "
         f"{type(loss).__name__}. Write loss.W.data = columns, or loss.class_weights.weight = nn.Parameter(rows)."

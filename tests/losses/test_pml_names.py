@@ -97,6 +97,14 @@ def clipped_by_value(loss, batch):
     return loss.W.grad
 
 
+def written_in_place(loss, batch):
+    with torch.no_grad():
+        loss.W *= 2
+        loss.W.data += 1
+        loss.W[:, 3] = 4
+    return after(loss, batch)
+
+
 def frozen(loss, batch):
     with torch.no_grad():
         loss.W.requires_grad_(False)
@@ -119,7 +127,7 @@ def without_gradient(loss, batch):
 
 
 @pytest.mark.parametrize(
-    "step", [hooked, accumulated, clipped, clipped_by_value, frozen, frozen_by_flag, without_gradient]
+    "step", [written_in_place, hooked, accumulated, clipped, clipped_by_value, frozen, frozen_by_flag, without_gradient]
 )
 def test_what_is_done_to_w_is_done_to_the_weights(step, both, batch):
     assert_same(lambda loss: step(loss, batch), both)
