@@ -4,7 +4,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
+
+OTHER_NAMES = {  # of arguments, in other codes
+    **dict.fromkeys(("feat_dim", "feature_dim", "embedding_dim", "descriptors_dim", "in_features"), "embedding_size"),
+    **dict.fromkeys(("n_classes", "num_class", "class_num", "out_features"), "num_classes"),
+    "s": "scale",
+    "m": "margin",
+}
 
 
 def forwarded(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -67,8 +75,35 @@ def constructor_parameters(kind: type, stop: type = object) -> dict[str, tuple[t
     return found
 
 
+def receiver(kind: type, stop: type) -> type:
+    """The class that was called with a keyword which arrived at a base: ``kind``, or a base that gets no ``**kwargs``.
+
+    Args:
+        kind: the class of the object.
+        stop: the base.
+
+    Example:
+        >>> class Base:
+        ...     def __init__(self, **kwargs): ...
+        >>> class Loss(Base):
+        ...     def __init__(self, margin=0.5, **kwargs): ...
+        >>> class Own(Loss):
+        ...     def __init__(self):
+        ...         super().__init__(reducer=None)
+        >>> receiver(Own, Base).__name__
+        'Loss'
+    """
+    makers = [base for base in kind.__mro__[: kind.__mro__.index(stop) + 1] if "__init__" in vars(base)]
+    found = kind
+    for base, below in pairwise(makers):
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            found = below
+    return found
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str:
-    """The message for a name that does not exist: what it is, the nearest ones, where to find them all.
+    """The message for a name that does not exist: what it is, the nearest ones, or its name here, and where to look.
 
     Example:
         >>> unknown_name("loss", "ArcFaseLoss", ["ArcFaceLoss", "CenterLoss"], "See the list of losses.")
@@ -76,6 +111,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str) -> str
     """
     lowered = {candidate.lower(): candidate for candidate in known}
     close = [lowered[match] for match in get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    meant = OTHER_NAMES.get(name)
+    close = [meant] if meant is not None and meant in known else close
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{kind} must be a known name, got {name!r}. {hint}{remedy}"
 

@@ -72,6 +72,9 @@ def compare(
     losses: tuple[str, ...] = (),
     seeds: tuple[int, ...] = DEFAULT_SEEDS,
     search: int = 0,
+    search_seed: int = 0,
+    hold: tuple[str, ...] = (),
+    retry: Flag = False,
     jobs: int | None = None,
     data: Annotated[ComparedData, section("Data", 1)] = ComparedData(),
     model: Annotated[ModelConfig, section("Model", 2)] = ModelConfig(),  # noqa: B008
@@ -92,8 +95,12 @@ def compare(
             one. Without, the folders of runs, or of comparisons.
         losses: formulas, each as train --loss takes it.
         seeds: of the runs of each loss.
-        search: settings to try for every loss before: learning rate, scale, margin, weights of center losses. They are
-            judged by validation images, never by those held out. 0 tries none.
+        search: settings to try for every loss before: learning rates, batches by class, and what the loss says of
+            itself, such as its margin. They are judged by validation images, never by those held out; the best three
+            are trained again before one is chosen. 0 tries none.
+        search_seed: of the runs of the search.
+        hold: arguments of losses, and of lr, loss_lr, per_class and weight, that the search leaves as they are.
+        retry: try again what failed before.
         jobs: runs at a time; by default as many as there are processor cores, and one with a GPU. On a CPU each run
             computes with one thread. The result does not depend on it.
         data: which images.
@@ -116,11 +123,12 @@ def compare(
         if len(sources) > 1:
             raise ValueError(f"data must be one source with --losses, got {' '.join(sources)}. Compare one by one.")
         asked = TrainConfig.of_sections(*sections, data=sources[0] if sources else data.data)
-        plan = Plan.new(asked, losses, seeds, search)
+        plan = Plan.new(asked, losses, seeds, search, search_seed=search_seed, hold=hold, retry=retry)
     else:
-        given = _given(sections, seeds=seeds != DEFAULT_SEEDS, search=search, jobs=jobs is not None, dry_run=dry_run)
+        others = {"search": search, "search_seed": search_seed, "hold": hold, "retry": retry, "dry_run": dry_run}
+        given = _given(sections, seeds=seeds != DEFAULT_SEEDS, jobs=jobs is not None, **others)
         goes_on = len(sources) == 1 and not run.out and (Path(sources[0]) / FILE).is_file()
-        _refuse_training(given, (*WHERE, "jobs", "dry_run") if goes_on else ())
+        _refuse_training(given, (*WHERE, "jobs", "retry", "dry_run") if goes_on else ())
         if not goes_on:
             _check_runs(sources)
             comparison = compare_runs(sources)
@@ -130,7 +138,7 @@ def compare(
             return _show(comparison, folder, json_)
         plan = Plan.of(Path(sources[0]))
         where = {name: given[name] for name in WHERE if name in given}
-        plan = replace(plan, config=replace(plan.config, **where))
+        plan = replace(plan, config=replace(plan.config, **where), retry=retry)
     if dry_run:
         return _show_expected(plan, jobs, json_)
     return _show(carry_out(plan, jobs), plan.folder, json_)
@@ -178,10 +186,14 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
     else:
         print(comparison.summary)
-        show_table(*table(comparison, digits=3))
+        columns, rows = table(comparison, digits=3)
+        if any(one.chosen for one in comparison.candidates):  # beside the name, which a narrow terminal wraps
+            columns, rows = columns[:-1], [[f"{row[0]}: {row[-1]}" if row[-1] else row[0], *row[1:-1]] for row in rows]
+        show_table(columns, rows)
         for doubt in comparison.doubts:
             print(f"warning: {doubt}")
         show_files(files)
+        print(f"again   {comparison.rows[0].candidate.command}")
         print(comparison.verdict)
     comparison.check_complete(folder)
 
@@ -194,8 +206,15 @@ def _show_expected(plan: "Plan", jobs: int | None, as_json: bool) -> None:
         show_json("compare --dry-run", found)
         return
     rows = [
-        [loss, str(one["steps_per_epoch"]), f"{one['seconds_per_step']:.4f}", f"{one['minutes_in_all']:.2f}"]
+        [
+            loss,
+            str(one["steps_per_epoch"]),
+            f"{one['seconds_per_step']:.4f}",
+            f"{one['start_seconds']:.1f}",
+            f"{one['measure_seconds']:.1f}",
+            f"{one['minutes_in_all']:.2f}",
+        ]
         for loss, one in found["losses"].items()
     ]
-    show_table(["loss", "steps an epoch", "s a step", "minutes a run"], rows)
-    print(f"{found['runs']} runs, {found['jobs']} at a time: {found['minutes_in_all']:.1f} minutes of training in all")
+    show_table(["loss", "steps an epoch", "s a step", "s to start", "s to measure", "minutes a run"], rows)
+    print(f"{found['runs']} runs, {found['jobs']} at a time: {found['minutes_in_all']:.1f} minutes in all")

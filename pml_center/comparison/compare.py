@@ -1,11 +1,12 @@
 """compare and compare_runs: train losses with several seeds and equal budgets, or take runs that exist."""
 
 import logging
+import math
 import os
 import re
 import shlex
-import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from pml_center.comparison.dry_run import costs_of, makespan
 from pml_center.comparison.jobs import Job, train_all
 from pml_center.comparison.measured_run import (
     MeasuredRun,
@@ -26,15 +28,17 @@ from pml_center.comparison.measured_run import (
     other_training_images,
 )
 from pml_center.comparison.page import write_comparison
+from pml_center.comparison.positives import few_positives
 from pml_center.comparison.result import Candidate, Comparison
-from pml_center.comparison.search_space import Setting, tried_settings
+from pml_center.comparison.search import FINALISTS, LossSearch, in_turn, search_settings
+from pml_center.comparison.search_space import SearchSpace, Setting, check_hold
 from pml_center.data import ImageSplits
-from pml_center.training.config import TrainConfig
+from pml_center.names import one_line
+from pml_center.training.config import TrainConfig, check_at_least
 from pml_center.training.data_record import DataRecord
-from pml_center.training.dry_run import estimate
 from pml_center.training.interrupt import explain_interrupt
 from pml_center.training.loop import choose_device, with_full_paths
-from pml_center.training.loss_formula import parse_loss
+from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
 from pml_center.training.run_folder import DATA, Run, default_folder, write_whole
@@ -56,15 +60,21 @@ class Plan:
         losses: formulas.
         seeds: of the runs of each loss.
         search: settings that are tried for each loss before, 0 for none.
+        search_seed: of the runs that try them.
+        hold: arguments of losses and options of training that a search leaves as they are.
+        retry: try again what failed before; not written down.
 
     Raises:
-        ValueError: a loss or a seed twice, or none; a search of one setting.
+        ValueError: a loss or a seed twice, or none; a search of one setting; something to hold without a search.
     """
 
     config: TrainConfig
     losses: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     search: int = 0
+    search_seed: int = 0
+    hold: tuple[str, ...] = ()
+    retry: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("losses", tuple(map(folder_name, self.losses))), ("seeds", self.seeds)):
@@ -76,6 +86,9 @@ class Plan:
                 )
         if min(self.seeds) < 0:
             raise ValueError(f"seeds must be at least 0, got {min(self.seeds)}. Use --seeds 0 1 2.")
+        check_at_least(0, "Use --search-seed 0.", search_seed=self.search_seed)
+        if self.hold and not self.search:
+            raise ValueError(f"hold must be left out without a search, got {self.hold[0]}. Use it with --search 8.")
         if self.search < 0 or self.search == 1:
             raise ValueError(
                 f"search must be 0 for none, or at least 2, got {self.search}: the first setting is the one given. "
@@ -83,12 +96,13 @@ class Plan:
             )
 
     @classmethod
-    def new(cls, config: TrainConfig, losses: Sequence[str], seeds: Sequence[int], search: int) -> "Plan":
+    def new(
+        cls, config: TrainConfig, losses: Sequence[str], seeds: Sequence[int], search: int, **others: Any
+    ) -> "Plan":
         """What is asked for, to be read from any folder, with a folder of its own where none is named."""
         out = config.out or str(default_folder(replace(config, loss="compare")))
-        return cls(
-            config=replace(with_full_paths(config), out=out), losses=tuple(losses), seeds=tuple(seeds), search=search
-        )
+        config = replace(with_full_paths(config), out=out)
+        return cls(config=config, losses=tuple(losses), seeds=tuple(seeds), search=search, **others)
 
     @property
     def folder(self) -> Path:
@@ -101,7 +115,15 @@ class Plan:
         path = folder / FILE
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         config = TrainConfig.of(values["config"] | {"out": str(folder)}, str(path))
-        return cls(config=config, losses=tuple(values["losses"]), seeds=tuple(values["seeds"]), search=values["search"])
+        seeds = tuple(values["seeds"])
+        return cls(
+            config=config,
+            losses=tuple(values["losses"]),
+            seeds=seeds,
+            search=values["search"],
+            search_seed=values.get("search_seed", seeds[0]),  # which it was before it was written down
+            hold=tuple(values.get("hold", ())),
+        )
 
     def check_folder(self) -> None:
         """The folder must be new, or that of a comparison.
@@ -129,8 +151,13 @@ class Plan:
             clear(self.folder)
         config = asdict(replace(self.config, overwrite=False))
         config = {name: value for name, value in config.items() if name not in ("loss", "seed", "out")}
-        values = {"losses": list(self.losses), "seeds": list(self.seeds), "search": self.search, "config": config}
+        lists = {"losses": list(self.losses), "seeds": list(self.seeds)}
+        values = lists | {**self._of_search, "config": config}
         write_whole(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    @property
+    def _of_search(self) -> dict[str, Any]:
+        return {"search": self.search, "search_seed": self.search_seed, "hold": list(self.hold)}
 
     def check(self) -> ImageSplits:
         """Find mistakes before anything is trained: build everything, and every loss.
@@ -140,9 +167,11 @@ class Plan:
                 folder was begun with, but for losses and seeds that are added.
         """
         state = TrainState.build(replace(self.config, loss=self.losses[0], seed=self.seeds[0]), torch.device("cpu"))
-        for loss in self.losses[1:]:
-            parse_loss(loss, state.images.train.num_classes, state.model.embedding_size, self.config.accumulate)
         images = state.images
+        width = state.model.embedding_size
+        for loss in self.losses:
+            built = parse_loss(loss, images.train.num_classes, width, self.config.accumulate)
+            _check_trainable(loss, built, width)
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")
         if self.search:
@@ -165,39 +194,40 @@ class Plan:
         return jobs or min(torch.get_num_threads(), len(self.losses) * len(self.seeds))
 
     def _check_search(self, images: ImageSplits) -> None:
-        """A search trains on fewer images."""
-        first = next(iter(self.trials(self.losses[0], images).values()))
+        """A search trains on fewer images, and moves what is not held."""
+        check_hold(self.hold, self.losses, self.config)
+        first = self.searches(images)[0].config
         try:
-            TrainState.build(first.config, torch.device("cpu"))
+            TrainState.build(replace(first, loss=self.losses[0]), torch.device("cpu"))
         except ValueError as error:
             raise ValueError(
                 f"search must leave enough to train on beside the validation images, got {self.search}: {error} "
                 "Or use --search 0."
             ) from error
 
-    def trials(self, loss: str, images: ImageSplits) -> dict[Setting, Job]:
-        """The runs of a search, on validation images that are taken from the training images."""
-        val, eval_every = self.config.val, self.config.eval_every
+    def searches(self, images: ImageSplits) -> list[LossSearch]:
+        """That of each loss, on validation images that are taken from the training images."""
+        val, eval_every, classes = self.config.val, self.config.eval_every, images.train.num_classes
         if images.val is None:  # then the last epoch of a run counts, and so it does here
-            val = max(SEARCH_VAL, 2 / images.train.num_classes if self.config.split == "classes" else 0)
+            val = max(SEARCH_VAL, 2 / classes if self.config.split == "classes" else 0)
             eval_every = self.config.epochs
-        shared = replace(self.config, seed=self.seeds[0], val=val, eval_every=eval_every)
-        folder = self.folder / folder_name(loss) / "search"
-        return {
-            setting: Job(
-                f"{loss}, trial {number}",
-                replace(shared, loss=setting.loss, lr=setting.lr, out=str(folder / f"trial-{number}")),
-                test=False,
+            classes -= math.ceil(val * classes) if self.config.split == "classes" else 0
+        shared = replace(self.config, seed=self.search_seed, val=val, eval_every=eval_every)
+        return [
+            LossSearch(
+                loss,
+                SearchSpace(loss, self.config, self.hold, classes),
+                shared,
+                self.folder / folder_name(loss),
+                self.search,
             )
-            for number, setting in enumerate(tried_settings(loss, self.config.lr, self.search))
-        }
+            for loss in self.losses
+        ]
 
     def job(self, loss: str, setting: Setting, seed: int) -> Job:
         """A run that counts."""
         out = self.folder / folder_name(loss) / f"seed-{seed}"
-        return Job(
-            f"{loss}, seed {seed}", replace(self.config, loss=setting.loss, lr=setting.lr, seed=seed, out=str(out))
-        )
+        return Job(f"{loss}, seed {seed}", replace(setting.applied(self.config), seed=seed, out=str(out)))
 
     def _check_same_data(self, record: DataRecord) -> None:
         """Runs that began must have been trained and measured on the images that others will be."""
@@ -210,17 +240,29 @@ class Plan:
 
     def _check_same(self, begun: "Plan") -> None:
         ours, theirs = options_of(self.config), options_of(begun.config)
-        ours, theirs = ours | {"search": self.search}, theirs | {"search": begun.search}
+        ours, theirs = ours | self._of_search, theirs | begun._of_search
         changed = {name: (ours[name], theirs[name]) for name in differences([ours, theirs]) if name != "loss"}
-        for name in ("losses", "seeds"):
-            if not set(getattr(self, name)) >= set(getattr(begun, name)):
+        if self.search >= begun.search > 0:  # it tries the same settings, and more
+            changed.pop("search", None)
+        losses: list[Any] = [loss for loss in begun.losses if not self._has_failed(loss)]
+        for name, needed in (("losses", losses), ("seeds", begun.seeds)):
+            if not set(getattr(self, name)) >= set(needed):
                 changed[name] = (list(getattr(self, name)), list(getattr(begun, name)))
         if changed:
             got = " and ".join(f"{name} {new} where it has {old}" for name, (new, old) in changed.items())
             raise ValueError(
-                f"options must be those of the comparison in {self.folder}, got {got}. Losses and seeds can only be "
-                "added. Choose another --out, or delete this one with --overwrite."
+                f"options must be those of the comparison in {self.folder}, got {got}. Losses, seeds and settings to "
+                "search can only be added, and losses that failed left out. Choose another --out, or delete this one "
+                "with --overwrite."
             )
+
+    def _has_failed(self, loss: str) -> bool:
+        return any((self.folder / folder_name(loss)).glob("**/*.failed"))
+
+    def forget_failures(self) -> None:
+        """So that what failed is tried again."""
+        for path in self.folder.glob("*/**/logs/*.failed"):
+            path.unlink()
 
 
 def compare(
@@ -229,6 +271,9 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     search: int = 0,
     jobs: int | None = None,
+    search_seed: int = 0,
+    hold: Sequence[str] = (),
+    retry: bool = False,
 ) -> Comparison:
     """Train every loss with every seed alike, and measure each run once on the same images held out.
 
@@ -239,11 +284,14 @@ def compare(
         config: of every run; its loss and its seed do not matter. ``out`` is the folder of the comparison.
         losses: formulas, as :func:`parse_loss` reads them.
         seeds: of the runs of each loss. One seed cannot tell how much luck was in it.
-        search: settings to try for every loss before, with
-            :func:`~pml_center.comparison.search_space.tried_settings`, on validation images that are taken from the
-            training images; 0 tries none.
+        search: settings to try for every loss before, as :class:`~pml_center.comparison.search_space.SearchSpace` has
+            them, on validation images that are taken from the training images; 0 tries none. One more lies beyond the
+            edges where the best one does, and the best three are trained again before one is chosen.
         jobs: runs at a time, each in a process of its own. On a CPU each computes with one thread; by default there are
             as many as torch has threads, and one with a GPU. The result does not depend on it.
+        search_seed: of the runs of a search.
+        hold: arguments of losses and options of training that a search leaves as they are, such as ``"margin"``.
+        retry: try again what failed before.
 
     Raises:
         ValueError: a configuration that cannot be run; other options, or other data, than this folder was begun with.
@@ -251,7 +299,8 @@ def compare(
         RuntimeError: no loss could be trained.
         KeyboardInterrupt: SIGINT or SIGTERM; every run under way wrote a checkpoint.
     """
-    return carry_out(Plan.new(config, losses, seeds, search), jobs)
+    others = {"search_seed": search_seed, "hold": tuple(hold), "retry": retry}
+    return carry_out(Plan.new(config, losses, seeds, search, **others), jobs)
 
 
 def carry_out(plan: Plan, jobs: int | None = None) -> Comparison:
@@ -275,28 +324,42 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     """Search, train, compare, and write what was found."""
     size = f"{len(plan.losses)} losses × {len(plan.seeds)} seeds"
     LOG.info("%s, %s at a time; log and run folders in %s", size, processes, plan.folder)
-    chosen: dict[str, Setting | None] = {loss: Setting(loss, plan.config.lr) for loss in plan.losses}
+    if plan.retry:
+        plan.forget_failures()
+    doubts = few_positives(plan.losses, images.train.counts, plan.config, is_searched=bool(plan.search))
+    chosen: dict[str, Setting] = {loss: SearchSpace(loss, plan.config).given for loss in plan.losses}
     errors: dict[Job, str] = {}
-    warnings: list[str] = []
+    searches: dict[str, LossSearch] = {}
     if plan.search:
-        trials = {loss: plan.trials(loss, images) for loss in plan.losses}
-        errors |= train_all(_in_turn([list(tried.values()) for tried in trials.values()]), processes)
-        for loss, tried in trials.items():
-            done = [setting for setting in tried if tried[setting] not in errors]
-            chosen[loss] = max(done, key=lambda setting: tried[setting].score, default=None)
-            warnings += [
-                f"{job.name}, was not tried: {errors[job]}" for job in tried.values() if done and job in errors
-            ]
-    runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items() if setting}
-    every = _in_turn(list(runs.values()))
-    _drop_others(every)
+        searches = {search.loss: search for search in plan.searches(images)}
+        errors |= search_settings(list(searches.values()), processes)
+        chosen = {loss: search.chosen.setting for loss, search in searches.items() if search.chosen}
+        doubts += _doubts(searches.values())
+    runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items()}
+    every = in_turn(list(runs.values()))
     errors |= train_all(every, processes)
     check_same_queries([MeasuredRun(job.run) for job in every if job not in errors])
-    runs |= {loss: list(trials[loss].values()) for loss, setting in chosen.items() if setting is None}
-    candidates = [_candidate(loss, runs[loss], errors) for loss in plan.losses]
-    comparison = _comparison(candidates, plan.config, tuple(warnings))
-    write_comparison(comparison, plan.folder, options_of(plan.config) | {"seeds": plan.seeds, "search": plan.search})
+    runs |= {loss: [trial.jobs[0] for trial in searches[loss].trials] for loss in plan.losses if loss not in chosen}
+    candidates = [_candidate(loss, runs[loss], errors, searches.get(loss)) for loss in plan.losses]
+    comparison = _comparison(candidates, plan.config, tuple(doubts))
+    options = options_of(plan.config) | {"seeds": plan.seeds, **plan._of_search}
+    write_comparison(comparison, plan.folder, options)
     return comparison
+
+
+def _doubts(searches: Iterable[LossSearch]) -> list[str]:
+    """Sentences on what a search could not try, and on losses of which little can be tried."""
+    found = []
+    for search in searches:
+        found += [
+            f"{search.loss}, {trial.name.replace('-', ' ')}, was not tried: {trial.error}"
+            for trial in search.trials
+            if search.chosen and trial.error
+        ]
+        if all(knob.term < 0 for knob in search.space.knobs):
+            names = ", ".join(knob.name for knob in search.space.knobs)
+            found.append(f"only {names or 'nothing'} was searched for {search.loss}")
+    return found
 
 
 def compare_runs(runs: Sequence[str | Path]) -> Comparison:
@@ -323,28 +386,30 @@ def compare_runs(runs: Sequence[str | Path]) -> Comparison:
 
 
 def expected(plan: Plan, jobs: int | None = None) -> dict[str, Any]:
-    """How long a plan would take, by a few steps of every loss; see :func:`~pml_center.training.dry_run.estimate`.
+    """How long a plan would take, by a few steps of every loss; see :func:`~pml_center.comparison.dry_run.cost_of`.
 
     Returns:
         ``losses``, with what was found of each, ``runs`` in all, ``jobs`` at a time, ``minutes_in_all``.
     """
     processes = plan.processes(jobs)
-    plan.check()
-    each = len(plan.seeds) + plan.search
-    threads = torch.get_num_threads()
-    if choose_device(plan.config.device).type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        found = {loss: estimate(replace(plan.config, loss=loss, out=None)) for loss in plan.losses}
-    finally:
-        torch.set_num_threads(threads)
+    images = plan.check()
+    costs = costs_of([replace(plan.config, loss=loss, out=None) for loss in plan.losses], processes)
+    val = 0 if images.val is None else len(images.val)
+    looks, count = (plan.config.epochs // plan.config.eval_every if val else 0), len(images.train)
+    runs = [cost.trained(1, looks, val) + cost.measure for cost in costs]
+    stages = [runs * len(plan.seeds)]
+    if plan.search:
+        trial = plan.searches(images)[0].config
+        share = trial.val if images.val is None else 0
+        looks = trial.epochs // trial.eval_every
+        tried = [cost.trained(1 - share, looks, val or int(share * count)) for cost in costs]
+        stages += [tried * plan.search, tried, tried * min(FINALISTS, plan.search + 1)]
+    minutes = sum(makespan(stage, processes) for stage in stages) / 60
     return {
-        "losses": {
-            loss: {name: value for name, value in one.items() if name != "config"} for loss, one in found.items()
-        },
-        "runs": len(plan.losses) * each,
+        "losses": {loss: cost.content(run / 60) for loss, cost, run in zip(plan.losses, costs, runs, strict=True)},
+        "runs": sum(map(len, stages)),
         "jobs": processes,
-        "minutes_in_all": round(sum(one["minutes_in_all"] for one in found.values()) * each / processes, 2),
+        "minutes_in_all": round(minutes, 2),
     }
 
 
@@ -380,25 +445,33 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     )
 
 
-def _in_turn(jobs: Sequence[Sequence[Job]]) -> list[Job]:
-    """The first job of each loss, then the second of each, and so on."""
-    return [job for place in zip(*jobs, strict=True) for job in place]
+def _check_trainable(loss: str, built: LossFormula, width: int) -> None:
+    """A loss must take a batch as training gives it: embeddings and their labels, and nothing else.
+
+    Raises:
+        ValueError: one that does not.
+    """
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(4)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            built.eval()(torch.randn(len(labels), width, generator=draw), labels)
+    except Exception as error:  # PML's losses raise whatever their parts do
+        raise ValueError(
+            f"losses must train on embeddings and labels, got {loss!r}, which fails ({one_line(error)}). Leave it out."
+        ) from error
 
 
-def _drop_others(jobs: Sequence[Job]) -> None:
-    """Delete runs of settings that a search chose before a trial that had failed went well."""
-    for job in jobs:
-        if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
-            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
-            shutil.rmtree(job.run.folder)
-
-
-def _candidate(loss: str, jobs: Sequence[Job], errors: dict[Job, str]) -> Candidate:
+def _candidate(loss: str, jobs: Sequence[Job], errors: dict[Job, str], search: LossSearch | None) -> Candidate:
     failed = [job for job in jobs if job in errors]
     options, seeds = options_of(jobs[0].config), sorted({job.config.seed for job in jobs})
     if failed:
         of_failed = sorted({job.config.seed for job in failed})
         which = f"seed{'s' * (len(of_failed) > 1)} {', '.join(map(str, of_failed))}"
         which = which if failed[0].test else "in every trial of the search"
-        return Candidate(name=loss, seeds=seeds, values={}, options=options, error=f"{errors[failed[0]]} ({which})")
-    return as_candidate(loss, [MeasuredRun(job.run) for job in jobs], options)
+        error = f"{errors[failed[0]]} ({which})"
+        trials = [] if search is None else search.rows()
+        return Candidate(name=loss, seeds=seeds, values={}, options=options, error=error, trials=trials)
+    found = as_candidate(loss, [MeasuredRun(job.run) for job in jobs], options)
+    return found if search is None else replace(found, chosen=search.values, edges=search.edges, trials=search.rows())

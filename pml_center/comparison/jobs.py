@@ -1,9 +1,11 @@
 """train_all: several runs, some at a time, each in a process of its own."""
 
+import json
 import logging
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -17,12 +19,13 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pml_center.comparison.measured_run import options_of
 from pml_center.names import one_line
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.loop import choose_device, fit, resume
 from pml_center.training.owner import wait_until_free
-from pml_center.training.run_folder import Run
+from pml_center.training.run_folder import Run, write_whole
 from pml_center.training.train_state import peak_memory
 
 LOG = logging.getLogger("pml_center")
@@ -55,6 +58,25 @@ class Job:
         return self.run.folder.parent / "logs" / f"{self.run.folder.name}.log"
 
     @property
+    def failure(self) -> str | None:
+        """Why it failed before, with the same options; None where it did not."""
+        if not self._failure.is_file():
+            return None
+        found = json.loads(self._failure.read_text(encoding="utf-8"))
+        return found["error"] if found["options"] == options_of(self.config) else None
+
+    def remember(self, failure: str | None) -> None:
+        """Write down why it failed, or forget it."""
+        if failure is None:
+            self._failure.unlink(missing_ok=True)
+        else:
+            write_whole(self._failure, json.dumps({"error": failure, "options": options_of(self.config)}))
+
+    @property
+    def _failure(self) -> Path:
+        return self.log.with_suffix(".failed")
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
         return bool(self.run.events("cost"))
@@ -72,7 +94,7 @@ class Job:
 
 
 def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
-    """Train runs that are not over, and go on with those that had begun.
+    """Train runs that are not over, and go on with those that had begun; those that failed before are not tried again.
 
     On a CPU each computes with one thread, so that what comes out does not depend on ``processes``. What it prints goes
     to a log beside its folder, and what it cost into its ``metrics.jsonl``.
@@ -87,9 +109,13 @@ def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM; all that were running have written a checkpoint.
     """
+    drop_others(jobs)
     waiting = [job for job in jobs if not job.is_over]
+    errors = {job: failure for job in waiting if (failure := job.failure) is not None}
+    for job in errors:
+        LOG.warning("%s failed before, and is not tried again without --retry: %s", job.name, errors[job])
+    waiting = [job for job in waiting if job not in errors]
     running: dict[BaseProcess, Job] = {}
-    errors: dict[Job, str] = {}
     bar = tqdm(total=sum(job.config.epochs for job in jobs), unit="epoch", disable=None)
     with logging_redirect_tqdm(), Interrupt() as interrupt, bar:
         try:
@@ -105,6 +131,7 @@ def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
                         LOG.info("%s: %s %.4f%s", job.name, job.config.metric, job.score, where)
                     else:
                         errors[job] = _last_words(process, job)
+                        job.remember(errors[job])
                         LOG.warning("%s failed: %s", job.name, errors[job])
                 _show(bar, jobs, len(waiting) + len(running))
         finally:
@@ -115,6 +142,14 @@ def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
         if interrupt:
             raise KeyboardInterrupt
     return errors
+
+
+def drop_others(jobs: Sequence[Job]) -> None:
+    """Delete runs of other settings, which a search chose before it had tried as much as now."""
+    for job in jobs:
+        if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
+            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
+            shutil.rmtree(job.run.folder)
 
 
 def _start(job: Job) -> BaseProcess:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,7 @@ def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, A
         runs=[str(run.folder) for run in runs],
         values={metric: np.stack([run.values[metric] for run in runs]) for metric in shared},
         seconds=[round(sum(epoch["seconds"] for epoch in run.run.epochs), 3) for run in runs],
+        epoch_seconds=[round(fmean(epoch["seconds"] for epoch in run.run.epochs), 4) for run in runs],
         cpu_seconds=[cost.get("cpu_seconds") for cost in costs],
         memory_gib=max(memory, default=None),
         options=options,

@@ -1,22 +1,38 @@
-"""write_comparison: a comparison as JSON, as a picture and as a page."""
+"""write_comparison: a comparison as JSON, as tables, as a picture and as a page."""
 
+import csv
+import itertools
+import os
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.result import LEVEL, Comparison, interval
+from pml_center.comparison.result import LEVEL, Candidate, Comparison, interval
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
-from pml_center.training.run_folder import environment
+from pml_center.training.loss_catalog import describe_loss, list_losses, references
+from pml_center.training.loss_formula import parse_terms
+from pml_center.training.run_folder import Run, environment
 
-FILES = {"json": "compare.json", "picture": "compare.png", "page": "compare.html"}
+FILES = {
+    "json": "compare.json",
+    "csv": "compare.csv",
+    "latex": "compare.tex",
+    "picture": "compare.png",
+    "page": "compare.html",
+}
+RANKED = 9  # columns of the ranking; after a search a table has one more, which a page shows below
+TRIALS = "search.csv"  # all that a search tried
 
 
 def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str, Any]) -> None:
-    """Write ``compare.json``, ``compare.png`` and ``compare.html``.
+    """Write ``compare.json``, ``.csv``, ``.tex``, ``.png`` and ``.html``, and ``search.csv`` after a search.
 
     Args:
         comparison: what was found.
@@ -25,6 +41,12 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     comparison.to_json(folder / FILES["json"])
+    columns, rows = table(comparison)
+    _write_table(folder / FILES["csv"], columns, rows)
+    (folder / FILES["latex"]).write_text(_latex(columns, rows), encoding="utf-8")
+    trials = _tried(comparison)
+    if trials:
+        _write_table(folder / TRIALS, *trials)
     _draw(comparison, folder / FILES["picture"])
     _write_page(comparison, folder / FILES["page"], options)
 
@@ -40,7 +62,7 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
     def written(value: float | None) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    columns = ["loss", "value", f"{100 * LEVEL:g} % interval", "±", "behind", "p", "s", "GiB"]
+    columns = ["loss", "value", f"{100 * LEVEL:g} % interval", "±", "behind", "p", "s", "s/epoch", "GiB"]
     rows = []
     for rank, row in enumerate(comparison.rows, 1):
         memory, behind = row.candidate.memory_gib, row.behind
@@ -53,15 +75,21 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
                 "" if behind is None else written(behind.test.difference),
                 "" if behind is None else behind.shown_p,
                 f"{np.mean(row.candidate.seconds):.1f}",
+                f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
                 "" if memory is None else f"{memory:.2f}",
             ]
         )
-    rows += [[f"– {candidate.name}", "failed", *[""] * 6] for candidate in comparison.failed]
+    rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
     if comparison.metric in comparison.pixels:
         pixels = comparison.pixels[comparison.metric]
         rows.append(
-            ["– raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 5]
+            ["– raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 6]
         )
+    settings = [row.candidate.setting for row in comparison.rows]
+    if any(settings):
+        columns.append("chosen by the search")
+        missing = [""] * (len(rows) - len(settings))
+        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
     return columns, rows
 
 
@@ -88,7 +116,8 @@ def _picture(comparison: Comparison, ax: Any) -> Any:
 def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) -> None:
     columns, rows = table(comparison)
     parts = [
-        Part("Ranking", _HOW_TO_READ, columns=columns, rows=rows),
+        Part("Ranking", _HOW_TO_READ, columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
+        _settings(comparison),
         Part(
             "Picture",
             "Each loss: its mean as a dot, the interval as a bar, each seed as a ring.",
@@ -97,8 +126,10 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         ),
         *_against_the_best(comparison),
         _metrics(comparison),
-        _runs(comparison),
-        *_chosen(comparison),
+        *_learning(comparison),
+        _runs(comparison, path.parent),
+        *_search(comparison),
+        *_sources(comparison),
     ]
     shown = {name: value for name, value in options.items() if value is not None and name != "loss"}
     write_html(
@@ -126,12 +157,25 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
             f"{behind.test.low:.4f} … {behind.test.high:.4f}",
             *(f"{value:.2g}" for value in (behind.test.p_value, behind.p_corrected, behind.p_queries)),
             behind.judgement,
+            f"{behind.at_most:.4f}",
         ]
         for name, behind in comparison.others
     ]
-    columns = ["loss", "behind", f"{100 * LEVEL:g} % interval", "p", "p corrected", "p over queries alone", ""]
+    columns = [
+        "loss",
+        "behind",
+        f"{100 * LEVEL:g} % interval",
+        "p",
+        "p corrected",
+        "p over queries alone",
+        "",
+        "at most",
+    ]
     best = comparison.rows[0].candidate.name
-    text = f"How far each is behind {best}, over seeds and queries. The last p takes the models as they are."
+    text = (
+        f"How far each is behind {best}, over seeds and queries. The intervals hold for all pairs together, as does p "
+        "corrected; the last p takes the models as they are. At most: how far both may differ, by the interval."
+    )
     return [Part("Against the best", text, columns=columns, rows=rows)] if rows else []
 
 
@@ -151,15 +195,18 @@ def _metrics(comparison: Comparison) -> Part:
     return Part("All metrics", "Means over seeds and queries.", columns=["loss", *names], rows=rows, sortable=True)
 
 
-def _runs(comparison: Comparison) -> Part:
+def _runs(comparison: Comparison, folder: Path) -> Part:
+    from markupsafe import Markup
+
     rows = []
     for row in comparison.rows:
         one = row.candidate
-        for folder, seed, value, seconds, cpu in zip(
+        for run, seed, value, seconds, cpu in zip(
             one.runs, one.seeds, row.of_seeds, one.seconds, one.cpu_seconds, strict=True
         ):
+            link = Markup('<a href="{}">{}</a>').format(quote(os.path.relpath(run, folder)), run)
             rows.append(
-                [one.name, folder, str(seed), f"{value:.4f}", f"{seconds:.1f}", "" if cpu is None else f"{cpu:.1f}"]
+                [one.name, link, str(seed), f"{value:.4f}", f"{seconds:.1f}", "" if cpu is None else f"{cpu:.1f}"]
             )
     columns = ["loss", "folder", "seed", comparison.metric, "s", "CPU s"]
     return Part(
@@ -167,10 +214,126 @@ def _runs(comparison: Comparison) -> Part:
     )
 
 
-def _chosen(comparison: Comparison) -> list[Part]:
-    """What a search chose, where the runs do not train with the loss that gives the candidate its name."""
-    chosen = [row.candidate for row in comparison.rows]
-    if all(one.options["loss"] == one.name and one.options["lr"] == chosen[0].options["lr"] for one in chosen):
+def _settings(comparison: Comparison) -> Part:
+    columns = ["loss", "chosen by the search", "the line that trains it again; --seed chooses another run"]
+    rows = [[row.candidate.name, row.candidate.setting or "–", row.candidate.command] for row in comparison.rows]
+    text = "Where the largest or the smallest that was tried was chosen, a better one may lie beyond."
+    return Part("Settings", text, columns=columns, rows=rows, texts=3)
+
+
+def _learning(comparison: Comparison) -> list[Part]:
+    """How each loss went down, the mean over its seeds, as a share of its first epoch: losses have no common unit."""
+    courses = {}
+    for row in comparison.rows:
+        runs = [[epoch["loss"] for epoch in Run(Path(run)).epochs] for run in row.candidate.runs]
+        length = min(map(len, runs), default=0)
+        if length and all(losses[0] for losses in runs):
+            courses[row.candidate.name] = np.mean([np.array(losses[:length]) / losses[0] for losses in runs], axis=0)
+    if not courses:
         return []
-    rows = [[one.name, one.options["loss"], f"{one.options['lr']:g}"] for one in chosen]
-    return [Part("Settings", "What each was trained with.", columns=["loss", "trained with", "lr"], rows=rows, texts=2)]
+
+    def draw(ax: Any) -> None:
+        lines = itertools.cycle(itertools.product(plots.LINES, plots.COLOURS))
+        for (name, values), (line, colour) in zip(courses.items(), lines, strict=False):
+            ax.plot(range(1, len(values) + 1), values, line, color=colour, label=name)
+        ax.set(xlabel="epoch", ylabel="loss, of that of epoch 1")
+        ax.grid(color=plots.GREY, alpha=0.25)
+        ax.legend(frameon=False, fontsize=8)
+
+    return [Part("Learning curves", kind="plots", plots=[drawn(draw, "Means over seeds, in training.")])]
+
+
+def _tried(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
+    """All trials as columns and rows; None without a search."""
+    searched = [one for one in comparison.candidates if one.trials]
+    if not searched:
+        return None
+    columns = ["loss", "trial", "chosen", "mean", "scores", "setting", "run", "error"]
+    rows = []
+    for one in searched:
+        for trial in one.trials:
+            scores = trial["scores"]
+            values = ", ".join(f"{name} {value:.4g}" for name, value in trial["values"].items() if value is not None)
+            rows.append(
+                [
+                    one.name,
+                    trial["trial"],
+                    "yes" if trial["chosen"] else "",
+                    f"{np.mean(scores):.4f}" if scores else "",
+                    " ".join(f"{score:.4f}" for score in scores),
+                    values,
+                    trial["run"],
+                    trial["error"] or "",
+                ]
+            )
+    return columns, rows
+
+
+def _search(comparison: Comparison) -> list[Part]:
+    """What a search tried, and how much it matters."""
+    trials = _tried(comparison)
+    if trials is None:
+        return []
+    columns, rows = trials
+    drawings = [
+        drawn(partial(_sensitivity, one), f"{one.name}: each number at its value, all moved at once.")
+        for one in comparison.candidates
+        if any(trial["scores"] for trial in one.trials)
+    ]
+    text = "On validation images, which are no part of those held out. The ring is what was chosen."
+    return [
+        Part("Search", text, "plots", plots=drawings),
+        Part("All that was tried", columns=columns[:6], rows=[row[:6] for row in rows], texts=6),
+    ]
+
+
+def _sensitivity(candidate: Candidate, ax: Any) -> None:
+    """The score over the rank of each value among all that were tried, a colour for each number."""
+    trials = [trial for trial in candidate.trials if trial["scores"]]
+    scores = np.array([np.mean(trial["scores"]) for trial in trials])
+    for number, name in enumerate(trials[0]["values"]):
+        values = [trial["values"][name] for trial in trials]
+        known = [value for value in values if value is not None]
+        low, high = min(known), max(known)
+        if low == high:
+            continue
+        log = low > 0 and high > 4 * low
+        ends, scale = (np.log([low, high]), np.log) if log else (np.array([low, high]), np.asarray)
+        places = [np.nan if value is None else (scale(value) - ends[0]) / (ends[1] - ends[0]) for value in values]
+        order = np.argsort(places)
+        colour, marker = (marks[number % len(marks)] for marks in (plots.COLOURS, plots.MARKERS))
+        label = f"{name} {low:.3g} … {high:.3g}"
+        ax.plot(np.array(places)[order], scores[order], marker, color=colour, markersize=5, label=label)
+        for place, score, trial in zip(places, scores, trials, strict=True):
+            if trial["chosen"]:
+                ax.plot(place, score, "o", color=colour, markersize=11, fillstyle="none")
+    ax.set(xlabel="from the smallest to the largest value tried", ylabel="score in validation")
+    ax.grid(color=plots.GREY, alpha=0.25)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+
+
+def _sources(comparison: Comparison) -> list[Part]:
+    """What to cite."""
+    terms = dict.fromkeys(term.name for row in comparison.rows for term in parse_terms(row.candidate.options["loss"]))
+    known = list(itertools.chain.from_iterable(list_losses().values()))
+    rows = [[name, references(describe_loss(name).source)] for name in terms if name in known]
+    found = [row for row in rows if row[1]]
+    return (
+        [Part("Sources", "The papers of the losses.", columns=["loss", "paper"], rows=found, texts=2)] if found else []
+    )
+
+
+def _write_table(path: Path, columns: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def _latex(columns: list[str], rows: list[list[str]]) -> str:
+    """For the package booktabs."""
+    lines = [" & ".join(re.sub(r"([&%$#_{}])", r"\\\1", cell) for cell in row) + r" \\" for row in [columns, *rows]]
+    text = "\n".join(
+        [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+    )
+    text = text.replace("±", r"$\pm$").replace("…", r"\dots").replace("–", "--")
+    return f"{text}\n\\bottomrule\n\\end{{tabular}}\n"

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.statistics import Interval, settled
+from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 SIGNIFICANT = 0.05  # a corrected p-value below it is a difference that is called real
@@ -34,10 +35,14 @@ class Candidate:
         runs: their folders.
         values: each metric's values, (S, Q); NaN for a query that has nothing to find.
         seconds: of training, for each run.
+        epoch_seconds: of an epoch, for each run.
         cpu_seconds: of the process, for each run; None where nobody knows.
         memory_gib: the most that a run used; None where nobody knows.
         options: of training, in which candidates may differ, such as what a search chose.
         error: why there are no values.
+        chosen: what a search chose, by the name of each number that it moved; None leaves it to the loss.
+        edges: those of which the ``"smallest"`` or ``"largest"`` of all tried values was chosen.
+        trials: all that a search tried.
     """
 
     name: str
@@ -45,10 +50,37 @@ class Candidate:
     runs: Sequence[str] = ()
     values: Mapping[str, NDArray[np.float64]]
     seconds: Sequence[float] = ()
+    epoch_seconds: Sequence[float] = ()
     cpu_seconds: Sequence[float | None] = ()
     memory_gib: float | None = None
     options: Mapping[str, Any]
     error: str | None = None
+    chosen: Mapping[str, float | None] = field(default_factory=dict)
+    edges: Mapping[str, str] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def setting(self) -> str:
+        """What a search chose, in words."""
+        return ", ".join(
+            f"{name} {value:.3g}{f' ({self.edges[name]} tried)' if name in self.edges else ''}"
+            for name, value in self.chosen.items()
+            if value is not None
+        )
+
+    @property
+    def command(self) -> str:
+        """The line that trains it again, for a shell."""
+        config = TrainConfig(**self.options)
+        defaults = TrainConfig()
+        words = ["pml-center", "train", config.data]
+        for option in fields(config):
+            value = getattr(config, option.name)
+            if option.name == "data" or value == getattr(defaults, option.name):
+                continue
+            flag = f"--{option.name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
 
 class GapToBest(NamedTuple):
@@ -58,6 +90,7 @@ class GapToBest(NamedTuple):
     p_corrected: float  # for all pairs
     p_queries: float  # of the models that there are, as if no other seed could make others
     seeds: int  # the fewest of both
+    pairs: int = 1  # of losses, for all of which interval and corrected p hold together
 
     @property
     def is_real(self) -> bool:
@@ -76,10 +109,17 @@ class GapToBest(NamedTuple):
         """The corrected p-value as a table has it."""
         return "< 0.001" if self.p_corrected < 0.001 else f"{self.p_corrected:.3f}"
 
+    @property
+    def at_most(self) -> float:
+        """How far the two may differ, by the interval."""
+        return max(abs(self.test.low), abs(self.test.high))
+
     def __str__(self) -> str:
         p_value = self.shown_p if self.p_corrected < 0.001 else f"= {self.shown_p}"
         low, high = self.test.low, self.test.high
-        return f"{self.test.difference:.4f} ({100 * LEVEL:g} % interval {low:.4f} … {high:.4f}, p {p_value})"
+        together = " for all pairs together" if self.pairs > 1 else ""
+        interval = f"{100 * LEVEL:g} % interval{together} {low:.4f} … {high:.4f}"
+        return f"{self.test.difference:.4f} (at most {self.at_most:.4f}; {interval}, p {p_value})"
 
 
 class Row(NamedTuple):
@@ -101,7 +141,8 @@ class Comparison:
     (:func:`~pml_center.evaluation.runs_interval`). Each loss is tested against the best: its values of a query are
     averaged over seeds and paired with those of the best, and what seeds contribute is added to the variance
     (:func:`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all pairs of losses
-    and not only for those with the best, because which one is best was found by looking.
+    and not only for those with the best, because which one is best was found by looking; intervals of distances are
+    widened by Bonferroni's, so that all of them hold together.
 
     Args:
         metric: to rank by.
@@ -135,12 +176,14 @@ class Comparison:
         found = [candidate for candidate in self.candidates if candidate.error is None]
         ranked = sorted(found, key=lambda candidate: -np.nanmean(candidate.values[self.metric]))
         tables = [candidate.values[self.metric] for candidate in ranked]
-        tests = [paired_runs_test(one, other, LEVEL) for one, other in combinations(tables, 2)]
+        pairs = list(combinations(tables, 2))
+        level = 1 - (1 - LEVEL) / max(len(pairs), 1)  # Bonferroni's: all intervals hold together
+        tests = [paired_runs_test(one, other, level) for one, other in pairs]
         corrected = holm([test.p_value for test in tests])
         behind: list[GapToBest | None] = [None]
         for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
             of_queries = paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value
-            behind.append(GapToBest(test, p_value, of_queries, min(len(tables[0]), len(table))))
+            behind.append(GapToBest(test, p_value, of_queries, min(len(tables[0]), len(table)), len(pairs)))
         rows = []
         for candidate, table, distance in zip(ranked, tables, behind, strict=True):
             of_seeds = np.nanmean(table, axis=1)
@@ -167,7 +210,7 @@ class Comparison:
             missing = "; ".join(f"{candidate.name}: {candidate.error}" for candidate in self.failed)
             raise IncompleteError(
                 f"comparison must have every run, got some that failed, {missing}. "
-                f"Try them again with: pml-center compare {shlex.quote(str(folder))}"
+                f"Try them again with: pml-center compare {shlex.quote(str(folder))} --retry"
             )
 
     @property
@@ -247,6 +290,7 @@ class Comparison:
             "counts": {"queries": self.queries, "classes": self.classes},
             "ci_level": LEVEL,
             "ci_method": "analysis of variance over seeds and queries",
+            "behind_interval_method": "as ci_method, Bonferroni's correction for all pairs",
             "p_method": "paired by query, seeds in the variance, Holm's correction for all pairs",
             "candidates": ranked + failed,
             "pixels": {name: float(np.nanmean(values)) for name, values in self.pixels.items()},
@@ -276,10 +320,15 @@ def _of_row(rank: int, row: Row) -> dict[str, Any]:
             "p_corrected": row.behind.p_corrected,
             "p_queries": row.behind.p_queries,
             "is_real": row.behind.is_real,
+            "at_most": row.behind.at_most,
         }
     return {
         "rank": rank,
         "loss": candidate.name,
+        "chosen": dict(candidate.chosen),
+        "edges": dict(candidate.edges),
+        "command": candidate.command,
+        "trials": [dict(trial) for trial in candidate.trials],
         "options": dict(candidate.options),
         "value": row.value,
         "interval": list(row.interval),
@@ -289,6 +338,7 @@ def _of_row(rank: int, row: Row) -> dict[str, Any]:
         "behind_the_best": behind,
         "metrics": {name: float(np.nanmean(values)) for name, values in candidate.values.items()},
         "seconds": list(candidate.seconds),
+        "seconds_per_epoch": list(candidate.epoch_seconds),
         "cpu_seconds": list(candidate.cpu_seconds),
         "memory_gib": candidate.memory_gib,
         "runs": list(candidate.runs),

@@ -1,84 +1,250 @@
-"""tried_settings: what a search tries for a loss, as many settings as for any other."""
+"""SearchSpace: what a search moves of a loss, and the settings that it tries."""
 
 import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from pml_center import losses as ours
+from pml_center.comparison.tuned_of_pml import TUNED
 from pml_center.losses import BaseCenterLoss
-from pml_center.names import constructor_parameters
-from pml_center.training.loss_formula import Term, parse_loss, parse_terms
+from pml_center.losses.tuning import Range
+from pml_center.names import constructor_parameters, unknown_name
+from pml_center.training.config import TrainConfig
+from pml_center.training.loss_formula import MOST_TERMS, Term, parse_loss, parse_terms
 
-# The largest factor by which a search moves each setting, up or down, from where it was.
-SPANS = {"lr": 4.0, "weight": 10.0, "scale": 4.0, "margin": 2.0}
+LR = Range("lr", 1 / 4, 4, log=True, relative=True)
+LOSS_LR = Range("loss_lr", 1 / 2, 50, log=True, relative=True)  # proxies may learn much faster than a network
+WEIGHT = Range("weight", 0.1, 10, log=True, relative=True)
+PER_CLASS = 4  # images of a class in a batch, tried beside what is given, 0 beside another number
+RATES = ("lr", "loss_lr", "per_class")  # knobs that are options of training, not of a loss
+QUANTITIES = (
+    *RATES,
+    "scale",
+    "margin",
+    "weight",
+    "other",
+)  # each has its own coordinate
+STEP = 0.25  # by which a setting at an edge is moved beyond it, as a share of the range
 
 
-class Setting(NamedTuple):
-    """What one trial trains with."""
+class Knob(NamedTuple):
+    """A number that is moved."""
 
-    loss: str  # a formula
+    name: str  # what a table calls it
+    argument: str  # what holds it: an argument of the loss, "weight", or an option of training
+    term: int  # of the formula; -1 for an option of training
+    range: Range
+    given: float | None  # where it stands; None where the loss finds it by itself
+    coordinate: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one trial trains with: a formula, options, and the values of the knobs in the order of the space."""
+
+    loss: str
     lr: float
+    loss_lr: float | None
+    per_class: int
+    values: tuple[float | None, ...] = ()
+
+    def applied(self, config: TrainConfig) -> TrainConfig:
+        """A configuration with it."""
+        return replace(config, loss=self.loss, lr=self.lr, loss_lr=self.loss_lr, per_class=self.per_class)
 
 
-def tried_settings(formula: str, lr: float, count: int) -> list[Setting]:
-    """Settings of a loss, the first of which is the one that is given.
+class SearchSpace:
+    """The numbers that a search moves of one formula.
 
-    A search moves the learning rate, ``scale`` and ``margin`` of each term that has one, unless it is an integer, and
-    the weights of center losses beside others. Each is multiplied by a factor that is even on a log scale. All settings
-    of a trial move at once, along Halton's points, whose first coordinate is that of the learning rate: the n-th trials
-    of all losses have the same.
+    These are the learning rate, that of the loss's own weights where it has any, whether batches are drawn by class,
+    what each loss says of itself (``tuned``, and ``TUNED`` for those of PML), and in a sum the weights beside the first
+    loss that is no center loss. All move at once, along Sobol's points: the n-th settings of all losses have the same
+    learning rate, the same scale (a temperature is the inverse of one), and so on, however many there are.
 
     Args:
         formula: as for :func:`parse_loss`.
-        lr: the learning rate to move.
-        count: how many settings.
+        config: with the rates and batches that are given.
+        hold: arguments and options that stay as they are.
+        num_classes: that are trained on; batches by class must be able to have as many.
 
     Raises:
         ValueError: a formula that cannot be read.
 
     Example:
-        >>> for setting in tried_settings("CosFaceLoss + 0.01 * CenterLoss", lr=0.002, count=3):
-        ...     print(*setting)
-        CosFaceLoss + 0.01 * CenterLoss 0.002
-        CosFaceLoss(scale=..., margin=...) + ... * CenterLoss 0.001
-        CosFaceLoss(scale=..., margin=...) + ... * CenterLoss 0.004
+        >>> space = SearchSpace("CosFaceLoss + 0.01 * CenterLoss", TrainConfig(), num_classes=50)
+        >>> [knob.name for knob in space.knobs]
+        ['lr', 'loss_lr', 'per_class', 'scale', 'margin', 'weight of CenterLoss']
+        >>> for setting in SearchSpace("CosFaceLoss", TrainConfig(), hold=["per_class"]).settings(3):
+        ...     print(setting.loss, setting.lr)
+        CosFaceLoss 0.002
+        CosFaceLoss(scale=39.9, margin=0.18) 0.00156
+        CosFaceLoss(scale=12.6, margin=0.647) 0.00301
 
     Source: Bergstra and Bengio, Random search for hyper-parameter optimization, JMLR 13, 2012, for moving all settings
-        at once; Halton, On the efficiency of certain quasi-random sequences of points, Numerische Mathematik 2, 1960.
+        at once; Sobol, On the distribution of points in a cube, 1967.
     """
+
+    def __init__(self, formula: str, config: TrainConfig, hold: Sequence[str] = (), num_classes: int = 4):
+        self.formula, self.config = formula, config
+        self.terms = parse_terms(formula)
+        built = parse_loss(formula, num_classes=4, embedding_size=4)
+        learns = any(True for _ in built.parameters())
+        found = _rates(config, learns, num_classes) + _of_terms(self.terms, list(built.losses))
+        self.knobs: list[Knob] = []
+        for name, argument, term, span, given in found:
+            if argument not in hold:
+                same = sum(knob.range.quantity == span.quantity for knob in self.knobs)
+                coordinate = same * len(QUANTITIES) + QUANTITIES.index(span.quantity)
+                self.knobs.append(Knob(name, argument, term, span.around(given), given, coordinate))
+
+    @property
+    def given(self) -> Setting:
+        """What is asked for, as it stands."""
+        config = self.config
+        values = tuple(knob.given for knob in self.knobs)
+        return Setting(self.formula, config.lr, config.loss_lr, config.per_class, values)
+
+    def settings(self, count: int) -> list[Setting]:
+        """The first of them is the one that is given; more begin with the same."""
+        return [self.given, *(self.point(number) for number in range(1, count))]
+
+    def point(self, number: int) -> Setting:
+        """The setting of that number, from 1."""
+        places = _points(max(number - 1, 1).bit_length())[number - 1]
+        return self.at([self._placed(knob, places[knob.coordinate]) for knob in self.knobs])
+
+    def at(self, values: Sequence[float | None]) -> Setting:
+        """The setting whose knobs have these values; None leaves one as it is."""
+        options = dict[str, float | None](lr=self.config.lr, loss_lr=self.config.loss_lr)
+        options["per_class"] = self.config.per_class
+        terms = list(self.terms)
+        for knob, value in zip(self.knobs, values, strict=True):
+            if value is None:
+                continue
+            if knob.term < 0:
+                options[knob.argument] = value
+            elif knob.argument == "weight":
+                terms[knob.term] = replace(terms[knob.term], weight=value)
+            else:
+                term = terms[knob.term]
+                terms[knob.term] = term.changed(term.weight, {knob.argument: value})
+        formula = self.formula if terms == self.terms else " + ".join(map(str, terms))
+        lr, loss_lr, per_class = options.values()
+        return Setting(formula, float(lr or 0), loss_lr, int(per_class or 0), tuple(values))
+
+    def edges(self, best: Setting, tried: Sequence[Setting]) -> dict[str, str]:
+        """The knobs whose value is the smallest or the largest of all that were tried, and which of both it is."""
+        found = {}
+        for number, knob in enumerate(self.knobs):
+            own = best.values[number]
+            others = [setting.values[number] for setting in tried]
+            known = [value for value in others if value is not None]
+            if own is None or knob.argument == "per_class" or len(set(known)) < 2:
+                continue
+            if own == max(known):
+                found[knob.name] = "largest"
+            elif own == min(known) and own > 0:
+                found[knob.name] = "smallest"
+        return found
+
+    def widened(self, best: Setting, tried: Sequence[Setting], number: int) -> Setting:
+        """Beyond the edges where the best one lies; the next point, of that number, where it lies at none."""
+        edges = self.edges(best, tried)
+        values = list(best.values)
+        for place, knob in enumerate(self.knobs):
+            value = values[place]
+            if knob.name in edges and value is not None:
+                is_up = (edges[knob.name] == "largest") != knob.range.inverse
+                values[place] = knob.range.at(knob.range.place_of(value) + (STEP if is_up else -STEP))
+        moved = self.at(values)
+        try:
+            parse_loss(moved.loss, num_classes=4, embedding_size=4)
+        except ValueError:  # a loss may have no room there
+            return self.point(number)
+        return moved if edges else self.point(number)
+
+    def _placed(self, knob: Knob, place: float) -> float:
+        if knob.argument == "per_class":
+            return (knob.range.low, knob.range.high)[int(2 * place)]
+        return knob.range.at(place)
+
+
+def check_hold(hold: Sequence[str], formulas: Sequence[str], config: TrainConfig) -> None:
+    """What is held must be there to be moved.
+
+    Raises:
+        ValueError: a name that no loss has.
+    """
+    spaces = [SearchSpace(formula, config, num_classes=config.batch_size) for formula in formulas]
+    known = sorted({knob.argument for space in spaces for knob in space.knobs} | set(RATES))
+    for name in hold:
+        if name not in known:
+            raise ValueError(unknown_name("hold", name, known, f"A search of these losses moves {', '.join(known)}."))
+
+
+@cache
+def _points(exponent: int) -> NDArray[np.float64]:
+    """The first 2**exponent points of Sobol's sequence, with a coordinate for each knob that there can be."""
     from scipy.stats import qmc
 
-    losses = parse_loss(formula, num_classes=4, embedding_size=4).losses
-    terms = parse_terms(formula)
-    moved = [_knobs(loss, term, len(terms) > 1) for loss, term in zip(losses, terms, strict=True)]
-    points = qmc.Halton(1 + sum(map(len, moved)), scramble=False)
-    points.fast_forward(2)  # the first is a corner, the second leaves the learning rate where it was
-    settings = [Setting(formula, lr)]
-    for first, *others in points.random(count - 1).tolist():
-        coordinates, tried = iter(others), []
-        for term, knobs in zip(terms, moved, strict=True):
-            values = {name: _moved(name, value, next(coordinates)) for name, value in knobs.items()}
-            tried.append(term.changed(values.pop("weight", term.weight), values))
-        settings.append(Setting(" + ".join(map(str, tried)), _moved("lr", lr, first)))
-    return settings
+    return qmc.Sobol(len(QUANTITIES) * MOST_TERMS, rng=0).random_base2(exponent)
 
 
-def _moved(name: str, value: float, coordinate: float) -> float:
-    """A value times the factor at a coordinate in [0, 1), to three digits."""
-    return float(f"{value * SPANS[name] ** (2 * coordinate - 1):.3g}")
+_Found = tuple[str, str, int, Range, float | None]
 
 
-def _knobs(loss: nn.Module, term: Term, is_one_of_several: bool) -> dict[str, float]:
-    """What can be moved in a term, and where it is."""
-    found = {}
-    if is_one_of_several and isinstance(loss, BaseCenterLoss):
-        found["weight"] = float(term.weight or 1)
-    parameters = constructor_parameters(type(loss))
-    for name in ("scale", "margin"):
-        _, parameter = parameters.get(name, (None, None))
-        if parameter is None or parameter.annotation is int:
-            continue
-        value = ast.literal_eval(term.arguments[name]) if name in term.arguments else parameter.default
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            found[name] = float(value)
+def _rates(config: TrainConfig, learns: bool, num_classes: int) -> list[_Found]:
+    given = config.lr if config.loss_lr is None else config.loss_lr
+    found: list[_Found] = [("lr", "lr", -1, LR, config.lr)]
+    if learns:
+        found.append(("loss_lr", "loss_lr", -1, LOSS_LR, given))
+    by_class = config.per_class or PER_CLASS
+    if config.batch_size % by_class == 0 and config.batch_size <= by_class * num_classes:
+        found.append(("per_class", "per_class", -1, Range("per_class", 0, by_class), config.per_class))
     return found
+
+
+def _of_terms(terms: Sequence[Term], losses: Sequence[nn.Module]) -> list[_Found]:
+    separating = [not isinstance(loss, BaseCenterLoss) for loss in losses]
+    first = separating.index(True) if any(separating) else 0  # its weight is the unit of all others
+    found: list[_Found] = []
+    for place, (term, loss) in enumerate(zip(terms, losses, strict=True)):
+        of_term = f" of {term.name}" if len(terms) > 1 else ""
+        if place != first:
+            found.append((f"weight of {term.name}", "weight", place, WEIGHT, float(term.weight or 1)))
+        found += [
+            (f"{name}{of_term}" if place != first else name, name, place, span, given)
+            for name, span, given in _arguments(term, type(loss))
+        ]
+    return found
+
+
+def _arguments(term: Term, kind: type) -> list[tuple[str, Range, float | None]]:
+    """What is moved in a loss; of two arguments of one quantity the one that is written, else the first."""
+    parameters = constructor_parameters(kind, stop=nn.Module)
+    found: dict[str, tuple[str, Range, float | None]] = {}
+    for name, span in tuned(kind).items():
+        if name not in parameters:
+            continue
+        written = name in term.arguments
+        value = ast.literal_eval(term.arguments[name]) if written else parameters[name][1].default
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number and (written or value is not None):
+            continue  # a choice, such as scale="auto"
+        if is_number and value <= 0 and span.log:
+            continue
+        if written or span.quantity not in found:
+            found[span.quantity] = (name, span, float(value) if is_number else None)
+    return list(found.values())
+
+
+def tuned(kind: type) -> dict[str, Range]:
+    """What a loss says of itself; for one of PML what the table says, or that of ours of the same name."""
+    own = getattr(kind, "tuned", None)
+    return TUNED.get(kind.__name__, getattr(getattr(ours, kind.__name__, None), "tuned", {})) if own is None else own

@@ -1,4 +1,6 @@
-"""Losses, one file a paper, each a first-class loss of pytorch-metric-learning."""
+"""Losses, one file a paper, each a first-class loss of pytorch-metric-learning, whose own are here by their names."""
+
+from pytorch_metric_learning import losses as _pml_losses
 
 from pml_center.losses.adacos_loss import AdaCosLoss
 from pml_center.losses.adaface_loss import AdaFaceLoss
@@ -91,3 +93,11 @@ __all__ = [
     "UniFaceLoss",
     "VPLLoss",
 ]
+
+
+def __getattr__(name: str) -> type:
+    """PML's losses of pairs and triplets, so that the import is all that changes in a program that takes both."""
+    found = getattr(_pml_losses, name, None)
+    if isinstance(found, type):
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pml_center.checks import check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 from pml_center.ops.margins import angle
 from pml_center.ops.negative_logits import negative_logsumexp
 
@@ -49,6 +51,8 @@ class AdaCosLoss(BaseSoftmaxLoss):
     """
 
     running_scale: Tensor
+
+    tuned: ClassVar[dict[str, Range]] = {}  # its scale follows the angles
 
     def __init__(self, num_classes: int, embedding_size: int, dynamic: bool = True, **kwargs):
         check_flags(dynamic=dynamic)

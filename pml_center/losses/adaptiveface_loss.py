@@ -1,10 +1,13 @@
 """AdaptiveFaceLoss."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import additive_cosine
 
 
@@ -48,6 +51,8 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
     """
 
     default_gradient = None  # margins learn through the target
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "initial_margin": Range("margin", 0, 0.7)}
 
     def __init__(
         self,

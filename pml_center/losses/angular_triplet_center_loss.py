@@ -1,5 +1,7 @@
 """AngularTripletCenterLoss."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_chunk_size
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import angle_between, nearest_other
 
 
@@ -48,6 +51,8 @@ class AngularTripletCenterLoss(BaseCenterLoss):
     Source: Li et al., Angular triplet-center loss for multi-view 3D shape retrieval, AAAI 2019, arXiv:1811.08622. The
         margin of the paper we could not check; 0.7 is that of a public code.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {"margin": Range("margin", 0.2, 1.2)}
 
     def __init__(
         self,

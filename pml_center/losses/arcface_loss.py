@@ -1,18 +1,22 @@
 """ArcFaceLoss."""
 
 import math
-import warnings
+from abc import ABCMeta
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices
+from pml_center.checks import check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.pml_names import check_degrees
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import BeyondPi, additive_angular
 
 
-class ArcFaceLoss(BaseSoftmaxLoss):
+@LargeMarginSoftmaxLoss.register  # isinstance says what it says of PML's
+class ArcFaceLoss(BaseSoftmaxLoss, metaclass=ABCMeta):
     """ArcFace: an angle added between an embedding and its class.
 
     ``ℓ = −log( e^{s·cos(θ_y + m)} / (e^{s·cos(θ_y + m)} + Σ_{j≠y} e^{s·cos θ_j}) )``; where ``θ_y + m > π``
@@ -51,6 +55,8 @@ class ArcFaceLoss(BaseSoftmaxLoss):
 
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
 
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 40)}
+
     def __init__(
         self,
         num_classes: int,
@@ -60,17 +66,16 @@ class ArcFaceLoss(BaseSoftmaxLoss):
         beyond_pi: BeyondPi = "linear",
         **kwargs,
     ):
-        check_between("in [0, 180] degrees", "The paper's margin is 28.6.", margin=margin)
-        if 0 < margin < 1:
-            warnings.warn(
-                f"ArcFaceLoss(margin={margin}) is {margin} degrees, almost no margin, because PML's margins are in "
-                f"degrees. If you mean {margin} rad, write margin={math.degrees(margin):.1f}.",
-                stacklevel=2,
-            )
+        self.margin = margin
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         check_choices(beyond_pi=(beyond_pi, BeyondPi))
-        self.margin, self.beyond_pi = margin, beyond_pi
+        self.beyond_pi = beyond_pi
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "margin":
+            check_degrees(self, value)
+        super().__setattr__(name, value)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""

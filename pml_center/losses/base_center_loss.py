@@ -1,6 +1,10 @@
 """BaseCenterLoss: owns, updates and checks the centers."""
 
 import math
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -8,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.distributed.collectives import joined_by_wrapper, processes, rows_by_rank
@@ -74,6 +79,7 @@ class BaseCenterLoss(BaseClassLoss):
     reaches_all_centers: ClassVar[bool] = False
     _counts = True
     only_pulls: ClassVar[bool] = False
+    _is_frozen = False
 
     centers: Tensor
     last_seen: Tensor
@@ -112,6 +118,20 @@ class BaseCenterLoss(BaseClassLoss):
         )
         self._forgotten_step = ForgottenStep(type(self).__name__)
         self._collapse = Collapse(type(self).__name__, self.only_pulls)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BaseCenterLoss":
+        """Also stops centers that step by themselves, or lets them go on. As with parameters, no state remembers it."""
+        self._is_frozen = not requires_grad
+        self._moves = requires_grad and self.update != "gradient"
+        return super().requires_grad_(requires_grad)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """There are none where centers step by themselves; an optimizer that is given them alone says so."""
+        parameter = None
+        for parameter in super().parameters(recurse):
+            yield parameter
+        if parameter is None:
+            _tell_optimizer(self, sys._getframe())
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """The loss of each sample, (B,)."""
@@ -165,7 +185,7 @@ class BaseCenterLoss(BaseClassLoss):
 
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Count the batch, and start the centers of classes that come for the first time."""
-        if not self.training:
+        if not self.training or self._is_frozen:
             return
         with torch.no_grad():
             if len(labels) or processes(self.process_group) > 1:
@@ -183,13 +203,13 @@ class BaseCenterLoss(BaseClassLoss):
         losses = self.pull(batch)
         with torch.no_grad():
             if self.collect_stats:
-                self._record(batch)
-            if self.training and self.update != "gradient":
+                _record(self, batch)
+            if self.training and self._moves:
                 compared = self._compared(embeddings)
                 difference = compared - batch.own.to(compared.dtype)
                 del batch  # one (B, D) block less while the centers step
                 self._gather(difference, labels)
-            elif self.training and not is_recomputed():
+            elif self.training and not (self._is_frozen or is_recomputed()):
                 self._see(labels)
         return losses
 
@@ -266,15 +286,6 @@ class BaseCenterLoss(BaseClassLoss):
         self.centers.index_copy_(0, first.classes, means.to(self.centers.dtype))
         self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
 
-    def _record(self, batch: CenterBatch) -> None:
-        """PML's recordable statistics: lengths and distances, Euclidean, of embeddings as they are."""
-        self.avg_norm = batch.embeddings.norm(dim=1).mean().item()
-        self.avg_center_norm = batch.own.norm(dim=1).mean().item()
-        self.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
-        seen = self.own_centers((self.last_seen > 0).nonzero().squeeze(1))
-        scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
-        self.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
-
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """With what waits for the next step of the centers, where anything does."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -294,6 +305,33 @@ class BaseCenterLoss(BaseClassLoss):
             state_dict.setdefault(prefix + "last_seen", torch.ones_like(self.last_seen))
             state_dict.setdefault(prefix + "step", torch.ones_like(self.step))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _record(loss: BaseCenterLoss, batch: CenterBatch) -> None:
+    """PML's recordable statistics: lengths and distances, Euclidean, of embeddings as they are."""
+    loss.avg_norm = batch.embeddings.norm(dim=1).mean().item()
+    loss.avg_center_norm = batch.own.norm(dim=1).mean().item()
+    loss.avg_intra = (batch.embeddings - batch.own).norm(dim=1).mean().item()
+    seen = loss.own_centers((loss.last_seen > 0).nonzero().squeeze(1))
+    scatter = (seen - seen.mean(0)).square().sum().item() if len(seen) > 1 else 0.0
+    loss.avg_inter = math.sqrt(2 * scatter / max(len(seen) - 1, 1))  # root of the mean square over all pairs
+
+
+def _tell_optimizer(loss: BaseCenterLoss, parameters: FrameType) -> None:
+    """Say to an optimizer that is given the parameters of a loss, by their generator, why there are none."""
+    asking = parameters.f_back
+    given = {} if asking is None else asking.f_locals
+    is_all = getattr(given.get("params"), "gi_frame", None) is parameters
+    if asking is None or not (is_all and isinstance(given.get("self"), Optimizer)):
+        return
+    message = (
+        f"parameters() of {type(loss).__name__} must not be given to an optimizer, because its centers step by "
+        f"themselves at the rate alpha={loss.alpha}, got none of them. Leave the optimizer out, or use "
+        'update="gradient".'
+    )
+    if asking.f_code.co_name == "__init__":  # where torch would only say that the list is empty
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=6)  # a group among others
 
 
 def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pml_center.checks import as_numbers, check_between, check_functions, check_modules, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.pml_names import PMLClassNames
 from pml_center.losses.watch import ForgottenOptimizer
 
 
-class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
+class BaseClassLoss(PMLClassNames, WeightRegularizerMixin, BaseElementLoss):
     """A loss that compares each embedding with the rows of its classes: abstract.
 
     Beside what :class:`~pml_center.losses.base_element_loss.BaseElementLoss` does, it holds labels against the number
@@ -58,6 +59,16 @@ class BaseClassLoss(WeightRegularizerMixin, BaseElementLoss):
             self.register_buffer("loss_weights", self._checked_weights(loss_weights))
         self.add_to_recordable_attributes(list_of_names=["num_classes", "embedding_size"], is_stat=False)
         self._forgotten_optimizer = ForgottenOptimizer(type(self).__name__)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss_weights" and value is not None:
+            if name not in self.__dict__.get("_buffers", ()):
+                raise TypeError(
+                    f"loss_weights must be given when {type(self).__name__} is built, because it weighs the classes of "
+                    "a batch, got them later. Pass loss_weights=..., or choose another name for your own."
+                )
+            value = self._checked_weights(value)
+        super().__setattr__(name, value)
 
     def class_rows(self) -> Tensor:
         """What ``weight_regularizer`` looks at, (C · rows of a class, D)."""

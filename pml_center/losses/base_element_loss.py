@@ -1,7 +1,8 @@
 """BaseElementLoss: the boundary that all losses share."""
 
+import inspect
 from numbers import Integral
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_metric_learning.distances import BaseDistance, LpDistance
@@ -18,13 +19,15 @@ from pml_center.checks import (
     check_modules,
 )
 from pml_center.distributed.collectives import processes
+from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridden, check_subclass
+from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
-from pml_center.names import constructor_arguments, unknown_name
+from pml_center.names import constructor_arguments, receiver, unknown_name
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
 
-class BaseElementLoss(BaseMetricLossFunction):
+class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     """A loss that each sample has, reduced by PML's reducer: abstract.
 
     It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
@@ -51,6 +54,7 @@ class BaseElementLoss(BaseMetricLossFunction):
 
     takes_any_distance: ClassVar[bool] = True
     takes_references: ClassVar[bool] = False  # whether it compares embeddings with a second set, ``ref_emb``
+    tuned: ClassVar[dict[str, Range]] = {}  # what a search of settings moves, and over what range
     num_classes: int | None = None
     embedding_size: int | None = None
     sparse_gradient: bool = False
@@ -58,11 +62,10 @@ class BaseElementLoss(BaseMetricLossFunction):
     _moves = False  # whether each of them moves what the next one is compared with
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
-        accepted = constructor_arguments(type(self), stop=nn.Module) if kwargs else []
+        known = constructor_arguments(BaseMetricLossFunction, stop=nn.Module)  # all others have been taken
         for name in kwargs:
-            if name not in accepted:
-                takes = f"It takes {', '.join(accepted)}."
-                raise TypeError(unknown_name(f"argument of {type(self).__name__}", name, accepted, takes))
+            if name not in known:
+                raise _unknown_argument(receiver(type(self), stop=BaseElementLoss), name)
         check_modules(embedding_regularizer=kwargs.get("embedding_regularizer"))
         check_modules(BaseDistance, distance=kwargs.get("distance"))
         check_modules(BaseReducer, reducer=kwargs.get("reducer"))
@@ -74,11 +77,29 @@ class BaseElementLoss(BaseMetricLossFunction):
         if ignore_index is not None:
             check_between("an integer in [-2147483648, 2147483647]", "It is a label, as -1.", ignore_index=ignore_index)
         super().__init__(**kwargs)
-        self._check_distance()
         check_choices(miner_weighting=(miner_weighting, MinerWeighting))
         self.ignore_index = ignore_index
         self.miner_weighting = miner_weighting
         self._drift = Drift(type(self).__name__)
+
+    def __new__(cls, *args, **kwargs):
+        """With an argument of another name Python would only say that one is missing."""
+        check_overridden(cls)
+        _check_call(cls, args, kwargs)
+        return super().__new__(cls)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        check_subclass(cls)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        check_assigned(self, name, value)
+        if name == "distance":
+            self._check_distance(value)
+        if isinstance(getattr(type(self), name, None), property):  # torch would say that the name is taken
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B, D) and (B,) to (B,)."""
@@ -152,6 +173,8 @@ class BaseElementLoss(BaseMetricLossFunction):
                 f"ref_emb must be None for {type(self).__name__}, which brings its own references, got another tensor. "
                 "Leave ref_emb out, and efficient=True of DistributedLossWrapper."
             )
+        if isinstance(labels, Tensor) and labels.ndim == 2 and labels.is_floating_point():
+            _check_order(embeddings, labels)
         check_embeddings(embeddings, self.embedding_size)
         labels = check_labels(labels, self.num_classes, len(embeddings), self.ignore_index).to(embeddings.device)
         if processes() > 1 and any(parameter.requires_grad for parameter in self.parameters()):
@@ -164,6 +187,8 @@ class BaseElementLoss(BaseMetricLossFunction):
         if self.takes_references:
             references = self._checked_references(embeddings, ref_emb, ref_labels)
         rows = self.class_rows()
+        if rows is not None and rows.device != embeddings.device:
+            raise elsewhere(self, rows, embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
             part, present, classes = None, embeddings, labels
@@ -195,18 +220,17 @@ class BaseElementLoss(BaseMetricLossFunction):
             return embeddings
         return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
 
-    def _check_distance(self) -> None:
+    def _check_distance(self, distance: Any) -> None:
         if self.takes_any_distance:
             return
         default = self.get_default_distance()
         alike = all(
-            getattr(self.distance, name, None) == getattr(default, name)
-            for name in ("normalize_embeddings", "p", "power")
+            getattr(distance, name, None) == getattr(default, name) for name in ("normalize_embeddings", "p", "power")
         )
-        if not (type(self.distance) is type(default) and alike):
+        if not (type(distance) is type(default) and alike):
             raise TypeError(
                 f"distance must be the default because {type(self).__name__} is defined on it, "
-                f"got {type(self.distance).__name__}. Leave distance out."
+                f"got {type(distance).__name__}. Leave distance out."
             )
 
     def _checked_references(
@@ -245,6 +269,40 @@ class BaseElementLoss(BaseMetricLossFunction):
         if self.miner_weighting == "count":
             return counts
         return counts / (counts.max() if self.miner_weighting == "max" else counts.mean())
+
+
+def elsewhere(loss: BaseElementLoss, rows: Tensor, embeddings: Tensor) -> ValueError:
+    """The error for a loss that was left on another device."""
+    return ValueError(
+        f"{type(loss).__name__} must be on the device of the embeddings, {embeddings.device}, got its class rows on "
+        f"{rows.device}. Move it, before the optimizer is made: loss.to({str(embeddings.device)!r})."
+    )
+
+
+def _check_call(kind: Any, args: tuple, kwargs: dict) -> None:
+    """An argument of another name is named, rather than the one that is missing for it."""
+    try:
+        inspect.signature(kind.__init__).bind(None, *args, **kwargs)
+    except TypeError:
+        known = constructor_arguments(kind, stop=nn.Module)
+        for name in kwargs:
+            if name not in known:
+                raise _unknown_argument(kind, name) from None
+
+
+def _unknown_argument(kind: type, name: str) -> TypeError:
+    known = constructor_arguments(kind, stop=nn.Module)
+    takes = f"It takes {', '.join(known)}."
+    return TypeError(unknown_name(f"argument of {kind.__name__}", name, known, takes))
+
+
+def _check_order(embeddings: object, labels: Tensor) -> None:
+    """Labels that look like embeddings, beside embeddings that look like labels."""
+    if isinstance(embeddings, Tensor) and embeddings.ndim == 1 and not embeddings.is_floating_point():
+        raise TypeError(
+            f"embeddings must come first and labels second, got {embeddings.dtype} of shape {tuple(embeddings.shape)} "
+            f"and {labels.dtype} of shape {tuple(labels.shape)}. Call loss(embeddings, labels)."
+        )
 
 
 def is_recomputed() -> bool:

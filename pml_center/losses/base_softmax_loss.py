@@ -22,9 +22,12 @@ from pml_center.checks import (
 )
 from pml_center.distributed.collectives import join_parts, own_part
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import working_dtype
+from pml_center.losses.base_element_loss import elsewhere, working_dtype
 from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
-from pml_center.names import constructor_arguments
+from pml_center.losses.pml_layout import class_columns, keep_columns
+from pml_center.losses.pml_names import PMLSoftmaxNames
+from pml_center.losses.pml_state import from_pml, take_weights, to_pml
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import Gradient, detached
 from pml_center.ops.negative_logits import (
     Elementwise,
@@ -55,7 +58,21 @@ class Batch(NamedTuple):
     """(B,) length of the weights of each sample's class, for losses that normalise nothing."""
 
 
-class BaseSoftmaxLoss(BaseClassLoss):
+def _check_definition(loss: "BaseSoftmaxLoss", distance: Any) -> None:
+    """A loss keeps to the distance that it is defined on, for it never calls it."""
+    name, got = type(loss).__name__, type(distance).__name__
+    if type(distance) in (CosineSimilarity, DotProductSimilarity):
+        got += f" with p={distance.p}, power={distance.power}, normalize_embeddings={distance.normalize_embeddings}"
+        lengths_fit = loss.takes_lengths or distance.normalize_embeddings is loss.normalizes
+        if (distance.p, distance.power) == (2, 1) and lengths_fit:
+            return
+    raise TypeError(
+        f"distance must be {type(loss.get_default_distance()).__name__} because {name} is defined on it, got {got}. "
+        "Leave distance out."
+    )
+
+
+class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
     """Softmax cross entropy over similarities to one row of weights per class, with a margin on the target: abstract.
 
     With t the cosine to one's own class and c to another, every loss of the family is
@@ -74,7 +91,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
     - :meth:`penalty`: a term beside it;
     - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
     - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
-    - ``from_pml_units``: for arguments that PML keeps in another unit.
+    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights.
 
     Blocks of logits are made a chunk of classes at a time.
 
@@ -98,8 +115,9 @@ class BaseSoftmaxLoss(BaseClassLoss):
         chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
             O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
         kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
-            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is N(0, 0.01) by default,
-            where PML takes N(0, 1): under Adam the angle of a row moves by lr / length, and long rows hardly move.
+            :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is Xavier's by default,
+            N(0, √(2 / (C + D))), where PML takes N(0, 1): a step of SGD turns a row by about lr / length², one of Adam
+            by lr·√D / length. Short rows are thrown about by large steps, long rows hardly move.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -114,8 +132,12 @@ class BaseSoftmaxLoss(BaseClassLoss):
     default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
+    pml_weight: ClassVar[str] = "W"  # what PML calls the class weights, which are the transpose of ours
 
-    step: Tensor
+    _check_distance = _check_definition
+    class_weights: ClassWeights
+    _step: Tensor
 
     def __init__(
         self,
@@ -138,19 +160,19 @@ class BaseSoftmaxLoss(BaseClassLoss):
         sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
         _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule)
         check_flags(bias=bias, sparse_gradient=sparse_gradient)
-        _check_definition(self, label_smoothing)
+        _check_smoothing(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
-        self.scale, self.sub_centers, self.chunk_size = scale, sub_centers, chunk_size
-        self.label_smoothing = label_smoothing
+        self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
         self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
-        self.margin_schedule, self.scale_schedule = margin_schedule, scale_schedule
+        self.margin_schedule, self.scale_schedule, self.chunk_size = margin_schedule, scale_schedule, chunk_size
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
             num_classes, embedding_size, self.weight_init_func, bias, sub_centers, float(sample_rate), sparse_gradient
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
-        self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=scheduled)
+        self.register_buffer("_step", torch.zeros((), dtype=torch.long), persistent=scheduled)
+        self.register_state_dict_post_hook(_name_count)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
 
@@ -195,10 +217,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         """What is added to the loss of each sample, (B,) or one for all; None is nothing."""
         return None
 
-    @property
-    def W(self) -> Tensor:
-        """The class weights in PML's layout, (D, C · sub_centers); a view."""
-        return self.class_weights.weight.t()
+    W = property(class_columns, keep_columns, doc="The class weights in PML's layout, (D, C · sub_centers); a view.")
 
     def get_logits(self, embeddings: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of all classes, (B, C): scaled and without margin, or those of training if labels are given.
@@ -211,7 +230,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
             TypeError: as :meth:`forward`.
             ValueError: likewise; ``ignore_index``, too, is no class that could have a margin.
         """
-        check_embeddings(embeddings, self.embedding_size)
+        _check_embeddings(self, embeddings)
         if labels is not None:
             labels = check_labels(labels, self.num_classes, len(embeddings)).to(embeddings.device)
         embeddings = embeddings.to(working_dtype(embeddings, self.class_weights.weight))
@@ -246,7 +265,7 @@ class BaseSoftmaxLoss(BaseClassLoss):
         Args:
             num_classes: C from now on, at least 1.
         """
-        self.num_classes = check_size("num_classes", num_classes)
+        self.__dict__["num_classes"] = check_size("num_classes", num_classes)
         self.class_weights.resize(num_classes, self.weight_init_func)
         if self.loss_weights is not None:
             self.loss_weights = F.pad(self.loss_weights, (0, num_classes - len(self.loss_weights)), value=1)
@@ -282,26 +301,25 @@ class BaseSoftmaxLoss(BaseClassLoss):
             labels: (N,) in [0, C).
         """
         self.class_weights.keep_dominant(embeddings, labels)
-        self.sub_centers = 1
+        self.__dict__["sub_centers"] = 1
 
     @classmethod
     def from_pml(cls, loss: Any) -> "BaseSoftmaxLoss":
         """This loss with the arguments and weights of PML's loss of the same name.
 
         Raises:
-            TypeError: a loss of another name.
+            TypeError: a loss of another name, or one of ours.
         """
-        if type(loss).__name__ != cls.__name__:
-            raise TypeError(
-                f"loss must be PML's {cls.__name__}, got {type(loss).__name__}. Use the class of that name."
-            )
-        shared = [name for name in constructor_arguments(cls) if hasattr(loss, name)]
-        arguments = {name: cls.from_pml_units.get(name, lambda x: x)(getattr(loss, name)) for name in shared}
-        width, rows = loss.W.shape  # PML's NormalizedSoftmaxLoss has a num_classes of 0
-        sizes = {"num_classes": rows // getattr(loss, "sub_centers", 1), "embedding_size": width}
-        ours = cls(**{**arguments, **sizes}).to(loss.W)
-        ours.load_state_dict(loss.state_dict(), strict=False)
-        return ours
+        return from_pml(cls, loss)
+
+    def to_pml(self) -> Any:
+        """PML's loss of the same name with these arguments and weights, the inverse of :meth:`from_pml`.
+
+        Raises:
+            TypeError: a loss that PML does not have.
+            ValueError: an option that PML's loss does not have, such as ``label_smoothing``.
+        """
+        return to_pml(self)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
@@ -326,8 +344,8 @@ class BaseSoftmaxLoss(BaseClassLoss):
         return CosineSimilarity() if type(self).normalizes else DotProductSimilarity(normalize_embeddings=False)
 
     def get_default_weight_init_func(self):
-        """PML's hook: N(0, 0.01)."""
-        return c_f.TorchInitWrapper(torch.nn.init.normal_, std=0.01)
+        """PML's hook: Xavier's normal start, see the design notes."""
+        return c_f.TorchInitWrapper(torch.nn.init.xavier_normal_)
 
     def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> tuple[Batch, NegativeLogits]:
         """What the hooks see, and the similarities to all other classes: logits without scale and margin."""
@@ -376,19 +394,23 @@ class BaseSoftmaxLoss(BaseClassLoss):
         return scale * _scheduled(self, "scale_schedule", "positive", "It is a factor of the scale.")
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Also takes PML's state: its ``W`` is the transpose of our weights."""
-        columns = state_dict.pop(f"{prefix}W", None)
-        if columns is not None:
-            state_dict[f"{prefix}class_weights.weight"] = columns.t()
-        load_count(self, "step", state_dict, prefix)
+        """Also takes PML's state: its weights are the transpose of ours."""
+        take_weights(self, state_dict, prefix)
+        load_count(self, "_step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _name_count(loss: BaseSoftmaxLoss, state_dict: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Its state calls the count ``step``, a name that the loss itself leaves to subclasses."""
+    if f"{prefix}_step" in state_dict:
+        state_dict[f"{prefix}step"] = state_dict.pop(f"{prefix}_step")
 
 
 @torch.no_grad()
 def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
     """Count the batch and move running statistics; one that is not finite, which would stay in them, does not."""
     finite = (batch.cosine.isfinite() & batch.norm.isfinite()).all()
-    loss.step = loss.step + finite  # replaced, never mutated
+    loss._step = loss._step + finite  # replaced, never mutated
     if not loss._observes:
         return
     before = dict(loss.named_buffers(recurse=False))
@@ -402,7 +424,7 @@ def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
 
 def _scheduled(loss: BaseSoftmaxLoss, name: str, rule: str, remedy: str) -> float:
     """What a schedule says of this batch."""
-    step = max(int(loss.step), 1)
+    step = max(int(loss._step), 1)
     value = getattr(loss, name)(step)
     check_between(rule, remedy, **{f"{name}({step})": value})
     return value
@@ -427,18 +449,18 @@ def _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_sched
     check_chunk_size(chunk_size)
 
 
-def _check_definition(loss: BaseSoftmaxLoss, label_smoothing: float) -> None:
-    """A loss keeps to what it is defined on."""
-    name = type(loss).__name__
+def _check_embeddings(loss: BaseSoftmaxLoss, embeddings: Tensor) -> None:
+    """As :meth:`BaseSoftmaxLoss.forward` does."""
+    check_embeddings(embeddings, loss.embedding_size)
+    if loss.class_weights.weight.device != embeddings.device:
+        raise elsewhere(loss, loss.class_weights.weight, embeddings)
+
+
+def _check_smoothing(loss: BaseSoftmaxLoss, label_smoothing: float) -> None:
     if label_smoothing and type(loss).combine is not BaseSoftmaxLoss.combine:
         raise ValueError(
-            f"label_smoothing must be 0 because {name} is no cross entropy, got {label_smoothing}. Leave it out."
-        )
-    lengths_fit = loss.takes_lengths or loss.distance.normalize_embeddings is loss.normalizes
-    if not (isinstance(loss.distance, DotProductSimilarity) and lengths_fit):
-        raise TypeError(
-            f"distance must be {type(loss.get_default_distance()).__name__} because {name} is defined on it, "
-            f"got {type(loss.distance).__name__}. Leave distance out."
+            f"label_smoothing must be 0 because {type(loss).__name__} is no cross entropy, got {label_smoothing}. "
+            "Leave it out."
         )
 
 

@@ -1,5 +1,7 @@
 """CenterContrastiveLoss."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -8,6 +10,7 @@ from torch import Tensor
 from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.losses.base_element_loss import working_dtype
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.negative_logits import NegativeLogits, directions, negative_logsumexp
 
 
@@ -58,6 +61,8 @@ class CenterContrastiveLoss(BaseCenterLoss):
     """
 
     reaches_all_centers = True
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """CentroidTripletLoss."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import squared_distances
 
@@ -54,14 +55,20 @@ class CentroidTripletLoss(BaseElementLoss):
 
     takes_any_distance = False
 
+    tuned: ClassVar[dict[str, Range]] = {"margin": Range("margin", 0.1, 1)}
+
     def __init__(self, margin: float = 0.5, negatives: Negatives = "hardest", squared: bool = True, **kwargs):
-        super().__init__(**kwargs)
         check_flags(squared=squared)
+        self.squared = squared  # ahead of all else: the distance depends on it
+        super().__init__(**kwargs)
         check_between("finite and at least 0", "The authors have 0.5.", margin=margin)
         check_choices(negatives=(negatives, Negatives))
-        self.margin, self.negatives, self.squared = margin, negatives, squared
-        self.distance = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
+        self.margin, self.negatives = margin, negatives
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+
+    def get_default_distance(self):
+        """PML's hook: the Euclidean distance, squared or not."""
+        return LpDistance(normalize_embeddings=False, p=2, power=2 if self.squared else 1)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """``max(0, D(x, c_P) − D(x, c_N) + m)``, 0 for what is no query, (B,)."""

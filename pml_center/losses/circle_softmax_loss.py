@@ -1,9 +1,12 @@
 """CircleSoftmaxLoss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 from pml_center.ops.negative_logits import Elementwise
 
 
@@ -39,6 +42,11 @@ class CircleSoftmaxLoss(BaseSoftmaxLoss):
     """
 
     default_gradient = None  # what multiplies the cosine is its gradient
+
+    tuned: ClassVar[dict[str, Range]] = {
+        "scale": Range("scale", 32, 1024, log=True),
+        "margin": Range("margin", 0.1, 0.6),
+    }
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.25, scale: float = 256, **kwargs):
         check_between("in [0, 1)", "The paper's margin is 0.25.", margin=margin)

@@ -67,6 +67,10 @@ class ClassWeights(nn.Module):
         self.sample_rate, self.sparse_gradient, self.seed = sample_rate, sparse_gradient, seed
         self.register_buffer("draws", torch.zeros((), dtype=torch.long), persistent=sample_rate < 1)
 
+    def apply(self, fn: Callable[[nn.Module], object]) -> "ClassWeights":
+        """Nothing: what starts the ``weight`` of layers anew, as ``model.apply(init)``, would start these, too."""
+        return self
+
     def everything(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """All weights (C · sub_centers, D) and biases (C,) or None, in the type to compute with."""
         return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
@@ -133,7 +137,13 @@ class ClassWeights(nn.Module):
 
 
 def load_count(module: nn.Module, name: str, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """A count that is part of the state under some options only: a state may come without it, or with it in vain."""
+    """A count that is part of the state under some options only: a state may come without it, or with it in vain.
+
+    There it has no underscore.
+    """
+    before = prefix + name.removeprefix("_")
+    if before in state_dict:
+        state_dict[prefix + name] = state_dict.pop(before)
     if name in module._non_persistent_buffers_set:
         state_dict.pop(prefix + name, None)
     else:

@@ -1,9 +1,12 @@
 """CombinedMarginLoss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import BeyondPi, additive_cosine, combined_angular
 from pml_center.ops.negative_logits import Elementwise
 
@@ -45,6 +48,12 @@ class CombinedMarginLoss(BaseSoftmaxLoss):
     Differs: insightface's PyTorch class of this name applies only m₃ where m₃ > 0, only m₂ else, and refuses other
         m₁; its gradient is ``"detached"`` and its ``beyond_pi`` ``"rotate"``.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {
+        "scale": SCALE,
+        "m2": Range("margin", 0, 0.7),
+        "m3": Range("other", 0, 0.4),
+    }
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance, other_squared_distances
 
 
@@ -49,6 +50,8 @@ class ContrastiveCenterLoss(BaseCenterLoss):
 
     default_init: ClassVar[Init] = "normal"
     reaches_all_centers = True
+
+    tuned: ClassVar[dict[str, Range]] = {"delta": Range("margin", 0.1, 10, log=True)}
 
     def __init__(
         self,

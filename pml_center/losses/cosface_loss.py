@@ -4,9 +4,11 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
 from pml_center.ops.margins import additive_cosine
 
 
+@LargeMarginSoftmaxLoss.register  # isinstance says what it says of PML's
 class CosFaceLoss(BaseSoftmaxLoss):
     """CosFace, also known as AM-Softmax: a margin subtracted from the cosine to one's own class.
 

@@ -1,12 +1,14 @@
 """DynamicArcFaceLoss."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pml_center.checks import check_between, check_class_counts
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import additive_angular
 
 
@@ -46,6 +48,8 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
     """
 
     class_counts: Tensor
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "factor": Range("margin", 0.2, 0.8)}
 
     def __init__(
         self,

@@ -1,10 +1,13 @@
 """GitLoss."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance
 from pml_center.ops.distances import squared_distances
 
@@ -53,6 +56,8 @@ class GitLoss(BaseCenterLoss):
         squared distance; it has no ½, divides the first term by B·D and the second by B·B·D, keeps samples of one's
         own class, and adds the constant λ_G / B. Coordinate by coordinate, this loss with ``same_class=True`` is its.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {"repulsion": Range("weight", 0.1, 10, log=True, relative=True)}
 
     def __init__(
         self,

@@ -1,9 +1,12 @@
 """IslandLoss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance, pairwise_cosines, repulsion_step
 
 
@@ -56,6 +59,8 @@ class IslandLoss(BaseCenterLoss):
     """
 
     reaches_all_centers = True
+
+    tuned: ClassVar[dict[str, Range]] = {"repulsion": Range("weight", 0.1, 10, log=True, relative=True)}
 
     def __init__(
         self,

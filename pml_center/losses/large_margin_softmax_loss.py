@@ -1,5 +1,6 @@
 """LargeMarginSoftmaxLoss."""
 
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 from pml_center.ops.margins import multiplied_angular
 
 
-class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
+class LargeMarginSoftmaxLoss(BaseSoftmaxLoss, metaclass=ABCMeta):
     """Large-margin softmax (L-Softmax): softmax whose angle to one's own class is multiplied.
 
     ``ℓ = −log( e^{f_y} / (e^{f_y} + Σ_{j≠y} e^{w_jᵀx}) )`` with ``f_y = ‖w_y‖‖x‖ψ(θ_y)`` and
@@ -52,6 +54,8 @@ class LargeMarginSoftmaxLoss(BaseSoftmaxLoss):
     normalizes = False
     default_gradient = None  # lengths are part of the target
     from_pml_units: ClassVar[dict[str, Callable]] = {"distance": lambda _: None}
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": Range("scale", 0.25, 16, log=True)}  # a margin is a whole number
 
     def __init__(self, num_classes: int, embedding_size: int, margin: int = 4, scale: float = 1, **kwargs):
         check_between("an integer of at least 1", "The paper's margins are 2 to 4.", margin=margin)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
 from pml_center.losses.base_element_loss import working_dtype
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance, log_likelihoods, other_log_likelihoods, with_rows
 
 Covariance = Literal["diagonal", "identity"]
@@ -66,6 +67,11 @@ class LGMLoss(BaseCenterLoss):
 
     default_init: ClassVar[Init] = "normal"
     reaches_all_centers = True
+
+    tuned: ClassVar[dict[str, Range]] = {
+        "margin": Range("margin", 0, 1),
+        "likelihood_weight": Range("weight", 0.1, 10, log=True, relative=True),
+    }
 
     def __init__(
         self,

@@ -1,9 +1,12 @@
 """MagFaceLoss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.lengths import magnitude_penalty
 from pml_center.ops.margins import BeyondPi, additive_angular
 
@@ -48,6 +51,11 @@ class MagFaceLoss(BaseSoftmaxLoss):
     """
 
     default_gradient = None  # lengths learn through the target
+
+    tuned: ClassVar[dict[str, Range]] = {
+        "scale": SCALE,
+        "regularizer_weight": Range("weight", 0.1, 10, log=True, relative=True),
+    }
 
     def __init__(
         self,

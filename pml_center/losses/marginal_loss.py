@@ -1,5 +1,7 @@
 """MarginalLoss."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.negative_logits import directions
 
 
@@ -42,6 +45,8 @@ class MarginalLoss(BaseElementLoss):
     """
 
     takes_any_distance = False
+
+    tuned: ClassVar[dict[str, Range]] = {"threshold": Range("other", 0.8, 1.6), "margin": Range("margin", 0.05, 0.5)}
 
     def __init__(self, threshold: float = 1.2, margin: float = 0.3, **kwargs):
         super().__init__(**kwargs)

@@ -1,13 +1,14 @@
 """NormalizedSoftmaxLoss."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, TEMPERATURE, Range
 
 
 class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
@@ -54,6 +55,8 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
 
     takes_lengths: ClassVar[bool] = True
 
+    tuned: ClassVar[dict[str, Range]] = {"temperature": TEMPERATURE, "scale": SCALE}
+
     def __init__(
         self,
         num_classes: int,
@@ -76,9 +79,27 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
         self.is_automatic = scale == "auto"
         if self.is_automatic:
             self.scale = automatic_scale(num_classes)
-        self.temperature = 1 / self.scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.scale))) if learn_scale else None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.get_logits is not BaseSoftmaxLoss.get_logits:
+            raise TypeError(
+                f"get_logits must not be overridden in {cls.__name__}, because training does not call it, as PML's "
+                "does. Override target_cosine, logit_scale or negative_margin, which both look at."
+            )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Scale and temperature are one thing, and where it is learned it goes on from what is assigned."""
+        other = {"scale": "temperature", "temperature": "scale"}.get(name)
+        if other is not None:
+            check_between("positive", "To learn it, build the loss with learn_scale=True.", **{name: value})
+            self.__dict__[other] = 1 / value
+            learned = vars(self).get("_parameters", {}).get("log_scale")
+            if learned is not None:
+                learned.data.fill_(math.log(value if name == "scale" else 1 / value))
+        super().__setattr__(name, value)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """The cosine itself: no margin."""
@@ -91,9 +112,8 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
     def resize_classes(self, num_classes: int) -> None:
         """See :meth:`BaseSoftmaxLoss.resize_classes`; an automatic scale follows, a learned one stays."""
         super().resize_classes(num_classes)
-        if self.is_automatic:
+        if self.is_automatic and self.log_scale is None:
             self.scale = automatic_scale(num_classes)
-            self.temperature = 1 / self.scale
 
 
 def automatic_scale(num_classes: int) -> float:

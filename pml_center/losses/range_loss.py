@@ -1,5 +1,7 @@
 """RangeLoss."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import LpDistance
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_flags, check_size
 from pml_center.losses.base_element_loss import BaseElementLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import class_sums
 from pml_center.ops.distances import farthest_pairs, squared_distances
 
@@ -55,6 +58,11 @@ class RangeLoss(BaseElementLoss):
 
     takes_any_distance = False
 
+    tuned: ClassVar[dict[str, Range]] = {
+        "margin": Range("margin", 0.1, 10, log=True, relative=True),
+        "intra_weight": Range("weight", 0.1, 10, log=True, relative=True),
+    }
+
     def __init__(
         self,
         k: int = 2,
@@ -64,15 +72,19 @@ class RangeLoss(BaseElementLoss):
         squared: bool = True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
         check_flags(squared=squared)
+        self.squared = squared  # ahead of all else: the distance depends on it
+        super().__init__(**kwargs)
         values = {"margin": margin, "intra_weight": intra_weight, "inter_weight": inter_weight}
         check_between("finite and at least 0", "The paper has 2e4, 5e-5 and 1e-4.", **values)
-        self.k, self.margin, self.squared = check_size("k", k, "The paper has 2."), margin, squared
+        self.k, self.margin = check_size("k", k, "The paper has 2."), margin
         self.intra_weight, self.inter_weight = intra_weight, inter_weight
-        self.distance = LpDistance(normalize_embeddings=False, p=2, power=2 if squared else 1)
         self.add_to_recordable_attributes(list_of_names=["k", "margin", "intra_weight", "inter_weight"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["intra_part", "inter_part"], is_stat=True)
+
+    def get_default_distance(self):
+        """PML's hook: the Euclidean distance, squared or not."""
+        return LpDistance(normalize_embeddings=False, p=2, power=2 if self.squared else 1)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Each sample's share of ``L``, (B,)."""

@@ -1,10 +1,13 @@
 """SFaceLoss."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import angle
 from pml_center.ops.negative_logits import Elementwise, NegativeLogits, negative_sum
 
@@ -42,6 +45,8 @@ class SFaceLoss(BaseSoftmaxLoss):
     """
 
     default_gradient = None  # what multiplies the cosine is its gradient
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "pull_until": Range("margin", 0.5, 1.1)}
 
     def __init__(
         self,

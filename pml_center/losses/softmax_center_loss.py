@@ -1,6 +1,6 @@
 """SoftmaxCenterLoss."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from pml_center.losses.base_center_loss import Update
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
+from pml_center.losses.tuning import Range
 from pml_center.losses.watch import CenterShare
 
 
@@ -59,6 +60,8 @@ class SoftmaxCenterLoss(BaseClassLoss):
     takes_any_distance = False
     _counts = True
 
+    tuned: ClassVar[dict[str, Range]] = {"center_weight": Range("weight", 0.1, 10, log=True, relative=True)}
+
     def __init__(
         self,
         num_classes: int,
@@ -106,6 +109,12 @@ class SoftmaxCenterLoss(BaseClassLoss):
         self._share = CenterShare("center loss")
         self.add_to_recordable_attributes(list_of_names=["center_weight"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["softmax_part", "center_part"], is_stat=True)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "SoftmaxCenterLoss":
+        """Also stops the centers, or lets them go on."""
+        self.center.requires_grad_(requires_grad)
+        self._moves = self.softmax._moves or self.center._moves
+        return super().requires_grad_(requires_grad)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """``softmax + λ · center`` of each sample, (B,)."""

@@ -1,8 +1,11 @@
 """SoftmaxLoss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.tuning import Range
 
 
 class SoftmaxLoss(BaseSoftmaxLoss):
@@ -37,6 +40,8 @@ class SoftmaxLoss(BaseSoftmaxLoss):
     """
 
     normalizes = False
+
+    tuned: ClassVar[dict[str, Range]] = {}  # lengths of embeddings are its scale
 
     def __init__(
         self, num_classes: int, embedding_size: int, bias: bool = True, label_smoothing: float = 0.0, **kwargs

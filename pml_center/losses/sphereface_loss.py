@@ -1,16 +1,19 @@
 """SphereFaceLoss."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.tuning import Range
 from pml_center.ops.margins import multiplied_angular
 
 Version = Literal["sphereface", "r"]
 
 
+@LargeMarginSoftmaxLoss.register  # isinstance says what it says of PML's
 class SphereFaceLoss(BaseSoftmaxLoss):
     """SphereFace (A-Softmax): the angle to one's own class multiplied, class weights normalised.
 
@@ -53,6 +56,8 @@ class SphereFaceLoss(BaseSoftmaxLoss):
         derivative of its forward pass: its weights do not see the margin. Their later code clamps the cosine to
         ±(1 − 1e-5), and its weight gradient is not tangent to the sphere.
     """
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": Range("scale", 0.25, 16, log=True)}  # a margin is a whole number
 
     def __init__(
         self,

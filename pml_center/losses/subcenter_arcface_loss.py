@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pml_center.checks import check_between
+from pml_center.losses.arcface_loss import ArcFaceLoss
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.pml_names import check_degrees
+from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import additive_angular
 
 
+@ArcFaceLoss.register  # isinstance says what it says of PML's
 class SubCenterArcFaceLoss(BaseSoftmaxLoss):
     """Sub-center ArcFace: several centers to a class, of which an embedding meets the nearest.
 
@@ -45,11 +48,13 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
     Source: Deng et al., Sub-center ArcFace: boosting face recognition by large-scale noisy web faces, ECCV 2020.
 
     Differs: PML's class takes ``num_classes`` and ``embedding_size`` as keywords only, and its ``get_outliers`` returns
-        the dominant sub-centers themselves, where ours says which they are. wespeaker's adds a penalty on the nearest
-        other classes, and continues beyond π in another way.
+        the dominant sub-centers whether or not they are asked for. wespeaker's adds a penalty on the nearest other
+        classes, and continues beyond π in another way.
     """
 
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
+
+    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 40)}
 
     def __init__(
         self,
@@ -60,10 +65,14 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
         sub_centers: int = 3,
         **kwargs,
     ):
-        check_between("in [0, 180] degrees", "The paper's margin is 28.6.", margin=margin)
-        super().__init__(num_classes, embedding_size, scale, sub_centers=sub_centers, **kwargs)
         self.margin = margin
+        super().__init__(num_classes, embedding_size, scale, sub_centers=sub_centers, **kwargs)
         self.add_to_recordable_attributes(list_of_names=["margin", "sub_centers"], is_stat=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "margin":
+            check_degrees(self, value)
+        super().__setattr__(name, value)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_chunk_size, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
+from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance, nearest_other
 
 
@@ -54,6 +55,8 @@ class TripletCenterLoss(BaseCenterLoss):
     """
 
     default_init: ClassVar[Init] = "normal"
+
+    tuned: ClassVar[dict[str, Range]] = {"margin": Range("margin", 1, 10)}
 
     def __init__(
         self,

@@ -71,13 +71,13 @@ class VPLLoss(BaseSoftmaxLoss):
         self.share, self.max_age, self.start_step = share, max_age, start_step
         self.register_buffer("latest", torch.zeros(num_classes, embedding_size))
         self.register_buffer("seen", torch.full((num_classes,), -max_age))  # out of date in the first batch
-        self.register_buffer("step", self.step)  # saved, as ages are counted from it
+        self.register_buffer("_step", self._step)  # saved, as ages are counted from it
         self.add_to_recordable_attributes(list_of_names=["margin", "share"], is_stat=False)
 
     def prototypes(self, chosen: Chosen) -> Tensor:
         """``(1 − λ)·ŵ + λ·q`` of the classes that were seen of late."""
         latest, seen = (x if chosen.classes is None else x[chosen.classes] for x in (self.latest, self.seen))
-        step = self.step + 1
+        step = self._step + 1
         is_mixed = (step - seen <= self.max_age) & (step > self.start_step)
         share = (self.share * is_mixed.to(chosen.rows)).repeat_interleave(self.sub_centers).unsqueeze(1)
         latest = latest.to(chosen.rows).repeat_interleave(self.sub_centers, dim=0)
@@ -90,7 +90,7 @@ class VPLLoss(BaseSoftmaxLoss):
         numbers = torch.arange(len(inverse), device=inverse.device)
         last = torch.zeros_like(classes).scatter_reduce(0, inverse, numbers, "amax")
         self.latest = self.latest.index_copy(0, classes, batch.negatives.embeddings[last].to(self.latest))
-        self.seen = self.seen.index_copy(0, classes, self.step.expand(len(classes)))
+        self.seen = self.seen.index_copy(0, classes, self._step.expand(len(classes)))
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""
@@ -103,4 +103,4 @@ class VPLLoss(BaseSoftmaxLoss):
         super().resize_classes(num_classes)
         kept, latest, seen = min(before, num_classes), self.latest, self.seen
         self.latest = torch.cat([latest[:kept], latest.new_zeros(num_classes - kept, self.embedding_size)])
-        self.seen = torch.cat([seen[:kept], seen.new_full((num_classes - kept,), int(self.step) - self.max_age)])
+        self.seen = torch.cat([seen[:kept], seen.new_full((num_classes - kept,), int(self._step) - self.max_age)])

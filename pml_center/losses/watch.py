@@ -59,7 +59,7 @@ class ForgottenOptimizer(Watch):
         """Look at (C · n, D) rows and (B,) labels, some of those whose rows have a gradient."""
         if not (torch.is_grad_enabled() and rows.requires_grad and len(labels)):
             return None
-        of_class = rows.detach().view(num_classes, -1)
+        of_class = rows.detach().reshape(num_classes, -1)
         if self._kept is not None and self._kept[0] < num_classes:
             label, row = self._kept
             if not torch.equal(of_class[label].to(row), row):

@@ -186,7 +186,8 @@ def _build(kind: type[BaseMetricLossFunction]) -> nn.Module | None:
 
 def _takes_miners(kind: type[BaseMetricLossFunction]) -> bool:
     """PML's losses that take none refuse them by a call; ours that compare two sets of images are no term."""
-    refuses = "indices_tuple_not_supported" in kind.compute_loss.__code__.co_names
+    code = getattr(kind.compute_loss, "__code__", None)  # ours have none
+    refuses = code is not None and "indices_tuple_not_supported" in code.co_names
     return not (refuses or getattr(kind, "takes_references", False))
 
 

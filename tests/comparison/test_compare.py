@@ -9,13 +9,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pml_center.cli import main
 from pml_center.comparison import compare as planning
 from pml_center.comparison import jobs as jobs_module
+from pml_center.comparison import search as searching
 from pml_center.comparison.compare import Plan, expected, folder_name
+from pml_center.comparison.dry_run import Cost
+from pml_center.comparison.positives import few_positives, share_with_positive
 from pml_center.data import digits
 from pml_center.training import Run, TrainConfig, compare, compare_runs
 
@@ -188,7 +192,7 @@ def test_a_comparison_that_lacks_a_run_says_which_and_ends_with_an_error(done, t
         out, err, code = command(capsys, "compare", folder, *options)
         assert code == 1
         assert f"pml-center: comparison must have every run, got some that failed, {LOSSES[1]}: {error} (seed 1)" in err
-        assert err.rstrip().endswith(f"Try them again with: pml-center compare {folder}")
+        assert err.rstrip().endswith(f"Try them again with: pml-center compare {folder} --retry")
         assert "SoftmaxLoss" in out
 
 
@@ -241,23 +245,88 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-def test_a_search_tries_as_many_settings_for_every_loss_and_never_sees_the_test_images(tmp_path):
-    found = compare(at(tmp_path), LOSSES, seeds=(0,), search=2)
+def scores_of(trial):
+    return max(event[METRIC] for event in trial.events("val"))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Two spellings of one function after a search: the folder, and what was found."""
+    folder = tmp_path_factory.mktemp("searched") / "out"
+    losses = ("CosFaceLoss(margin=0, scale=64)", "NormalizedSoftmaxLoss(temperature=0.015625)")
+    options = {"seeds": (0, 1), "search": 2, "search_seed": 5, "hold": ["margin", "per_class"]}
+    return folder, losses, compare(at(folder), losses, **options)
+
+
+def test_a_search_tries_as_many_settings_for_every_loss_and_never_sees_the_test_images(searched):
+    folder, losses, found = searched
     for row in found.rows:
-        folder = tmp_path / dict(zip(LOSSES, FOLDERS, strict=True))[row.candidate.name]
-        trials = [Run.open(folder / "search" / f"trial-{number}") for number in (0, 1)]
+        folders = sorted((folder / folder_name(row.candidate.name) / "search").glob("*-*"))
+        assert [each.name for each in folders] == [
+            f"{name}{again}" for name in ("trial-0", "trial-1", "wider-2") for again in ("", "-again")
+        ]
+        trials = [Run.open(each) for each in folders]
+        assert [trial.config.seed for trial in trials] == [5, 6] * 3  # the best three are trained again
         assert not any((trial.folder / "eval").exists() for trial in trials)
-        scores = [max(event[METRIC] for event in trial.events("val")) for trial in trials]
-        best = trials[scores.index(max(scores))].config
-        final = Run.open(folder / "seed-0")
-        assert (final.config.loss, final.config.lr) == (best.loss, best.lr)
+        means = [(scores_of(one) + scores_of(other)) / 2 for one, other in zip(trials[::2], trials[1::2], strict=True)]
+        best = trials[2 * means.index(max(means))].config
+        final = Run.open(folder / folder_name(row.candidate.name) / "seed-0")
+        chosen = ("loss", "lr", "loss_lr", "per_class")
+        assert [getattr(final.config, name) for name in chosen] == [getattr(best, name) for name in chosen]
         assert final.config.val == 0
         assert trials[0].config.loss == row.candidate.name
-        assert trials[1].config.lr == 0.001
         assert set(final.classes) > set(trials[0].classes)
         assert len((trials[0].folder / "held_out.json").read_text()) == len(
             (final.folder / "held_out.json").read_text()
         )
+    assert [candidate.name for candidate in found.candidates] == list(losses)
+
+
+def test_two_spellings_of_one_function_come_to_the_same_outcome(searched):
+    first, second = searched[2].rows
+    assert first.of_seeds == second.of_seeds
+    assert [trial["scores"] for trial in first.candidate.trials] == [
+        trial["scores"] for trial in second.candidate.trials
+    ]
+    assert second.behind.p_corrected == 1
+
+
+def test_what_was_chosen_stands_beside_the_name_everywhere(searched):
+    folder, _, found = searched
+    content = json.loads((folder / "compare.json").read_text())
+    page, trials = (folder / "compare.html").read_text(), (folder / "search.csv").read_text()
+    for row, written in zip(found.rows, content["candidates"], strict=True):
+        assert written["chosen"].keys() >= {"lr", "loss_lr"}
+        assert sum(trial["chosen"] for trial in written["trials"]) == 1
+        config = Run.open(row.candidate.runs[0]).config
+        assert f"--lr {config.lr}" in written["command"]
+        assert config.loss in written["command"]
+        assert f"lr {config.lr:.3g}" in row.candidate.setting
+        assert row.candidate.setting in page
+    assert trials.count("trial-0") == len(found.rows) * 2  # its name and its folder
+    assert "smallest tried" in page or "largest tried" in page
+
+
+def test_the_seed_of_a_search_and_what_is_held_are_written_down(searched, monkeypatch):
+    folder, losses, _ = searched
+    begun = Plan.of(folder)
+    assert (begun.search, begun.search_seed, begun.hold) == (2, 5, ("margin", "per_class"))
+    more = replace(begun, search=4, losses=(*losses, "SoftmaxLoss"), seeds=(1, 2, 0))
+    more._check_same(begun)
+    images = more.check()
+    assert {search.config.seed for search in more.searches(images)} == {5}
+    for changes, message in (({"search_seed": 6}, "search_seed 6 where it has 5"), ({"hold": ()}, "hold")):
+        with pytest.raises(ValueError, match=message):
+            replace(begun, **changes)._check_same(begun)
+    with pytest.raises(ValueError, match="search 2 where it has 4"):
+        begun._check_same(more)
+
+
+def test_a_comparison_of_before_has_the_seed_that_its_search_had(done, tmp_path):
+    text = (done[0] / "compare.yaml").read_text().replace("search_seed: 0\nhold: []\n", "")
+    assert "search_seed" not in text
+    (tmp_path / "compare.yaml").write_text(text.replace("- 0\n- 1", "- 1\n- 0"))
+    assert (Plan.of(tmp_path).search_seed, Plan.of(tmp_path).seeds) == (1, (1, 0))
 
 
 def test_a_search_that_leaves_too_little_to_train_on_is_refused_before_anything_is_trained(tmp_path):
@@ -269,23 +338,59 @@ def test_a_search_that_leaves_too_little_to_train_on_is_refused_before_anything_
 def trained_by(tmp_path, monkeypatch, scores):
     """A comparison whose trials are not trained: their scores are these, None for one that failed."""
 
-    def trained(jobs, *arguments):
-        if not jobs or jobs[0].test:
-            return jobs_module.train_all(jobs, *arguments)
-        return {job: "no memory" for job, score in zip(jobs, scores, strict=True) if score is None}
+    def of(job):
+        return scores[["trial-0", "trial-1", "wider-2"].index(Path(job.config.out).name.removesuffix("-again"))]
 
-    monkeypatch.setattr(planning, "train_all", trained)
-    monkeypatch.setattr(jobs_module.Job, "score", property(lambda job: scores[int(str(job.config.out)[-1])]))
+    monkeypatch.setattr(searching, "train_all", lambda jobs, _: {job: "no memory" for job in jobs if of(job) is None})
+    monkeypatch.setattr(jobs_module.Job, "score", property(lambda job: 0 if job.test else of(job)))
     return compare(at(tmp_path), LOSSES[:1], seeds=(0,), search=2)
 
 
 def test_what_a_search_chose_and_what_was_trained_are_one(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"SoftmaxLoss failed: no memory \(in every trial of the search\)"):
-        trained_by(tmp_path, monkeypatch, [None, None])
-    for scores in ([0.1, None], [0.1, 0.2]):  # the second trial fails at first
-        [row] = trained_by(tmp_path, monkeypatch, scores).rows
+        trained_by(tmp_path, monkeypatch, [None, None, None])
+    for scores in ([0.1, None, None], [0.1, 0.2, 0.0]):  # the second trial fails at first
+        found = trained_by(tmp_path, monkeypatch, scores)
+        [row] = found.rows
         assert Run.open(row.candidate.runs[0]).config.lr == row.candidate.options["lr"]
     assert row.candidate.options["lr"] != CONFIG.lr
+    assert "only lr, loss_lr was searched for SoftmaxLoss" in found.doubts
+
+
+def test_what_failed_is_not_tried_again_unless_asked_and_can_be_left_out(tmp_path, monkeypatch):
+    bad, started = "1e39 * SoftmaxLoss", []
+    start = jobs_module._start
+    monkeypatch.setattr(jobs_module, "_start", lambda job: started.append(job.config.loss) or start(job))
+    for retry, tried in ((False, [bad, LOSSES[0]]), (False, []), (True, [bad])):
+        started.clear()
+        [candidate] = compare(at(tmp_path), (bad, LOSSES[0]), seeds=(0,), retry=retry).failed
+        assert candidate.error.startswith("loss must be finite, got inf")
+        assert started == tried
+    assert compare(at(tmp_path), LOSSES[:1], seeds=(0,)).failed == []
+    assert Plan.of(tmp_path).losses == LOSSES[:1]
+
+
+def test_a_loss_that_takes_no_labels_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"losses must train on embeddings and labels, got 'VICRegLoss', which fails"):
+        compare(at(tmp_path / "out"), ("SoftmaxLoss", "VICRegLoss"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_positives_are_said_where_a_loss_compares_samples(caplog):
+    caplog.set_level("INFO", "pml_center")
+    config, counts = replace(CONFIG, batch_size=128), [20] * 771
+    assert few_positives(["SoftmaxLoss"], counts, config, is_searched=False) == []
+    assert not caplog.messages
+    [said] = few_positives(["SoftmaxLoss", "0.1 * NTXentLoss"], counts, config, is_searched=False)
+    assert "15 % of the anchors have a positive in a batch of 128, which is all that 0.1 * NTXentLoss learns" in said
+    assert caplog.messages == [said]
+    assert few_positives(["NTXentLoss"], counts, config, is_searched=True) == []
+    assert few_positives(["NTXentLoss"], counts, replace(config, per_class=4), is_searched=False) == []
+    draws = np.random.default_rng(0)
+    labels = np.repeat(np.arange(30), 4)
+    batches = [draws.permutation(labels)[:16] for _ in range(4000)]
+    drawn = np.mean([np.isin(batch, np.flatnonzero(np.bincount(batch) > 1)) for batch in batches])
+    assert share_with_positive([4] * 30, 16) == pytest.approx(drawn, abs=0.02)
 
 
 def test_formulas_of_any_length_have_folders_that_tell_them_apart():
@@ -406,8 +511,22 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(tmp_path, capsy
     assert (content["runs"], content["jobs"]) == (4, 2)
     assert list(content["losses"]) == list(LOSSES)
     assert not (tmp_path / "out").exists()
-    found = expected(Plan.new(at(tmp_path / "out", epochs=2000), LOSSES[:1], (0, 1, 2), 4), jobs=2)
-    assert found["minutes_in_all"] == pytest.approx(found["losses"][LOSSES[0]]["minutes_in_all"] * 7 / 2, abs=0.02)
+    one = content["losses"][LOSSES[0]]
+    assert all(one[name] > 0 for name in ("seconds_per_step", "start_seconds", "measure_seconds"))
+
+
+def test_the_time_that_is_said_counts_starts_measuring_and_every_stage_of_a_search(tmp_path, monkeypatch):
+    cost = Cost(epochs=4, steps_per_epoch=10, start=3, first_step=2, step=1, checkpoint=0.5, validate=0.1, measure=7)
+    monkeypatch.setattr(planning, "costs_of", lambda configs, processes: [cost] * len(configs))
+    run = 3 + 10 * (2 + 3) + 4 * 0.5 + 7
+    plan = Plan.new(at(tmp_path / "out"), LOSSES[:1], (0, 1, 2), 0)
+    images = plan.check()
+    assert expected(plan, jobs=2)["minutes_in_all"] == pytest.approx(2 * run / 60, abs=0.01)
+    share = 2 / images.train.num_classes
+    trial = 3 + (1 - share) * 10 * (2 + 3) + 4 * 0.5 + 0.1 * int(share * len(images.train))
+    found = expected(replace(plan, search=4), jobs=2)  # 4, one beyond, and the best 3 again
+    assert found["runs"] == 3 + 4 + 1 + 3
+    assert found["minutes_in_all"] == pytest.approx((2 * run + 5 * trial) / 60, abs=0.01)
 
 
 def test_a_comparison_goes_on_elsewhere(done, monkeypatch, capsys):

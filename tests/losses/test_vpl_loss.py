@@ -87,5 +87,5 @@ def test_new_classes_have_not_been_seen(embeddings):
     loss(embeddings[0], torch.tensor([1, 3, 1, 6]))
     loss.resize_classes(4)
     loss.resize_classes(8)
-    assert (loss.step + 1 - loss.seen <= loss.max_age).nonzero().flatten().tolist() == [1, 3]
+    assert (loss._step + 1 - loss.seen <= loss.max_age).nonzero().flatten().tolist() == [1, 3]
     loss(embeddings[1], LATER)

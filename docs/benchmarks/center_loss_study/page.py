@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pml_center.comparison.search_space import tried_settings
 from pml_center.plots import COLOURS, GREY, LINES, MARKERS
 from pml_center.training import TrainConfig
 
@@ -555,10 +554,10 @@ Embeddings of {leading["width"]} numbers, batches of {leading["options"]["per_cl
 center loss where there are any, judged on a quarter of the training classes. A star marks a real distance to the
 best.
 """
-    tried = tried_settings("SoftmaxLoss", leading["options"].get("lr", TrainConfig.lr), leading["search"])
-    rates = [setting.lr for setting in tried]
+    given = leading["options"].get("lr", TrainConfig.lr)  # and Halton's points up to four times more and less
+    rates = [given * 4 ** (2 * place - 1) for place in (0.5, 0.25, 0.75, 0.125, 0.625)[: leading["search"]]]
     lines = [
-        f"{text.strip()} Learning rates from {min(rates):g} to {max(rates):g} were tried: where the largest was "
+        f"{text.strip()} Learning rates from {min(rates):.3g} to {max(rates):.3g} were tried: where the largest was "
         "chosen, a larger one may do better. Each setting was tried with one seed, and all its numbers move at once, "
         "so that few were seen: a chosen one need not be better than the one given."
     ]
