@@ -239,6 +239,7 @@ class ClusteringEvaluator(Evaluator[Report]):
             counts={"images": len(prepared), "classes": classes, "clusters": count, "runs": self.runs},
             per_unit=per_run,
             unit="run",
+            over="runs of k-means",
         )
 
     def _run(self, prepared: Matrix, codes: Counts, clusters: int, seed: int) -> dict[str, float]:

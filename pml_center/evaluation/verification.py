@@ -293,7 +293,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             ci=ci,
             ci_level=self.ci_level,
             ci_method=_method(people, unit),
-            over=unit,
+            over=unit if sample is not None else "folds",
             curves=curves,
             warnings=warnings,
             thresholds=thresholds,
