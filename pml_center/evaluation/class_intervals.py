@@ -14,7 +14,6 @@ from pml_center.arrays import as_numbers
 from pml_center.checks import check_flags
 from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
 
-
 ENOUGH = 5  # units from which on intervals hold as often as they say
 ROUNDING = 1e-12  # a standard error below it, beside values of 1, is one of the computer's
 
@@ -69,10 +68,11 @@ def class_interval(
     values, codes = by_cluster(values, classes, "classes")
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
-            f"values must be in [0, 1], got {values.min():g} to {values.max():g}. runs_interval takes any, with clusters."
+            f"values must be in [0, 1], got {values.min():g} to {values.max():g}. "
+            "runs_interval takes any, with clusters."
         )
     weights = 1 / np.bincount(codes)[codes] if macro else np.ones(len(codes))
-    sizes = np.bincount(codes, weights)
+    sizes = np.bincount(codes, weights).astype(np.float64)
     sums = means_by_class(values, codes) * sizes
     mean, variance = float(sums.sum() / sizes.sum()), _jackknife(sums, sizes)
     if absence is not None:
@@ -83,7 +83,7 @@ def class_interval(
         change = absence.change[units] * weights[np.unique(codes, return_index=True)[1]][finder]
         pairs = np.minimum(gone, finder) * len(sizes) + np.maximum(gone, finder)
         twice = np.bincount(np.unique(pairs, return_inverse=True)[1], change)
-        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)))
+        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)).astype(np.float64))
         variance = max(variance, without - float(np.square(twice).sum()) / sizes.sum() ** 2)
     return score_interval(mean, variance, _worth(sizes), level)
 
@@ -103,14 +103,14 @@ def few_units(units: int, what: str) -> tuple[str, ...]:
 
     Example:
         >>> few_units(3, "classes")[0]
-        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on they do; ...'
+        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on ...'
     """
     if units >= ENOUGH:
         return ()
     some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
     return (
-        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; 20 or more "
-        "make them short",
+        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; "
+        "20 or more make them short",
     )
 
 
@@ -128,16 +128,24 @@ def score_interval(mean: float, variance: float, units: float, level: float) -> 
         >>> round(low, 2), round(high, 2)
         (0.31, 0.69)
     """
-    from scipy.stats import t
-
-    quantile = float(t.ppf((1 + level) / 2, max(units - 1, 1))) ** 2
-    if 0 < mean < 1 and variance > ROUNDING**2:  # how many trials would give that variance, as their inverse
-        inverse = variance / (mean * (1 - mean))
-    else:
-        inverse = 1 / units
+    quantile = students_quantile(level, units - 1) ** 2
+    spread = 0 < mean < 1 and variance > ROUNDING**2
+    inverse = variance / (mean * (1 - mean)) if spread else 1 / units  # of the trials that would give that variance
     middle = (mean + quantile * inverse / 2) / (1 + quantile * inverse)
     half = math.sqrt(quantile * inverse * (mean * (1 - mean) + quantile * inverse / 4)) / (1 + quantile * inverse)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def students_quantile(level: float, freedom: float) -> float:
+    """How many standard errors an interval reaches, with one degree of freedom at least: unequal units have fewer.
+
+    Example:
+        >>> round(students_quantile(0.95, 19), 3), round(students_quantile(0.95, 0.1), 3)
+        (2.093, 12.706)
+    """
+    from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds to import
+
+    return float(stdtrit(max(freedom, 1), (1 + level) / 2))
 
 
 def class_values(values: Values, codes: NDArray[np.int64]) -> tuple[Values, float]:

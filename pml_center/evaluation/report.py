@@ -87,7 +87,8 @@ class Report:
         What could have been others is exchanged between the models: classes where a class is new, with all its queries.
 
         Args:
-            other: the report of another model on the same units in the same order; what either left out is not compared.
+            other: the report of another model on the same units in the same order; those that either left out are not
+                compared.
             resamples: of the permutation test, see :func:`~pml_center.evaluation.paired_test`.
             seed: of its random numbers.
 
@@ -113,7 +114,7 @@ class Report:
                 f"other must be about the same units, got {other.over} beside {self.over}. "
                 "Evaluate both models with the same ci."
             )
-        if self.clusters is not None and not np.array_equal(self.clusters, other.clusters):
+        if self.clusters is not None and not np.array_equal(self.clusters, np.asarray(other.clusters)):
             raise ValueError(
                 f"other must be about the same units in the same order, got others of the {self.over}. "
                 "Evaluate both models on the same data, in the same order."

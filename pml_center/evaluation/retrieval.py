@@ -273,35 +273,36 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Neighbours, dict[str, Absence]]:
         """Each metric's values (Q,), NaN for a query that is left out; where ties decide (Q,); neighbours (Q, kept).
 
-        And what would change of each metric without each class, where intervals are over classes.
+        And what would change of each metric of the first neighbours without each class, for intervals over classes.
         """
         metrics, queries = self._all_metrics, len(task.codes)
         deepest = max((metric.k for metric in metrics.values()), default=0)
         empty = np.full(queries, 0.0 if self.singletons == "zero" else np.nan)
         values = {name: empty.copy() for name in metrics}
         tied = np.zeros(queries, dtype=bool)
-        absent = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((len(metrics), 0)))]
-        if self._ranks_gallery:
-            neighbours = task.search.nearest(kept, chunk_size=self.chunk_size)  # for the report alone
-            chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
-        else:
-            neighbours = Neighbours.none(queries, kept)
-            needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
-            if any(metric.looks_at == "r" for metric in metrics.values()):
-                needed = np.maximum(task.relevant, needed)
-            chunks = task.first_neighbours(needed, kept, self.chunk_size, deepest)
-        for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
-            tied[rows] = undecided
-            if found is not None:
-                neighbours.put(rows, *found)
-            some = ranking.relevant > 0
-            for name, metric in metrics.items():
-                values[name][rows[some]] = metric(ranking)[some]
-            for of, gone, without in others if self.ci == "class" else ():
-                change = [metric(without) - values[name][of] for name, metric in metrics.items()]
-                absent.append((gone, task.codes[of], np.array(change)))
+        whole = {name: each for name, each in metrics.items() if self.ties == "expected" or each.looks_at == "gallery"}
+        among = {name: each for name, each in metrics.items() if name not in whole}
+        absent = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((len(among), 0)))]
+        neighbours = Neighbours.none(queries, kept)
+        needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
+        if any(metric.looks_at == "r" for metric in among.values()):
+            needed = np.maximum(task.relevant, needed)
+        passes = [(among, task.first_neighbours(needed, kept, self.chunk_size, deepest))]
+        if whole:
+            passes.append((whole, task.whole_gallery(self.ties, deepest, self.chunk_size)))
+        for own, chunks in passes:
+            for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
+                some = ranking.relevant > 0
+                tied[rows] = undecided & some
+                if found is not None:
+                    neighbours.put(rows, *found)
+                for name, metric in own.items():
+                    values[name][rows[some]] = metric(ranking)[some]
+                for of, gone, without in others if own and self.ci == "class" else ():
+                    change = [metric(without) - values[name][of] for name, metric in own.items()]
+                    absent.append((gone, task.codes[of], np.array(change)))
         gone, finder, changes = (np.concatenate(parts, axis=-1) for parts in zip(*absent, strict=True))
-        absence = {name: Absence(gone, finder, change) for name, change in zip(metrics, changes, strict=True)}
+        absence = {name: Absence(gone, finder, change) for name, change in zip(among, changes, strict=True)}
         return values, tied, neighbours, absence
 
     def _summarise(
@@ -317,13 +318,13 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             ci = bootstrap_intervals(known, self.ci_level, self.resamples, self.seed)
         several = len(sizes) > 1 and self.ci is not None
         if several and self.ci == "class":
-            ci = {name: class_interval(known[name], codes, self.ci_level, False, absence[name]) for name in known}
+            ci = {name: class_interval(known[name], codes, self.ci_level, False, absence.get(name)) for name in known}
         if sizes.min() < sizes.max():
             numbers = np.unique(codes, return_inverse=True)[1]
             for name, value in known.items():
                 metrics[f"macro_{name}"] = mean_of(means_by_class(value, numbers))
                 if several:
-                    ci[f"macro_{name}"] = class_interval(value, codes, self.ci_level, True, absence[name])
+                    ci[f"macro_{name}"] = class_interval(value, codes, self.ci_level, True, absence.get(name))
         return metrics, ci
 
     def _ci_method(self, metrics: Mapping[str, float], codes: Ids) -> str:

@@ -109,7 +109,7 @@ class VerificationReport(ThresholdReport):
             )
         far = [float(name.removeprefix(TAR)) for name in self.metrics if name.startswith(TAR) and name in other.metrics]
         tests = pair_tests(self.sample, other.sample, far, self.ci_level, resamples, seed)
-        people = len(np.unique(self.people))
+        people = len(np.unique(np.asarray(self.people)))
         return {
             name: PairedTest(self[name] - other[name], *interval, p_value, people, self.over)
             for name, (interval, p_value) in tests.items()
@@ -301,7 +301,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             ci_method=_method(people, unit),
             over="folds" if sample is None else unit,
             curves=curves,
-            warnings=warnings if sample is None else warnings + few_units(len(np.unique(people)), unit),
+            warnings=warnings if sample is None else warnings + few_units(len(np.unique(sample.people)), unit),
             thresholds=thresholds,
             scores=scores,
             same=same,

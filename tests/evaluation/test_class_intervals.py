@@ -81,6 +81,16 @@ def test_a_report_leaves_each_class_out_of_queries_and_references(macro):
     assert report.ci[name] == pytest.approx(interval_by_hand(mean(whole), variance, worth, 0.95))
 
 
+def test_an_interval_does_not_depend_on_which_other_metrics_are_asked_for():
+    rng = np.random.default_rng(12)
+    rows, labels = drawn(rng, 12, 5)
+    alone = RetrievalEvaluator(**METRICS)(rows, labels)
+    beside = RetrievalEvaluator(metrics=(*METRICS["metrics"], "mean_average_precision"), recall_at=())(rows, labels)
+    assert {name: beside.ci[name] for name in alone.ci} == dict(alone.ci)
+    assert beside.tie_rate == alone.tie_rate == 0
+    np.testing.assert_array_equal(beside.neighbours.ids, alone.neighbours.ids)
+
+
 def test_classes_that_are_only_references_are_taken_as_they_are():
     rng = np.random.default_rng(2)
     rows, labels = drawn(rng, 9, 6)
