@@ -396,7 +396,11 @@ def metric_intervals(
 
 
 def class_means(
-    means: Any, mean: float, interval: tuple[float, float] | None = None, metric: str = "value", ax: "Axes | None" = None
+    means: Any,
+    mean: float,
+    interval: tuple[float, float] | None = None,
+    metric: str = "value",
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """How classes differ: a dot for each, stacked where they are alike, above the mean of all and its interval.
 
@@ -425,7 +429,9 @@ def class_means(
     if interval is not None:
         ax.plot(interval, [below, below], color=BRIGHT[0], linewidth=5, alpha=0.4, solid_capstyle="butt")
     ax.plot(mean, below, "o", color=BRIGHT[0])
-    ax.set(xlim=(-0.02, 1.02), ylim=(2.5 * below, max(1.1 * tallest, 5)), xlabel=metric, ylabel="classes", title="Classes")
+    ax.set(
+        xlim=(-0.02, 1.02), ylim=(2.5 * below, max(1.1 * tallest, 5)), xlabel=metric, ylabel="classes", title="Classes"
+    )
     ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= ax.get_ylim()[1]])
     return _with_grid(ax)
 

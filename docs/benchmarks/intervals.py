@@ -6,8 +6,8 @@ Classes are drawn, and images of them; the true value is the mean over all draws
 for a test. *Drawn* classes are Gaussian, some wider than others; where these are known, the classes stay and only their
 images are drawn anew. *Omniglot* is real: 659 characters that a small network was not trained on, some of which are
 drawn each time; the folder holds the two zip files of the data set. For tests, two models that were trained with other
-seeds are compared after the difference between them over all draws was taken off. ``--draws`` trades time for precision;
-what the file already holds is not measured again.
+seeds are compared after the difference between them over all draws was taken off. ``--draws`` trades time for
+precision; what the file already holds is not measured again.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import io
 import json
 import warnings
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,6 @@ from pml_center.evaluation import (
     RetrievalEvaluator,
     VerificationEvaluator,
     paired_runs_test,
-    paired_test,
     runs_interval,
 )
 from pml_center.losses import CosFaceLoss
@@ -40,6 +41,7 @@ METRICS = {"metrics": ("precision_at_1", "mean_average_precision_at_r"), "recall
 CLASSES = (5, 10, 20, 50, 200)
 EACH = {"drawn": 10, "omniglot": 20}
 UNEQUAL = {"drawn": 60, "omniglot": 20}  # from 2 on
+KNOWN = ((20, 5), (20, 20), (50, 10))
 MODELS = 2
 
 
@@ -155,10 +157,8 @@ def false_alarms(draw, sizes, evaluate, draws):
     found = {}
     for name in pairs[0][0].per_unit:
         ahead = np.mean([one[name] - other[name] for one, other in pairs])
-        tests = [
-            paired_test(one.per_unit[name] - ahead, other.per_unit[name], resamples=1000, clusters=one.clusters)
-            for one, other in pairs
-        ]
+        level = [replace(one, per_unit={name: one.per_unit[name] - ahead}) for one, _ in pairs]
+        tests = [one.compare(other, resamples=1000)[name] for one, (_, other) in zip(level, pairs, strict=True)]
         found[name] = float(np.mean([test.p_value < 0.05 for test in tests]))
     return found
 
@@ -197,62 +197,57 @@ def runs(draws, classes, clusters, rng, seeds=3, each=10):
     return {"interval": float(np.mean(held)), "false alarms": float(np.mean(alarms))}
 
 
-def cases(omniglot, draws):
+class Sizes:
+    """How many images each of some classes has: one number, or any between two."""
+
+    def __init__(self, classes, least, most):
+        self.classes, self.least, self.most = classes, least, most
+        self.rng = np.random.default_rng(classes + (least < most))
+
+    def __call__(self):
+        return self.rng.integers(self.least, self.most + 1, self.classes)
+
+
+def of_source(make, key, sizes, draws):
+    """The cases of classes of one source and size: a name -> a function that measures it."""
+    found = {}
+    for ci in ("class", "query"):
+        found[f"retrieval interval by {ci}: {key}"] = partial(coverage, make(0), sizes, retrieval(ci), draws)
+        found[f"retrieval test by {ci}: {key}"] = partial(false_alarms, make(1), sizes, retrieval(ci), draws)
+    if sizes.least < sizes.most or sizes.classes == 200:
+        return found
+    found[f"identification interval by identity: {key}"] = partial(coverage, make(2), sizes, identification, draws)
+    found[f"identification test by identity: {key}"] = partial(false_alarms, make(3), sizes, identification, draws)
+    if sizes.classes in (20, 50):
+        third = draws // 3
+        found[f"verification interval by identity: {key}"] = partial(coverage, make(4), sizes, verification, third)
+        found[f"verification test by identity: {key}"] = partial(verification_alarms, make(5), sizes, third)
+    for ci in ("class", "episode"):
+        found[f"few-shot interval by {ci}: {key}"] = partial(coverage, make(6), sizes, few_shot(ci), draws)
+    sharing = few_shot("class", disjoint=False)
+    found[f"few-shot interval of 600 episodes by class: {key}"] = partial(coverage, make(7), sizes, sharing, draws // 4)
+    return found
+
+
+def cases(sources, draws):
     """What is measured: a name -> a function that measures it."""
-    sources = {"drawn": lambda seed: Drawn(np.random.default_rng(seed))}
-    if omniglot is not None:
-        sources["omniglot"] = omniglot
     found = {}
     for source, make in sources.items():
         for classes in CLASSES:
-            for unequal in (False, True):
-                rng = np.random.default_rng(classes + unequal)
-                sizes = lambda s=source, c=classes, u=unequal, r=rng: (
-                    r.integers(2, UNEQUAL[s] + 1, c) if u else np.full(c, EACH[s])
-                )
+            for kind, least in (("equal", EACH[source]), ("unequal", 2)):
+                sizes = Sizes(classes, least, EACH[source] if kind == "equal" else UNEQUAL[source])
                 few = draws // 4 if classes == 200 else draws
-                key = f"{source} {classes} {'unequal' if unequal else 'equal'}"
-                for ci in ("class", "query"):
-                    found[f"retrieval interval by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: coverage(
-                        m(0), s, retrieval(c), n
-                    )
-                    found[f"retrieval test by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: false_alarms(
-                        m(1), s, retrieval(c), n
-                    )
-                if unequal or classes == 200:
-                    continue
-                found[f"identification interval by identity: {key}"] = lambda m=make, s=sizes, n=few: coverage(
-                    m(2), s, identification, n
-                )
-                found[f"identification test by identity: {key}"] = lambda m=make, s=sizes, n=few: false_alarms(
-                    m(3), s, identification, n
-                )
-                if classes in (20, 50):
-                    found[f"verification interval by identity: {key}"] = lambda m=make, s=sizes, n=draws // 3: coverage(
-                        m(4), s, verification, n
-                    )
-                    found[f"verification test by identity: {key}"] = lambda m=make, s=sizes, n=draws // 3: (
-                        verification_alarms(m(5), s, n)
-                    )
-                for ci in ("class", "episode"):
-                    found[f"few-shot interval by {ci}: {key}"] = lambda m=make, s=sizes, c=ci, n=few: coverage(
-                        m(6), s, few_shot(c), n
-                    )
-                found[f"few-shot interval of 600 episodes by class: {key}"] = lambda m=make, s=sizes, n=draws // 4: (
-                    coverage(m(7), s, few_shot("class", disjoint=False), n)
-                )
-    for classes, each in ((20, 5), (20, 20), (50, 10)):
-        known = lambda c=classes: Drawn(np.random.default_rng(8), c)
-        sizes = lambda c=classes, n=each: np.full(c, n)
+                found |= of_source(make, f"{source} {classes} {kind}", sizes, few)
+    for classes, each in KNOWN:
+        draw = Drawn(np.random.default_rng(8), classes)
         for ci in ("query", "class"):
-            found[f"retrieval interval by {ci}: known {classes} of {each}"] = lambda k=known, s=sizes, c=ci: coverage(
-                k(), s, retrieval(c), draws
-            )
-    for classes in (5, 10, 20, 50):
-        for clusters in (True, False):
-            how = "class" if clusters else "query"
-            found[f"three seeds by {how}: drawn {classes} equal"] = lambda c=classes, k=clusters: runs(
-                10 * draws, c, k, np.random.default_rng(9)
+            name = f"retrieval interval by {ci}: known {classes} of {each}"
+            found[name] = partial(coverage, draw, Sizes(classes, each, each), retrieval(ci), draws)
+    for classes in CLASSES[:-1]:
+        for how in ("class", "query"):
+            rng = np.random.default_rng(9)
+            found[f"three seeds by {how}: drawn {classes} equal"] = partial(
+                runs, 10 * draws, classes, how == "class", rng
             )
     return found
 
@@ -260,20 +255,23 @@ def cases(omniglot, draws):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--omniglot", type=Path, help="folder with images_background.zip and images_evaluation.zip")
-    parser.add_argument("--embeddings", type=Path, default=Path("omniglot.npz"), help="where the networks' rows are kept")
+    parser.add_argument(
+        "--embeddings", type=Path, default=Path("omniglot.npz"), help="where the networks' rows are kept"
+    )
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    omniglot = None
+    sources = {"drawn": lambda seed: Drawn(np.random.default_rng(seed))}
     if arguments.omniglot is not None:
-        omniglot = lambda seed: Omniglot(np.random.default_rng(seed), arguments.omniglot, arguments.embeddings)
+        where = arguments.omniglot, arguments.embeddings
+        sources["omniglot"] = lambda seed: Omniglot(np.random.default_rng(seed), *where)
     found = {}
     if arguments.out and arguments.out.exists():
         found = json.loads(arguments.out.read_text(encoding="utf-8"))["found"]
-    wanted = {name: case for name, case in cases(omniglot, arguments.draws).items() if arguments.only in name}
+    wanted = {name: case for name, case in cases(sources, arguments.draws).items() if arguments.only in name}
     for name, case in tqdm(wanted.items(), unit="case"):
         if name in found:
             continue
@@ -307,15 +305,17 @@ def page(result):
             for sizes in unequal:
                 key = f"{source} {classes} {'unequal' if sizes else 'equal'}"
                 cells = [cell(f"{kind} by {how}: {key}") for how in hows]
-                if any(cells):
+                if f"retrieval interval by class: {key}" in found:
                     size = f"2 to {UNEQUAL[source]}" if sizes else EACH[source]
                     rows.append(f"| {classes} of {size} | " + " | ".join(cells) + " |")
         return rows
 
     lines = ["# How sure a number is", "", *TEXT["start"].strip().split("\n")]
     for source, title in (("drawn", "Drawn classes"), ("omniglot", "Characters of Omniglot")):
-        both = zip(*(over_sizes(f"retrieval {kind}", ("class", "query"), source) for kind in ("interval", "test")))
-        rows = [f"{one} {other.split('|', 2)[2].strip()}" for one, other in both]
+        of_interval, of_test = (
+            over_sizes(f"retrieval {kind}", ("class", "query"), source) for kind in ("interval", "test")
+        )
+        rows = [f"{one} {other.split('|', 2)[2].strip()}" for one, other in zip(of_interval, of_test, strict=True)]
         head = ["classes", "interval over classes", "over queries", "test over classes", "over queries"]
         lines += ["", f"## {title}, new to the model", *table(head, rows)]
     lines += ["## Classes that the model knows", "", *TEXT["known"].strip().split("\n")]
@@ -323,7 +323,7 @@ def page(result):
         f"| {classes} of {each} | "
         + " | ".join(cell(f"retrieval interval by {how}: known {classes} of {each}") for how in ("query", "class"))
         + " |"
-        for classes, each in ((20, 5), (20, 20), (50, 10))
+        for classes, each in KNOWN
     ]
     lines += table(["classes", "interval over queries", "over classes"], rows)
     lines += ["## Several seeds", "", *TEXT["seeds"].strip().split("\n")]
@@ -375,11 +375,11 @@ What is called new is what is left out, drawn anew or exchanged:
 
 | what is new | interval | test |
 |---|---|---|
-| classes: retrieval, `ci="class"`, the default | each class is left out in turn, of the queries and of the references; Wilson's, with Student's quantile ([class_interval](pml_center.evaluation.class_interval)) | classes are exchanged between the models, with all their queries |
+| classes: retrieval, `ci="class"`, the default | each class is left out in turn, of the queries and of the references; Wilson's, with Student's quantile ([class_interval](pml_center.evaluation.class_interval)) | Student's, with the same variance of the difference |
 | images of known classes: retrieval, `ci="query"` | percentile bootstrap over queries | queries are exchanged |
 | people on pairs: verification | two-sample bootstrap over people | the same people are drawn for both models |
-| people in a gallery: identification, `ci="identity"` | each person is left out in turn; a bootstrap over people where a threshold is found anew | people are exchanged |
-| classes in episodes: few-shot, `ci="class"` | each class is left out in turn | classes are exchanged |
+| people in a gallery: identification, `ci="identity"` | each person is left out in turn; a bootstrap over people where a threshold is found anew | Student's, each person left out in turn |
+| classes in episodes: few-shot, `ci="class"` | each class is left out in turn | Student's, likewise |
 | seeds and classes: `compare` | both in one analysis of variance | the same |
 
 `train`, `eval` and `compare` choose between classes and queries by the split, and say over how many of what.

@@ -14,8 +14,8 @@ from pml_center.arrays import as_numbers
 from pml_center.checks import check_flags
 from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
 
-
 ENOUGH = 5  # units from which on intervals hold as often as they say
+ROUNDING = 1e-12  # a standard error below it, beside values of 1, is one of the computer's
 
 
 class Absence(NamedTuple):
@@ -27,6 +27,11 @@ class Absence(NamedTuple):
     """(P,) the class of queries that found it."""
     change: Values
     """(P,) of the sum of their values."""
+
+    def less(self, other: "Absence") -> "Absence":
+        """What would change of the difference from another model."""
+        joined = [np.concatenate(pair) for pair in zip(self, other._replace(change=-other.change), strict=True)]
+        return Absence(*joined)
 
 
 def class_interval(
@@ -64,14 +69,39 @@ def class_interval(
     values = as_numbers(values, "values")
     if values.ndim != 1:
         raise ValueError(f"values must have shape (units,), got {values.shape}. Give one for each unit.")
-    measured = ~np.isnan(values)
-    values, codes = by_cluster(values, classes, "classes")
-    if not ((values >= 0) & (values <= 1)).all():
+    known = values[~np.isnan(values)]
+    if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(
-            f"values must be in [0, 1], got {values.min():g} to {values.max():g}. runs_interval takes any, with clusters."
+            f"values must be in [0, 1], got {known.min():g} to {known.max():g}. runs_interval takes any, with clusters."
         )
+    moments = class_moments(values, classes, absence, macro, "classes")
+    return score_interval(moments.mean, moments.variance, moments.worth, level)
+
+
+class Moments(NamedTuple):
+    """What is known of a mean over classes."""
+
+    mean: float
+    variance: float
+    """Of the mean, by leaving out one class at a time."""
+    worth: float
+    """How many classes of one size they are worth."""
+    classes: int
+
+
+def class_moments(
+    values: Values, classes: Any, absence: Absence | None = None, macro: bool = False, name: str = "clusters"
+) -> Moments:
+    """The mean of numbers of any size over classes, and its variance; arguments as of :func:`class_interval`.
+
+    Example:
+        >>> class_moments(np.array([0.0, 1, 2, 3]), [0, 0, 1, 1])
+        Moments(mean=1.5, variance=1.0, worth=2.0, classes=2)
+    """
+    measured = ~np.isnan(values)
+    values, codes = by_cluster(values, classes, name)
     weights = 1 / np.bincount(codes)[codes] if macro else np.ones(len(codes))
-    sizes = np.bincount(codes, weights)
+    sizes = np.bincount(codes, weights).astype(np.float64)
     sums = means_by_class(values, codes) * sizes
     mean, variance = float(sums.sum() / sizes.sum()), _jackknife(sums, sizes)
     if absence is not None:
@@ -82,9 +112,9 @@ def class_interval(
         change = absence.change[units] * weights[np.unique(codes, return_index=True)[1]][finder]
         pairs = np.minimum(gone, finder) * len(sizes) + np.maximum(gone, finder)
         twice = np.bincount(np.unique(pairs, return_inverse=True)[1], change)
-        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)))
+        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)).astype(np.float64))
         variance = max(variance, without - float(np.square(twice).sum()) / sizes.sum() ** 2)
-    return score_interval(mean, variance, _worth(sizes), level)
+    return Moments(mean, variance, _worth(sizes), len(sizes))
 
 
 def over_classes(classes: int) -> str:
@@ -102,14 +132,14 @@ def few_units(units: int, what: str) -> tuple[str, ...]:
 
     Example:
         >>> few_units(3, "classes")[0]
-        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on they do; ...'
+        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on ...'
     """
     if units >= ENOUGH:
         return ()
     some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
     return (
-        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; 20 or more "
-        "make them short",
+        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; "
+        "20 or more make them short",
     )
 
 
@@ -118,8 +148,8 @@ def score_interval(mean: float, variance: float, units: float, level: float) -> 
 
     Args:
         mean: in [0, 1].
-        variance: of the mean.
-        units: that the variance was estimated from, equal ones; also the trials where the mean is 0 or 1.
+        variance: of the mean; 0, where all units are alike, says nothing, and they count as trials.
+        units: that the variance was estimated from, equal ones.
         level: in (0, 1).
 
     Example:
@@ -127,16 +157,24 @@ def score_interval(mean: float, variance: float, units: float, level: float) -> 
         >>> round(low, 2), round(high, 2)
         (0.31, 0.69)
     """
-    from scipy.stats import t
-
-    quantile = float(t.ppf((1 + level) / 2, max(units - 1, 1))) ** 2
-    if 0 < mean < 1:  # how many trials would give that variance, as their inverse
-        inverse = variance / (mean * (1 - mean))
-    else:
-        inverse = 1 / units
+    quantile = students_quantile(level, units - 1) ** 2
+    spread = 0 < mean < 1 and variance > ROUNDING**2
+    inverse = variance / (mean * (1 - mean)) if spread else 1 / units  # of the trials that would give that variance
     middle = (mean + quantile * inverse / 2) / (1 + quantile * inverse)
     half = math.sqrt(quantile * inverse * (mean * (1 - mean) + quantile * inverse / 4)) / (1 + quantile * inverse)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def students_quantile(level: float, freedom: float) -> float:
+    """How many standard errors an interval reaches, with one degree of freedom at least: unequal units have fewer.
+
+    Example:
+        >>> round(students_quantile(0.95, 19), 3), round(students_quantile(0.95, 0.1), 3)
+        (2.093, 12.706)
+    """
+    from scipy.special import stdtrit  # scipy.stats has it too, and takes seconds to import
+
+    return float(stdtrit(max(freedom, 1), (1 + level) / 2))
 
 
 def class_values(values: Values, codes: NDArray[np.int64]) -> tuple[Values, float]:
@@ -180,7 +218,7 @@ def by_cluster(values: Any, clusters: Any, name: str = "clusters") -> tuple[Valu
     Raises:
         ValueError: no cluster for each unit, or fewer than two of them.
     """
-    known = ~np.isnan(values).reshape(-1, values.shape[-1]).any(axis=0)
+    known = ~np.atleast_2d(np.isnan(values)).any(axis=0)
     codes = np.unique(cluster_codes(clusters, len(known), name)[known], return_inverse=True)[1]
     if codes.max(initial=0) < 1:
         raise ValueError(

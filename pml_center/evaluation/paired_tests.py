@@ -1,19 +1,26 @@
 """Tests of two models on the same units, each trained once or several times with other seeds.
 
-Two things could have been otherwise: the units, or the clusters that they belong to, and the seeds. Seeds are few, and resampling three of them says too
-little: simulated with three seeds that matter, 95 % intervals by resampling seeds and units hold the true value in 83 %
-of all cases, the ones here in 90 %; where seeds matter little both do in 95 %.
+Two things could have been otherwise: the units, or the clusters that they belong to, and the seeds. Seeds are few, and
+resampling three of them says too little: simulated with three seeds that matter, 95 % intervals by resampling seeds and
+units hold the true value in 83 % of all cases, the ones here in 90 %; where seeds matter little both do in 95 %.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_numbers, check_count
 from pml_center.checks import check_flags
-from pml_center.evaluation.class_intervals import by_cluster, class_values, score_interval
+from pml_center.evaluation.class_intervals import (
+    ROUNDING,
+    Absence,
+    by_cluster,
+    class_moments,
+    class_values,
+    score_interval,
+    students_quantile,
+)
 from pml_center.evaluation.statistics import (
     Interval,
     Values,
@@ -46,15 +53,22 @@ class PairedTest(NamedTuple):
 
 
 def paired_test(
-    first: Any, second: Any, level: float = 0.95, resamples: int = 10_000, seed: int = 0, clusters: Any = None
+    first: Any,
+    second: Any,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    clusters: Any = None,
+    absence: Absence | None = None,
 ) -> PairedTest:
-    """Whether two models differ on the same units by more than chance: a permutation test of the mean difference.
+    """Whether two models differ on the same units by more than chance.
 
-    If the models were alike, each unit's two values could as well be exchanged. ``p_value`` is the share of such
+    Of units it is a permutation test of the mean difference. If the models were alike, each unit's two values could as well be exchanged. ``p_value`` is the share of such
     exchanges, the observed one among them, that differ at least as much in either direction; it is at least
-    1 / (resamples + 1). The interval of the difference is a percentile bootstrap over units. Clusters are exchanged
-    with all their units, because a model that is better with one of them is often better with all; the interval is then
-    Student's, by leaving out one cluster at a time. Five clusters can never have a p-value below 2 / 2^5, 0.06.
+    1 / (resamples + 1). The interval of the difference is a percentile bootstrap over units.
+
+    A model that is better with one unit of a cluster is often better with all. Of clusters, test and interval are
+    Student's, and the variance is that of :func:`class_interval`: each is left out in turn.
 
     Args:
         first: (U,) one model's value for each unit.
@@ -64,6 +78,7 @@ def paired_test(
         seed: of the random numbers.
         clusters: (U,) integers: the class or the person of each unit, where a model is to meet others. None means that
             units are what could have been others.
+        absence: what would change of the difference without each cluster, where others find it.
 
     Raises:
         ValueError: different numbers of units, none without NaN, or fewer than two clusters.
@@ -86,12 +101,8 @@ def paired_test(
         )
     difference = first - second
     if clusters is not None:
-        difference, codes = by_cluster(difference, clusters)
-        [means], worth = class_values(difference[None], codes)
-        p_value = _sign_flip_p_value(np.bincount(codes, difference), resamples, seed)
-        return _student(float(means.mean()), float(means.var(ddof=1)) / len(means), worth - 1, level)._replace(
-            p_value=p_value, units=len(means), over="clusters"
-        )
+        mean, variance, worth, number = class_moments(difference, clusters, absence)
+        return _test(mean, variance, worth - 1, number, level)._replace(over="clusters")
     difference = difference[~np.isnan(difference)]
     [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
     p_value = _sign_flip_p_value(difference, resamples, seed)
@@ -146,7 +157,8 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
     mean, variance, freedom = _moments([table], table.mean(axis=0), worth)
     if bounded:
         return score_interval(min(max(mean, 0.0), 1.0), variance, freedom + 1, level)
-    return tuple(_student(mean, variance, freedom, level)[1:3])
+    half = students_quantile(level, freedom) * float(variance) ** 0.5
+    return mean - half, mean + half
 
 
 def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any = None) -> PairedTest:
@@ -181,8 +193,8 @@ def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any
             "Measure both models on the same queries, in the same order."
         )
     [one, other], worth = _units([one, other], clusters)
-    test = _student(*_moments([one, other], one.mean(axis=0) - other.mean(axis=0), worth), level)
-    return test._replace(units=one.shape[1], over="units" if clusters is None else "clusters")
+    moments = _moments([one, other], one.mean(axis=0) - other.mean(axis=0), worth)
+    return _test(*moments, one.shape[1], level)._replace(over="units" if clusters is None else "clusters")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -225,15 +237,20 @@ def _moments(models: Sequence[Values], units: Values, worth: float) -> tuple[flo
     return mean_of(units), variance, variance**2 / sum(parts) if variance > 0 else worth - 1
 
 
-def _student(mean: float, variance: float, freedom: float, level: float) -> PairedTest:
-    """The mean, Student's interval of it, and the p-value of the hypothesis that it is 0."""
-    from scipy.stats import t
+def _test(mean: float, variance: float, freedom: float, units: int, level: float) -> PairedTest:
+    """Student's interval of the mean of ``units``, and the p-value of the hypothesis that it is 0.
 
-    if not variance > 0:
-        return PairedTest(mean, mean, mean, float(mean == 0), 0)
-    error = variance**0.5
-    half = float(t.ppf((1 + level) / 2, freedom) * error)
-    return PairedTest(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / error, freedom)), 0)
+    Where all units have one value, nothing is known of how far they vary. It is then as sure as exchanging the signs of
+    so many could make it: five alike are no proof.
+    """
+    from scipy.special import stdtr
+
+    error = float(variance) ** 0.5
+    if error <= ROUNDING * abs(mean):
+        error = abs(mean) / students_quantile(1 - 2.0 ** (1 - units), freedom)
+    p_value = float(2 * stdtr(max(freedom, 1), -abs(mean) / error)) if error > 0 else float(mean == 0)
+    half = students_quantile(level, freedom) * error
+    return PairedTest(mean, mean - half, mean + half, p_value, units)
 
 
 def _of_both(table: Values) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pml_center.evaluation.class_intervals import Absence
 from pml_center.evaluation.paired_tests import PairedTest, paired_test
 from pml_center.evaluation.statistics import Interval
 from pml_center.names import unknown_name
@@ -33,6 +34,7 @@ class Report:
         unit: what a unit is, in the singular: ``"query"``, ``"fold"``, ``"episode"``, ``"probe"``.
         clusters: (U,) integers, what could have been others together with all its units, such as the class of a query;
             None where the units could.
+        absence: what would change of each metric without each class; none where that is not known.
         over: what could have been others, in the plural: ``"classes"``, ``"people"``, ``"queries"``.
         ci: (low, high) of the metrics that have a confidence interval.
         ci_level: the level of all intervals.
@@ -65,6 +67,7 @@ class Report:
     per_unit: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     unit: str = "query"
     clusters: NDArray[np.int64] | None = None
+    absence: Mapping[str, Absence] = field(default_factory=dict)
     over: str = "queries"
     ci: Mapping[str, Interval] = field(default_factory=dict)
     ci_level: float = 0.95
@@ -84,15 +87,16 @@ class Report:
     def compare(self, other: "Report", resamples: int = 10_000, seed: int = 0) -> dict[str, PairedTest]:
         """Test whether this model differs from another on the same units, for each metric that both have per unit.
 
-        What could have been others is exchanged between the models: classes where a class is new, with all its queries.
+        What could have been others is what is tested: classes, with all their queries, where a class is new.
 
         Args:
-            other: the report of another model on the same units in the same order.
+            other: the report of another model on the same units in the same order; those that either left out are not
+                compared.
             resamples: of the permutation test, see :func:`~pml_center.evaluation.paired_test`.
             seed: of its random numbers.
 
         Raises:
-            ValueError: another number of units, other units, no metric in common, or a single cluster.
+            ValueError: another number of units, other units or classes, no metric in common, or a single cluster.
 
         Example:
             >>> one, other = (
@@ -108,13 +112,24 @@ class Report:
                 f"other must have a metric in common, got {', '.join(other.per_unit) or 'none'} beside "
                 f"{', '.join(self.per_unit) or 'none'}. Evaluate both with the same metrics."
             )
-        found = {
-            name: paired_test(
-                self.per_unit[name], other.per_unit[name], self.ci_level, resamples, seed, clusters=self.clusters
+        if self.over != other.over:
+            raise ValueError(
+                f"other must be about the same units, got {other.over} beside {self.over}. "
+                "Evaluate both models with the same ci."
             )
-            for name in shared
-        }
-        return {name: test._replace(over=self.over) for name, test in found.items()}
+        if self.clusters is not None and not np.array_equal(self.clusters, np.asarray(other.clusters)):
+            raise ValueError(
+                f"other must be about the same units in the same order, got others of the {self.over}. "
+                "Evaluate both models on the same data, in the same order."
+            )
+        tests = {}
+        for name in shared:
+            values, level = (self.per_unit[name], other.per_unit[name]), self.ci_level
+            both = name in self.absence and name in other.absence
+            absence = self.absence[name].less(other.absence[name]) if both else None
+            test = paired_test(*values, level, resamples, seed, clusters=self.clusters, absence=absence)
+            tests[name] = test._replace(over=self.over)
+        return tests
 
     def content(self) -> dict[str, Any]:
         """What :meth:`to_json` writes: everything but the values of the units and the curves.
@@ -130,7 +145,7 @@ class Report:
             "metrics": dict(self.metrics),
             "ci": {name: list(interval) for name, interval in self.ci.items()},
             "ci_level": self.ci_level,
-            "ci_method": self.ci_method,
+            "ci_method": self.ci_method if self.ci else "",
             "warnings": list(self.warnings),
         }
 

@@ -237,7 +237,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         values, tied, neighbours, absence = self._measure(task, min(KEPT, int(task.search.available.max())))
         measured = ~np.isnan(next(iter(values.values())))
         tie_rate = float(tied[measured].mean())
-        metrics, ci = self._summarise(values, task.codes, absence)
+        metrics, ci = _summary(self, values, task.codes, absence)
         alike = duplicates(task.search, neighbours.ids[:, 0])
         few = few_units(len(np.unique(task.codes[measured])), "classes") if self.ci == "class" else ()
         return RetrievalReport(
@@ -252,8 +252,9 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=self._ci_method(metrics, task.codes[measured]),
+            ci_method=_ci_method(self.ci, metrics, task.codes[measured]),
             clusters=None if self.ci == "query" else task.codes,
+            absence=absence if self.ci == "class" else {},
             over="queries" if self.ci == "query" else "classes",
             warnings=_warnings(task, tie_rate, alike) + few,
             classes=task.classes,
@@ -273,65 +274,37 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
     ) -> tuple[dict[str, Values], NDArray[np.bool_], Neighbours, dict[str, Absence]]:
         """Each metric's values (Q,), NaN for a query that is left out; where ties decide (Q,); neighbours (Q, kept).
 
-        And what would change of each metric without each class, where intervals are over classes.
+        And what would change of each metric of the first neighbours without each class, for intervals over classes.
         """
         metrics, queries = self._all_metrics, len(task.codes)
         deepest = max((metric.k for metric in metrics.values()), default=0)
         empty = np.full(queries, 0.0 if self.singletons == "zero" else np.nan)
         values = {name: empty.copy() for name in metrics}
         tied = np.zeros(queries, dtype=bool)
-        absent = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((len(metrics), 0)))]
-        if self._ranks_gallery:
-            neighbours = task.search.nearest(kept, chunk_size=self.chunk_size)  # for the report alone
-            chunks = task.whole_gallery(self.ties, deepest, self.chunk_size)
-        else:
-            neighbours = Neighbours.none(queries, kept)
-            needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
-            if any(metric.looks_at == "r" for metric in metrics.values()):
-                needed = np.maximum(task.relevant, needed)
-            chunks = task.first_neighbours(needed, kept, self.chunk_size, deepest)
-        for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
-            tied[rows] = undecided
-            if found is not None:
-                neighbours.put(rows, *found)
-            some = ranking.relevant > 0
-            for name, metric in metrics.items():
-                values[name][rows[some]] = metric(ranking)[some]
-            for of, gone, without in others if self.ci == "class" else ():
-                change = [metric(without) - values[name][of] for name, metric in metrics.items()]
-                absent.append((gone, task.codes[of], np.array(change)))
+        whole = {name: each for name, each in metrics.items() if self.ties == "expected" or each.looks_at == "gallery"}
+        among = {name: each for name, each in metrics.items() if name not in whole}
+        absent = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((len(among), 0)))]
+        neighbours = Neighbours.none(queries, kept)
+        needed = np.full(queries, min(deepest, len(task.reference_codes)))  # what lies beyond costs nothing
+        if any(metric.looks_at == "r" for metric in among.values()):
+            needed = np.maximum(task.relevant, needed)
+        passes = [(among, task.first_neighbours(needed, kept, self.chunk_size, deepest))]
+        if whole:
+            passes.append((whole, task.whole_gallery(self.ties, deepest, self.chunk_size)))
+        for own, chunks in passes:
+            for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
+                some = ranking.relevant > 0
+                tied[rows] = undecided & some
+                if found is not None:
+                    neighbours.put(rows, *found)
+                for name, metric in own.items():
+                    values[name][rows[some]] = metric(ranking)[some]
+                for of, gone, without in others if own and self.ci == "class" else ():
+                    change = [metric(without) - values[name][of] for name, metric in own.items()]
+                    absent.append((gone, task.codes[of], np.array(change)))
         gone, finder, changes = (np.concatenate(parts, axis=-1) for parts in zip(*absent, strict=True))
-        absence = {name: Absence(gone, finder, change) for name, change in zip(metrics, changes, strict=True)}
+        absence = {name: Absence(gone, finder, change) for name, change in zip(among, changes, strict=True)}
         return values, tied, neighbours, absence
-
-    def _summarise(
-        self, values: dict[str, Values], codes: Ids, absence: dict[str, Absence]
-    ) -> tuple[dict[str, float], dict[str, Interval]]:
-        """The means over queries, and over classes where these have different numbers of queries; their intervals."""
-        measured = ~np.isnan(next(iter(values.values())))
-        known, codes = {name: value[measured] for name, value in values.items()}, codes[measured]
-        sizes = np.unique(codes, return_counts=True)[1]
-        metrics = {name: mean_of(value) for name, value in known.items()}
-        ci: dict[str, Interval] = {}
-        if self.ci == "query":
-            ci = bootstrap_intervals(known, self.ci_level, self.resamples, self.seed)
-        several = len(sizes) > 1 and self.ci is not None
-        if several and self.ci == "class":
-            ci = {name: class_interval(known[name], codes, self.ci_level, False, absence[name]) for name in known}
-        if sizes.min() < sizes.max():
-            numbers = np.unique(codes, return_inverse=True)[1]
-            for name, value in known.items():
-                metrics[f"macro_{name}"] = mean_of(means_by_class(value, numbers))
-                if several:
-                    ci[f"macro_{name}"] = class_interval(value, codes, self.ci_level, True, absence[name])
-        return metrics, ci
-
-    def _ci_method(self, metrics: Mapping[str, float], codes: Ids) -> str:
-        classes = over_classes(len(np.unique(codes)))
-        if self.ci == "class":
-            return classes
-        macro = any(name.startswith("macro_") for name in metrics)
-        return f"bootstrap over {len(codes):,} queries" + (f", {classes} for macro averages" if macro else "")
 
     def _protocol(self, task: RetrievalTask, tie_rate: float, groups: bool) -> str:
         parts = [task.search.protocol, "leave-one-out" if task.search.leave_one_out else "separate references"]
@@ -343,6 +316,37 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if self.ties == "expected":
             parts[-1] += " in expectation"
         return ", ".join(parts)
+
+
+def _summary(
+    evaluator: RetrievalEvaluator, values: dict[str, Values], codes: Ids, absence: dict[str, Absence]
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """The means over queries, and over classes where these have different numbers of queries; their intervals."""
+    measured = ~np.isnan(next(iter(values.values())))
+    known, codes = {name: value[measured] for name, value in values.items()}, codes[measured]
+    sizes = np.unique(codes, return_counts=True)[1]
+    metrics = {name: mean_of(value) for name, value in known.items()}
+    ci: dict[str, Interval] = {}
+    if evaluator.ci == "query":
+        ci = bootstrap_intervals(known, evaluator.ci_level, evaluator.resamples, evaluator.seed)
+    several = len(sizes) > 1 and evaluator.ci is not None
+    if several and evaluator.ci == "class":
+        ci = {name: class_interval(known[name], codes, evaluator.ci_level, False, absence.get(name)) for name in known}
+    if sizes.min() < sizes.max():
+        numbers = np.unique(codes, return_inverse=True)[1]
+        for name, value in known.items():
+            metrics[f"macro_{name}"] = mean_of(means_by_class(value, numbers))
+            if several:
+                ci[f"macro_{name}"] = class_interval(value, codes, evaluator.ci_level, True, absence.get(name))
+    return metrics, ci
+
+
+def _ci_method(ci: Resampled | None, metrics: Mapping[str, float], codes: Ids) -> str:
+    classes = over_classes(len(np.unique(codes)))
+    if ci == "class":
+        return classes
+    macro = any(name.startswith("macro_") for name in metrics)
+    return f"bootstrap over {len(codes):,} queries" + (f", {classes} for macro averages" if macro else "")
 
 
 def _check_found(task: RetrievalTask, singletons: Singletons) -> None:

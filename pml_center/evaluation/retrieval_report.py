@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
-from pml_center.evaluation.report import Report
 from pml_center.evaluation.paired_tests import PairedTest
+from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Neighbours
 from pml_center.evaluation.statistics import means_by_class
 

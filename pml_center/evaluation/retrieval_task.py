@@ -131,8 +131,8 @@ class RetrievalTask:
             ties &= (hits[:, 1:] != hits[:, :-1]) & (place < last) | (place == last)
             deepest = int(needed[rows].max())
             ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], max(deepest, depth))
-            known = ids >= 0
-            known[:, :-1] &= place <= np.maximum(last, kept)  # what stands behind may not be next
+            # What stands behind may not be next.
+            known = (ids >= 0) & (np.arange(ids.shape[1]) < np.maximum(last, kept))
             absent = self._without_classes(rows, np.where(known, self.reference_codes[ids], -1), ranking.depth)
             found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
             yield Ranked(rows, ranking, ties.any(axis=1), found, absent)

@@ -6,12 +6,12 @@ neighbour.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import ENTRIES, as_array, as_numbers, check_count
+from pml_center.arrays import as_array, as_numbers, check_count
 from pml_center.checks import check_between, check_choices
 
 Interval = tuple[float, float]

@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import t
 
 from pml_center.evaluation import (
+    IdentificationEvaluator,
+    Pairs,
     RetrievalEvaluator,
     VerificationEvaluator,
     class_interval,
@@ -79,6 +81,16 @@ def test_a_report_leaves_each_class_out_of_queries_and_references(macro):
     assert report.ci[name] == pytest.approx(interval_by_hand(mean(whole), variance, worth, 0.95))
 
 
+def test_an_interval_does_not_depend_on_which_other_metrics_are_asked_for():
+    rng = np.random.default_rng(12)
+    rows, labels = drawn(rng, 12, 5)
+    alone = RetrievalEvaluator(**METRICS)(rows, labels)
+    beside = RetrievalEvaluator(metrics=(*METRICS["metrics"], "mean_average_precision"), recall_at=())(rows, labels)
+    assert {name: beside.ci[name] for name in alone.ci} == dict(alone.ci)
+    assert beside.tie_rate == alone.tie_rate == 0
+    np.testing.assert_array_equal(beside.neighbours.ids, alone.neighbours.ids)
+
+
 def test_classes_that_are_only_references_are_taken_as_they_are():
     rng = np.random.default_rng(2)
     rows, labels = drawn(rng, 9, 6)
@@ -136,12 +148,12 @@ def test_one_run_by_class_is_the_paired_t_test_over_the_means_of_classes():
     assert 0 < bounded[0] < bounded[1] < 1
 
 
-def test_classes_are_exchanged_whole():
+def test_a_class_counts_once_however_many_queries_it_has():
     """Ten queries that are alike are one: what differs in every query of two of three classes is no evidence."""
     first, second = np.repeat([1.0, 1, 0], 10), np.zeros(30)
     assert paired_test(first, second).p_value < 0.001
     by_class = paired_test(first, second, clusters=np.repeat(np.arange(3), 10))
-    assert by_class.p_value == pytest.approx(0.5, abs=0.02)  # 4 of 8 exchanges
+    assert by_class.p_value == pytest.approx(2 * t.sf(2, 2))  # a mean of 2 / 3 with an error of 1 / 3
     assert by_class.units == 3
     assert by_class.low < 0 < by_class.difference < by_class.high
     with pytest.raises(ValueError, match="clusters must be two or more, got 1 with a value"):
@@ -183,3 +195,57 @@ def test_two_models_on_pairs_are_compared_by_people_drawn_once():
     assert all(test[:4] == (0, 0, 0, 1) for test in one.compare(one, resamples=50).values())
     with pytest.raises(ValueError, match="other must be about the same pairs of the same people"):
         one.compare(evaluate(rows[:-4], labels[:-4]))
+
+
+def test_classes_that_are_all_alike_or_of_very_different_sizes_do_not_make_a_number_certain():
+    classes = np.repeat(np.arange(5), 2)
+    assert class_interval([1, 0] * 5, classes) == pytest.approx(interval_by_hand(0.5, 0.25 / 5, 5, 0.95))
+    thirds = class_interval([1, 1, 0] * 6, np.repeat(np.arange(3), [6, 9, 3]))  # equal but for rounding
+    assert thirds == pytest.approx(interval_by_hand(2 / 3, 2 / 9 / (18**2 / 126), 18**2 / 126, 0.95))
+    one_dominates = np.repeat(np.arange(4), [1000, 2, 2, 2])
+    values = np.random.default_rng(8).integers(0, 2, (2, 1006)) * 1.0
+    for test in (paired_test(*values, clusters=one_dominates), paired_runs_test(*values, clusters=one_dominates)):
+        assert -20 < test.low < test.high < 20  # of one degree of freedom, not of a hundredth
+
+
+def test_what_is_not_about_the_same_is_not_compared():
+    rng = np.random.default_rng(9)
+    rows, labels = drawn(rng, 8, 5)
+    by_class, by_query = (RetrievalEvaluator(**METRICS, ci=ci)(rows, labels) for ci in (None, "query"))
+    for one, other in ((by_class, by_query), (by_query, by_class)):
+        with pytest.raises(ValueError, match=r"got (queries beside classes|classes beside queries)\. .* the same ci"):
+            one.compare(other)
+    assert by_class.content()["ci_method"] == ""
+    gallery, queries = np.arange(0, 40, 5), np.setdiff1d(np.arange(40), np.arange(0, 40, 5))
+    identify = IdentificationEvaluator(ranks=(1,), fpir=(), ci=None)
+    shuffled = rng.permutation(queries)
+    one, other = (identify(rows[q], labels[q], rows[gallery], labels[gallery]) for q in (queries, shuffled))
+    with pytest.raises(ValueError, match="the same units in the same order, got others of the people"):
+        one.compare(other)
+    pairs = VerificationEvaluator(far=(0.1,), ci=None)(rows, labels)
+    with pytest.raises(ValueError, match="other must have intervals"):
+        pairs.compare(pairs)
+
+
+def test_few_people_are_said_to_be_few_and_prove_little():
+    rng = np.random.default_rng(10)
+    rows, labels = drawn(rng, 3, 6)
+    evaluate = VerificationEvaluator(far=(0.3,), resamples=100)
+    one, worse = evaluate(3 * rows, labels), evaluate(rng.normal(size=rows.shape), labels)
+    assert one.warnings[-1].startswith("3 people are few to judge others by")
+    assert min(test.p_value for test in one.compare(worse, resamples=100).values()) >= 2 / 2**3
+    first = np.arange(18) % 6 == 0
+    found = IdentificationEvaluator(ranks=(1,), fpir=())(
+        rows[~first], labels[~first], rows[first][:2], labels[first][:2]
+    )
+    assert found.ci_method == "over 2 people, left out one at a time"  # the third is not in the gallery
+    assert found.warnings[-1].startswith("2 people are few")
+
+
+def test_a_test_over_folds_says_so():
+    rng = np.random.default_rng(11)
+    rows, labels = drawn(rng, 20, 4)
+    first, second = np.arange(40), np.arange(40) + np.tile([1, 4], 20)
+    pairs = Pairs(first, second, labels[first] == labels[second], np.arange(40) % 4)
+    report = VerificationEvaluator(far=(0.3,), ci=None)(rows, pairs=pairs)
+    assert str(report.compare(report)["accuracy"]).endswith("over 4 folds")
