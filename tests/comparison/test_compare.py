@@ -405,6 +405,7 @@ def copy_of(run, folder, changes=(), edits=()):
     """A run folder like another, with other options and other texts in its files."""
     for name in (
         "config.yaml",
+        "labels.json",
         "held_out.json",
         "metrics.jsonl",
         "eval/held-out/report.csv",
