@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.result import LEVEL, Candidate, Comparison, GapToBest, interval
+from pml_center.comparison.result import LEVEL, Candidate, Comparison, interval
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
 from pml_center.training.loss_catalog import describe_loss, list_losses, references
@@ -116,6 +116,7 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
     columns, rows = table(comparison)
     parts = [
         Part("Ranking", _how_to_read(comparison), columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
+        *_unseen(comparison),
         _settings(comparison),
         Part(
             "Picture",
@@ -146,13 +147,19 @@ def _how_to_read(comparison: Comparison) -> str:
         f"Intervals are over seeds and {comparison.over} together. ±: the standard deviation over seeds. p is that of "
         f"the distance to the best: paired by {unit}, with what seeds contribute, corrected for all pairs of losses; "
         "below 0.05 the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the "
-        f"most memory that a run used. {comparison.unseen}"
+        "most memory that a run used."
     )
 
 
-def _detectable(behind: GapToBest) -> list[str]:
-    found = (behind.detectable(), behind.detectable(runs=2), behind.detectable(units=2))
-    return ["–" if value is None else f"{value:.4f}" for value in found]
+def _unseen(comparison: Comparison) -> list[Part]:
+    """How far a loss must be behind to be seen."""
+    rows = []
+    for name, behind in comparison.others:
+        found = (behind.detectable(), behind.detectable(runs=2), behind.detectable(units=2))
+        rows.append([name, *("–" if value is None else f"{value:.4f}" for value in found)])
+    what = "queries" if comparison.units is None else "classes"
+    columns = ["loss", "seen four times of five", "with twice the seeds", f"with twice the {what}"]
+    return [Part("What it cannot see", comparison.unseen, columns=columns, rows=rows)] if comparison.unseen else []
 
 
 def _against_the_best(comparison: Comparison) -> list[Part]:
@@ -164,7 +171,6 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
             *(f"{value:.2g}" for value in (behind.test.p_value, behind.p_corrected, behind.p_models)),
             behind.judgement,
             f"{behind.at_most:.4f}",
-            *_detectable(behind),
         ]
         for name, behind in comparison.others
     ]
@@ -177,16 +183,12 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
         "p of these models",
         "",
         "at most",
-        "would be seen",
-        "with 2 × seeds",
-        f"with 2 × {'queries' if comparison.units is None else 'classes'}",
     ]
     best = comparison.rows[0].candidate.name
     text = (
         f"How far each is behind {best}, over seeds and {comparison.over}. The intervals hold for all pairs together, "
         "as does p corrected, and end at 0 where only the sign is sure; the last p takes the models as they are. At "
-        "most: how far both may differ, by the interval. Would be seen: the true difference that is called real four "
-        "times of five, now and with twice as many."
+        "most: how far both may differ, by the interval."
     )
     return [Part("Against the best", text, columns=columns, rows=rows)] if rows else []
 
@@ -260,6 +262,7 @@ def _courses(courses: Mapping[str, tuple[list[int], np.ndarray]], label: str, ax
     for (name, (epochs, values)), (line, colour) in zip(courses.items(), lines, strict=False):
         ax.plot(epochs, values, line, color=colour, label=name)
     ax.set(xlabel="epoch", ylabel=label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(color=plots.GREY, alpha=0.25)
     ax.legend(frameon=False, fontsize=8)
 

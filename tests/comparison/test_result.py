@@ -14,6 +14,7 @@ from pml_center.evaluation.paired_tests import VarianceParts
 from pml_center.training import Candidate, Comparison
 
 METRIC = "mean_average_precision_at_r"
+EVENTS = ("epoch", "val")
 
 
 def candidate(name, values, **changes):
@@ -131,7 +132,9 @@ def test_everything_that_is_written_says_over_what(tmp_path):
         found = comparison(*losses, clusters=clusters)
         write_comparison(found, tmp_path, {})
         assert f"over {over}" in (tmp_path / "compare.csv").read_text()
-        assert f"over seeds and {over}" in (tmp_path / "compare.html").read_text()
+        page = (tmp_path / "compare.html").read_text()
+        assert f"over seeds and {over}" in page
+        assert found.unseen in page
         content = json.loads((tmp_path / "compare.json").read_text())
         assert content["ci_method"] == f"analysis of variance over seeds and {over}"
         assert found.summary.endswith(f"judged over seeds and {over.split()[1]}")
@@ -299,6 +302,21 @@ def test_the_page_holds_the_verdict_the_ranking_and_every_run(tmp_path):
         "http://creativecommons.org", ""
     )
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_how_validation_went_where_it_did(tmp_path):
+    logged = [{"event": event, "epoch": epoch, "loss": 1 / epoch, METRIC: 0.1} for epoch in (1, 2) for event in EVENTS]
+    for events, shown in ((EVENTS, True), (EVENTS[:1], False)):
+        lines = [json.dumps(each) for each in logged if each["event"] in events]
+        runs = [tmp_path / f"{shown}-{seed}" for seed in range(3)]
+        for run in runs:
+            run.mkdir()
+            (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        one = trained("one", 0.5, runs=list(map(str, runs)), options={"loss": "SoftmaxLoss"})
+        write_comparison(comparison(one), tmp_path / "out", {})
+        page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+        assert "Means over seeds, in training." in page
+        assert ("on the validation images" in page) == shown
 
 
 def test_the_table_lists_all_failed_ones_and_raw_pixels_too():

@@ -596,15 +596,15 @@ def _retracted(results: Results, name: str) -> str:
     else:
         text += "This page once had intervals here, which were "
     text += (
-        "over images, as if no other classes could have been searched, and are retracted. The values of each image were "
-        "not kept, so that they cannot be had over classes"
+        "over images, as if no other classes could have been searched, and are retracted. The values of each image "
+        "were not kept, so that they cannot be had over classes"
     )
     if _has(results, name, width, 0.03):
         metric = _cell(results, name, width, 0.03)["metrics"][MAP]
         (low, high), (less, more) = metric["interval"], metric["minus_softmax"]["interval"]
         text += (
-            f". For scale: at this width the interval of one cell below, over classes, reaches {(high - low) / 2:.3f} to "
-            f"either side, and that of a difference between two cells {(more - less) / 2:.3f}"
+            f". For scale: at this width the interval of one cell below, over classes, reaches {(high - low) / 2:.3f} "
+            f"to either side, and that of a difference between two cells {(more - less) / 2:.3f}"
         )
         near = [row for row in rows if row["behind_the_best"]]
         far = [f"`{row['loss']}`" for row in near if row["behind_the_best"]["difference"] > 2 * (more - less)]
