@@ -395,6 +395,41 @@ def metric_intervals(
     return _with_rows(ax, list(metrics), room=0.2)
 
 
+def class_means(
+    means: Any, mean: float, interval: tuple[float, float] | None = None, metric: str = "value", ax: "Axes | None" = None
+) -> "Axes":
+    """How classes differ: a dot for each, stacked where they are alike, above the mean of all and its interval.
+
+    Args:
+        means: (C,) of each class, in [0, 1].
+        mean: of all.
+        interval: (low, high) of that mean, where it has one.
+        metric: what the numbers are.
+        ax: to draw on; a new figure by default.
+
+    Example:
+        >>> ax = class_means([0.2, 0.9, 0.9, 1.0], 0.75, (0.4, 0.9), metric="recall_at_1")
+        >>> [height for _, height in ax.collections[0].get_offsets().tolist()]
+        [1.0, 1.0, 2.0, 1.0]
+    """
+    means = np.asarray(means, dtype=np.float64)
+    bins = np.floor(means * 60).astype(np.int64)
+    order = np.argsort(bins, kind="stable")
+    _, first, counts = np.unique(bins[order], return_index=True, return_counts=True)
+    heights = np.empty(len(means))
+    heights[order] = np.arange(len(means)) - np.repeat(first, counts) + 1
+    ax = _axes(ax)
+    tallest = heights.max()
+    ax.scatter(means, heights, s=min(30.0, 6000 / tallest**2), color=BRIGHT[0], alpha=0.7, linewidths=0)
+    below = -0.08 * max(tallest, 4)
+    if interval is not None:
+        ax.plot(interval, [below, below], color=BRIGHT[0], linewidth=5, alpha=0.4, solid_capstyle="butt")
+    ax.plot(mean, below, "o", color=BRIGHT[0])
+    ax.set(xlim=(-0.02, 1.02), ylim=(2.5 * below, max(1.1 * tallest, 5)), xlabel=metric, ylabel="classes", title="Classes")
+    ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= ax.get_ylim()[1]])
+    return _with_grid(ax)
+
+
 def seed_intervals(
     values: Mapping[str, Any],
     ci: Mapping[str, tuple[float, float]],

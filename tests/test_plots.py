@@ -26,6 +26,7 @@ DRAWN = {
     "det": lambda ax: plots.det(FAR, TAR, low=TAR, high=np.ones(5), label="model", ax=ax),
     "error_by_norm": lambda ax: plots.error_by_norm(np.arange(1, 51), np.arange(50) % 3 / 2, ax=ax),
     "cmc": lambda ax: plots.cmc(RANKS, RATES, RATES - 0.1, RATES + 0.1, label="model", ax=ax),
+    "class_means": lambda ax: plots.class_means([0.2, 0.9, 0.9], 0.6, (0.3, 0.8), ax=ax),
     "metric_intervals": lambda ax: plots.metric_intervals({"a": 0.5, "b": 0.7}, {"a": (0.4, 0.6)}, ax=ax),
     "seed_intervals": lambda ax: plots.seed_intervals({"a": [0.5, 0.6], "b": [0.7]}, {"a": (0.4, 0.6)}, 0.3, ax=ax),
     "training_curves": lambda ax: plots.training_curves([1, 2], {"loss": [2.0, 1.0]}, ax=ax),

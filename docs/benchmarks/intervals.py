@@ -279,6 +279,7 @@ def main():
             continue
         found[name] = {metric: round(value, 4) for metric, value in case().items()}
         result = {**circumstances(__file__, "cpu", 1, ("numpy", "scipy", "faiss-cpu")), "draws": arguments.draws}
+        result["command"] = f"{' '.join(result['command'].split()[:2])} --omniglot FOLDER --draws {arguments.draws}"
         result |= {"found": found}
         if arguments.out:
             write(result, page(result), arguments.out)
@@ -287,7 +288,119 @@ def main():
 
 
 def page(result):
-    return "\n"
+    """The results as the page "How sure a number is" of the documentation."""
+    found, draws = result["found"], result["draws"]
+
+    def cell(name, metric=None):
+        if name not in found:
+            return ""
+        values = {key: value for key, value in found[name].items() if not key.startswith("macro_")}
+        values = values if metric is None else {metric: values.get(metric)}
+        return " / ".join("" if value is None else f"{100 * value:.0f}" for value in values.values())
+
+    def table(head, rows):
+        return ["", "| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|", *rows, ""]
+
+    def over_sizes(kind, hows, source, unequal=(False, True)):
+        rows = []
+        for classes in CLASSES:
+            for sizes in unequal:
+                key = f"{source} {classes} {'unequal' if sizes else 'equal'}"
+                cells = [cell(f"{kind} by {how}: {key}") for how in hows]
+                if any(cells):
+                    size = f"2 to {UNEQUAL[source]}" if sizes else EACH[source]
+                    rows.append(f"| {classes} of {size} | " + " | ".join(cells) + " |")
+        return rows
+
+    lines = ["# How sure a number is", "", *TEXT["start"].strip().split("\n")]
+    for source, title in (("drawn", "Drawn classes"), ("omniglot", "Characters of Omniglot")):
+        both = zip(*(over_sizes(f"retrieval {kind}", ("class", "query"), source) for kind in ("interval", "test")))
+        rows = [f"{one} {other.split('|', 2)[2].strip()}" for one, other in both]
+        head = ["classes", "interval over classes", "over queries", "test over classes", "over queries"]
+        lines += ["", f"## {title}, new to the model", *table(head, rows)]
+    lines += ["## Classes that the model knows", "", *TEXT["known"].strip().split("\n")]
+    rows = [
+        f"| {classes} of {each} | "
+        + " | ".join(cell(f"retrieval interval by {how}: known {classes} of {each}") for how in ("query", "class"))
+        + " |"
+        for classes, each in ((20, 5), (20, 20), (50, 10))
+    ]
+    lines += table(["classes", "interval over queries", "over classes"], rows)
+    lines += ["## Several seeds", "", *TEXT["seeds"].strip().split("\n")]
+    rows = [
+        f"| {classes} | "
+        + " | ".join(
+            cell(f"three seeds by {how}: drawn {classes} equal", what)
+            for what in ("interval", "false alarms")
+            for how in ("class", "query")
+        )
+        + " |"
+        for classes in (5, 10, 20, 50)
+    ]
+    lines += table(["classes", "interval over classes", "over queries", "test over classes", "over queries"], rows)
+    lines += ["## Pairs, people and episodes", "", *TEXT["others"].strip().split("\n")]
+    rows = []
+    for source in ("drawn", "omniglot"):
+        for classes in CLASSES:
+            key = f"{source} {classes} equal"
+            cells = [
+                cell(f"verification interval by identity: {key}"),
+                cell(f"verification test by identity: {key}"),
+                cell(f"identification interval by identity: {key}", "rank_1"),
+                cell(f"identification test by identity: {key}", "rank_1"),
+                cell(f"few-shot interval by class: {key}"),
+                cell(f"few-shot interval by episode: {key}"),
+                cell(f"few-shot interval of 600 episodes by class: {key}"),
+            ]
+            if any(cells):
+                rows.append(f"| {source} {classes} | " + " | ".join(cells) + " |")
+    head = ["people or classes", "pairs: interval", "pairs: test", "rank 1: interval", "rank 1: test"]
+    lines += table([*head, "few-shot over classes", "over episodes", "600 sharing images, over classes"], rows)
+    chance = [100 * (share * (1 - share) / draws) ** 0.5 for share in (0.95, 0.05)]
+    lines += [
+        f"Each number is of {draws} draws, 200 classes of a quarter of them and pairs of a third: where 95 is right, "
+        f"chance moves it by {chance[0]:.1f}, two and a half times that where it is 50. "
+        f"Made by `{result['command']}`; the numbers are in `intervals.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+TEXT = {
+    "start": """
+A 95 % interval should hold the true value in 95 of 100 cases, and a test at 5 % should call two equally good models
+different in 5 of 100. Whether they do depends on what could have been otherwise. A model that is to recognise classes
+that it was not trained on will meet **other classes**; one that knows its classes will meet **other images** of them.
+What is called new is what is left out, drawn anew or exchanged:
+
+| what is new | interval | test |
+|---|---|---|
+| classes: retrieval, `ci="class"`, the default | each class is left out in turn, of the queries and of the references; Wilson's, with Student's quantile ([class_interval](pml_center.evaluation.class_interval)) | classes are exchanged between the models, with all their queries |
+| images of known classes: retrieval, `ci="query"` | percentile bootstrap over queries | queries are exchanged |
+| people on pairs: verification | two-sample bootstrap over people | the same people are drawn for both models |
+| people in a gallery: identification, `ci="identity"` | each person is left out in turn; a bootstrap over people where a threshold is found anew | people are exchanged |
+| classes in episodes: few-shot, `ci="class"` | each class is left out in turn | classes are exchanged |
+| seeds and classes: `compare` | both in one analysis of variance | the same |
+
+`train`, `eval` and `compare` choose between classes and queries by the split, and say over how many of what.
+
+Other libraries of metric learning print no interval, or one over queries or episodes. The right-hand columns show what that
+is worth where classes are new: the images of a class are alike, so that a hundred queries of five classes are little more than
+five. In each table, **95 is right for an interval and 5 for a test**; two numbers are recall at 1 and MAP@R.
+""",
+    "known": """
+The classes stay, and other images of them are drawn. Here queries are right, and classes are far too careful: they count as
+chance what does not move.
+""",
+    "seeds": """
+Two losses that are equally good, each trained with three seeds; seeds, classes and both together move a number.
+""",
+    "others": """
+Verification: equal error rate, TAR at FAR 0.1 and 0.01. Few-shot: accuracy of 5 ways and 1 shot. Episodes that share images
+hold the chance of the draws alone, however many there are; over their classes they are as good as others, and so there is no
+interval over such episodes.
+""",
+}
 
 
 if __name__ == "__main__":

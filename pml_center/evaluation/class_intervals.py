@@ -16,6 +16,7 @@ from pml_center.evaluation.statistics import Interval, Values, check_level, clus
 
 
 ENOUGH = 5  # units from which on intervals hold as often as they say
+ROUNDING = 1e-12  # a standard error below it, beside values of 1, is one of the computer's
 
 
 class Absence(NamedTuple):
@@ -118,8 +119,8 @@ def score_interval(mean: float, variance: float, units: float, level: float) -> 
 
     Args:
         mean: in [0, 1].
-        variance: of the mean.
-        units: that the variance was estimated from, equal ones; also the trials where the mean is 0 or 1.
+        variance: of the mean; 0, where all units are alike, says nothing, and they count as trials.
+        units: that the variance was estimated from, equal ones.
         level: in (0, 1).
 
     Example:
@@ -130,7 +131,7 @@ def score_interval(mean: float, variance: float, units: float, level: float) -> 
     from scipy.stats import t
 
     quantile = float(t.ppf((1 + level) / 2, max(units - 1, 1))) ** 2
-    if 0 < mean < 1:  # how many trials would give that variance, as their inverse
+    if 0 < mean < 1 and variance > ROUNDING**2:  # how many trials would give that variance, as their inverse
         inverse = variance / (mean * (1 - mean))
     else:
         inverse = 1 / units

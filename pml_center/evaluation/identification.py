@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
-from pml_center.evaluation.class_intervals import class_interval
+from pml_center.evaluation.class_intervals import class_interval, few_units
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
@@ -162,6 +162,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             )
         fpir, warnings = measurable(self.fpir, non_mated, "TPIR at FPIR", "non-mated queries")
         warnings += tuple(dict.fromkeys(sentence for each in searched for sentence in each.warnings))
+        mated = np.any([each.mated for each in searched], axis=0)
         counts = {"queries": len(codes), "galleries": len(galleries)}
         per_query: dict[str, Values] = {}
         thresholds: dict[str, float] = {}
@@ -174,10 +175,10 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             protocol=f"{self.similarity} similarity" + (", mean over galleries" if len(galleries) > 1 else ""),
             counts=counts | {"references": sum(each.references for each in searched)},
             per_unit=per_query,
-            **self._sampled(codes),
+            **self._sampled(codes, mated, len(galleries), bool(fpir)),
             ci=self._intervals(searched, codes, fpir) | self._over_people(per_query, codes),
             curves={"cmc": {"rank": ranks, "rate": np.array(_mean_rates(searched, ranks, ()))}},
-            warnings=warnings,
+            warnings=warnings + self._few(codes[mated]),
             thresholds=thresholds,
         )
 
@@ -190,13 +191,21 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             return {}
         return {name: class_interval(per_query[name], codes, self.ci_level) for name in per_query if "tpir" not in name}
 
-    def _sampled(self, codes: Ids) -> dict[str, Any]:
+    def _sampled(self, codes: Ids, mated: Flags, galleries: int = 1, threshold: bool = False) -> dict[str, Any]:
         """What could have been others, for a report: people where nobody says otherwise."""
+        common = {"ci_level": self.ci_level}
         if self.ci == "query":
-            how = f"bootstrap over {len(codes):,} queries"
-            return {"over": "queries", "ci_level": self.ci_level, "ci_method": how}
-        how = f"over {len(np.unique(codes)):,} people, left out one at a time; a bootstrap where a threshold is found anew"
-        return {"clusters": codes, "over": "people", "ci_level": self.ci_level, "ci_method": how}
+            return common | {"over": "queries", "ci_method": f"bootstrap over {len(codes):,} queries"}
+        drawn = f"bootstrap over {len(np.unique(codes)):,} people"
+        how = f"over {len(np.unique(codes[mated])):,} people, left out one at a time"
+        if galleries > 1:
+            how = drawn
+        elif threshold:
+            how += f"; {drawn} where a threshold is found anew"
+        return common | {"clusters": codes, "over": "people", "ci_method": how}
+
+    def _few(self, codes: Ids) -> tuple[str, ...]:
+        return few_units(len(np.unique(codes)), "people") if self.ci == "identity" else ()
 
     def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":
         names = (queries.names, gallery.names)
@@ -291,8 +300,9 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
                 "skipped": int((mates == 0).sum()),
             },
             per_unit=per_query,
-            **self._sampled(codes),
+            **self._sampled(codes, mates > 0),
             ci=ci,
+            warnings=self._few(codes[mates > 0]),
             curves={"distractors": {"size": np.array(sizes), "rate": means}},
         )
 

@@ -116,7 +116,7 @@ def pair_tests(
     """How two models differ on the same people: the interval of the difference of each rate, and its p-value.
 
     People are drawn once for both. The p-value is twice the share of resamples in which the other model is ahead, so
-    that it agrees with the interval.
+    that it agrees with the interval; but never below what exchanging the models could reach with so few people.
 
     Args:
         first: pairs of one model.
@@ -141,6 +141,7 @@ def pair_tests(
     low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
     drawn = np.count_nonzero(~np.isnan(found), axis=0)
     rarer = np.minimum((found <= 0).sum(axis=0), (found >= 0).sum(axis=0))
-    p_values = np.minimum(1, 2 * (rarer + 1) / (drawn + 1))
+    least = 2.0 ** (1 - len(np.unique(np.concatenate([genuine, impostor.ravel()]))))
+    p_values = np.clip(2 * (rarer + 1) / (drawn + 1), least, 1)
     ends = zip(zip(low.tolist(), high.tolist(), strict=True), p_values.tolist(), strict=True)
     return dict(zip(shared, ends, strict=True))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_numbers, check_count
 from pml_center.checks import check_flags
-from pml_center.evaluation.class_intervals import by_cluster, class_values, score_interval
+from pml_center.evaluation.class_intervals import ROUNDING, by_cluster, class_values, score_interval
 from pml_center.evaluation.statistics import (
     Interval,
     Values,
@@ -69,7 +69,7 @@ class VarianceParts(NamedTuple):
         """
         from scipy.stats import t
 
-        quantiles = t.ppf([(1 + level) / 2, power], self.freedom)
+        quantiles = t.ppf([(1 + level) / 2, power], max(self.freedom, 1))
         return float(quantiles.sum() * self.variance**0.5)
 
 
@@ -140,9 +140,8 @@ def paired_test(
         difference, codes = by_cluster(difference, clusters)
         [means], worth = class_values(difference[None], codes)
         p_value = _sign_flip_p_value(np.bincount(codes, difference), resamples, seed)
-        return _student(float(means.mean()), float(means.var(ddof=1)) / len(means), worth - 1, level)._replace(
-            p_value=p_value, units=len(means), over="clusters"
-        )
+        test = _test(float(means.mean()), float(means.var(ddof=1)) / len(means), worth - 1, len(means), level)
+        return test._replace(p_value=p_value, over="clusters")
     difference = difference[~np.isnan(difference)]
     [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
     p_value = _sign_flip_p_value(difference, resamples, seed)
@@ -198,7 +197,8 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
     mean, parts = mean_of(units), _parts([table], units, worth)
     if bounded:
         return score_interval(min(max(mean, 0.0), 1.0), parts.variance, parts.freedom + 1, level)
-    return _student(mean, parts.variance, parts.freedom, level)[1:3]
+    half = _quantile(level, parts.freedom) * parts.variance**0.5
+    return mean - half, mean + half
 
 
 def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any = None) -> PairedTest:
@@ -235,8 +235,8 @@ def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any
     [one, other], worth = _units([one, other], clusters)
     difference = one.mean(axis=0) - other.mean(axis=0)
     parts = _parts([one, other], difference, worth)
-    test = _student(mean_of(difference), parts.variance, parts.freedom, level)
-    return test._replace(units=one.shape[1], over="units" if clusters is None else "clusters", parts=parts)
+    test = _test(mean_of(difference), parts.variance, parts.freedom, one.shape[1], level)
+    return test._replace(over="units" if clusters is None else "clusters", parts=parts)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -272,15 +272,27 @@ def _parts(models: Sequence[Values], units: Values, worth: float) -> VariancePar
     return VarianceParts(float(units.var(ddof=1)) / len(units), of_runs, tuple(map(_of_both, repeated)), worth, counts)
 
 
-def _student(mean: float, variance: float, freedom: float, level: float) -> PairedTest:
-    """The mean, Student's interval of it, and the p-value of the hypothesis that it is 0."""
+def _test(mean: float, variance: float, freedom: float, units: int, level: float) -> PairedTest:
+    """Student's interval of the mean of ``units``, and the p-value of the hypothesis that it is 0.
+
+    Where all units have one value, nothing is known of how far they vary. It is then as sure as exchanging the signs of
+    so many could make it: five alike are no proof.
+    """
     from scipy.stats import t
 
-    if not variance > 0:
-        return PairedTest(mean, mean, mean, float(mean == 0), 0)
-    error = variance**0.5
-    half = float(t.ppf((1 + level) / 2, freedom) * error)
-    return PairedTest(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / error, freedom)), 0)
+    error = float(variance) ** 0.5
+    if error <= ROUNDING * abs(mean):
+        error = abs(mean) / float(t.isf(2.0**-units, max(freedom, 1)))
+    p_value = float(2 * t.sf(abs(mean) / error, max(freedom, 1))) if error > 0 else float(mean == 0)
+    half = _quantile(level, freedom) * error
+    return PairedTest(mean, mean - half, mean + half, p_value, units)
+
+
+def _quantile(level: float, freedom: float) -> float:
+    """Student's, of at least one degree of freedom: classes of very different sizes may be worth less."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + level) / 2, max(freedom, 1)))
 
 
 def _of_both(table: Values) -> float:

@@ -87,12 +87,12 @@ class Report:
         What could have been others is exchanged between the models: classes where a class is new, with all its queries.
 
         Args:
-            other: the report of another model on the same units in the same order.
+            other: the report of another model on the same units in the same order; what either left out is not compared.
             resamples: of the permutation test, see :func:`~pml_center.evaluation.paired_test`.
             seed: of its random numbers.
 
         Raises:
-            ValueError: another number of units, other units, no metric in common, or a single cluster.
+            ValueError: another number of units, other units or classes, no metric in common, or a single cluster.
 
         Example:
             >>> one, other = (
@@ -107,6 +107,16 @@ class Report:
             raise ValueError(
                 f"other must have a metric in common, got {', '.join(other.per_unit) or 'none'} beside "
                 f"{', '.join(self.per_unit) or 'none'}. Evaluate both with the same metrics."
+            )
+        if self.over != other.over:
+            raise ValueError(
+                f"other must be about the same units, got {other.over} beside {self.over}. "
+                "Evaluate both models with the same ci."
+            )
+        if self.clusters is not None and not np.array_equal(self.clusters, other.clusters):
+            raise ValueError(
+                f"other must be about the same units in the same order, got others of the {self.over}. "
+                "Evaluate both models on the same data, in the same order."
             )
         found = {
             name: paired_test(
@@ -130,7 +140,7 @@ class Report:
             "metrics": dict(self.metrics),
             "ci": {name: list(interval) for name, interval in self.ci.items()},
             "ci_level": self.ci_level,
-            "ci_method": self.ci_method,
+            "ci_method": self.ci_method if self.ci else "",
             "warnings": list(self.warnings),
         }
 

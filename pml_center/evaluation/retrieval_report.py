@@ -73,6 +73,12 @@ class RetrievalReport(Report):
         return (self.reference_codes[ids] == self.codes[:, None]) & (ids >= 0)
 
     @property
+    def ranked_by(self) -> str:
+        """The metric that queries and classes are sorted by: MAP@R, or the first where it was not measured."""
+        default = "mean_average_precision_at_r"
+        return default if default in self.per_unit else next(iter(self.per_unit))
+
+    @property
     def per_query(self) -> NDArray:
         """A structured array (Q,): the label of each query, and each metric; NaN where it was skipped."""
         table = np.empty(len(self.codes), dtype=[("label", object), *((name, np.float64) for name in self.per_unit)])
@@ -113,9 +119,7 @@ class RetrievalReport(Report):
             ValueError: ``k`` that is not a positive integer.
         """
         check_count("k", k)
-        default = "mean_average_precision_at_r"
-        metric = metric or (default if default in self.per_unit else next(iter(self.per_unit)))
-        values = self.per_unit[self._measured(metric, self.per_unit)]
+        values = self.per_unit[self._measured(metric or self.ranked_by, self.per_unit)]
         wrong = np.where(self.hits, -np.inf, self.neighbours.scores).max(axis=1, initial=-np.inf)  # (Q,)
         order = np.lexsort((-wrong, values))  # NaN comes last
         return order[: np.count_nonzero(~np.isnan(values))][:k]

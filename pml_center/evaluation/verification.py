@@ -14,6 +14,7 @@ from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
+from pml_center.evaluation.class_intervals import few_units
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
 from pml_center.evaluation.paired_tests import PairedTest
@@ -95,6 +96,11 @@ class VerificationReport(ThresholdReport):
             +0.0167  [-0.0526, +0.1205]  p = 0.4835  over 10 people
         """
         if self.sample is None or not isinstance(other, VerificationReport) or other.sample is None:
+            if not self.per_unit and isinstance(other, VerificationReport):
+                raise ValueError(
+                    "other must have intervals, like this report, to compare pairs without folds, got none in one of "
+                    "them. Evaluate both models with ci='identity', and say who is on the images."
+                )
             return super().compare(other, resamples, seed)
         if not all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("people", "same")):
             raise ValueError(
@@ -103,7 +109,7 @@ class VerificationReport(ThresholdReport):
             )
         far = [float(name.removeprefix(TAR)) for name in self.metrics if name.startswith(TAR) and name in other.metrics]
         tests = pair_tests(self.sample, other.sample, far, self.ci_level, resamples, seed)
-        people = len(np.unique(self.sample.people))
+        people = len(np.unique(self.people))
         return {
             name: PairedTest(self[name] - other[name], *interval, p_value, people, self.over)
             for name, (interval, p_value) in tests.items()
@@ -293,9 +299,9 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             ci=ci,
             ci_level=self.ci_level,
             ci_method=_method(people, unit),
-            over=unit,
+            over="folds" if sample is None else unit,
             curves=curves,
-            warnings=warnings,
+            warnings=warnings if sample is None else warnings + few_units(len(np.unique(people)), unit),
             thresholds=thresholds,
             scores=scores,
             same=same,
@@ -326,7 +332,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             ci_method=_method(codes, "people"),
             over="people",
             curves=curves,
-            warnings=warnings,
+            warnings=warnings if found.sample is None else warnings + few_units(len(np.unique(codes)), "people"),
             thresholds=thresholds,
             people=codes,
             sample=found.sample,

@@ -138,8 +138,7 @@ class RetrievalParts:
         """Every class, the worst first."""
         table = self.report.per_class()
         metrics = list(self.report.per_unit)
-        by = "mean_average_precision_at_r"
-        order = np.argsort(table[by if by in metrics else metrics[0]], kind="stable")
+        order = np.argsort(table[self.report.ranked_by], kind="stable")
         shown = table[order[:CLASSES]]
         cut = f"; the {CLASSES:,} worst are shown" if len(table) > CLASSES else ""
         return Part(

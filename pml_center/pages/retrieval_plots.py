@@ -24,6 +24,7 @@ def retrieval_plots(report: RetrievalReport, material: Material, search: ExactSe
     """
     values = next(iter(report.per_unit.values()))
     found = [] if search is None else _of_pairs(report, search, material.has_roc)
+    found += [_classes(report)] if len(report.classes) > 1 else []
     found += curves(report)
     if "cmc" not in report.curves:
         reached = np.maximum.accumulate(report.hits, axis=1)[~np.isnan(values)].mean(axis=0)
@@ -32,6 +33,16 @@ def retrieval_plots(report: RetrievalReport, material: Material, search: ExactSe
     if material.embeddings is not None and len(report.codes) > 1:
         found += [*_error_by_norm(report, material), _projection(report, material, search)]
     return found
+
+
+def _classes(report: RetrievalReport) -> Plot:
+    """The mean of each class, which the mean of all hides."""
+    name = report.ranked_by
+    means = report.per_class()[name]
+    interval = report.ci.get(name)
+    low = f", and its {100 * report.ci_level:g} % interval, {report.ci_method}" if interval else ""
+    caption = f"{len(means):,} classes, a dot each. Below them the mean of all queries{low}."
+    return drawn(lambda ax: plots.class_means(means, report[name], interval, name, ax=ax), caption)
 
 
 def score_name(report: RetrievalReport) -> str:

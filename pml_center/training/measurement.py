@@ -173,8 +173,9 @@ def accuracy(embeddings: Embeddings, labels: NDArray[np.int64], classify: Classi
         counts={"images": len(labels)},
         per_unit={"accuracy": right},
         unit="image",
+        over="images",
         ci={"accuracy": wilson_interval(right.sum(), len(right))},
-        ci_method="Wilson",
+        ci_method=f"Wilson's over {len(right):,} images",
     )
 
 

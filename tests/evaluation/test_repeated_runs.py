@@ -70,11 +70,16 @@ def test_units_that_any_run_lacks_are_left_out():
     assert found.units == 99
 
 
-def test_equal_models_do_not_differ_and_a_constant_difference_does():
+def test_equal_models_do_not_differ_and_a_constant_difference_is_as_sure_as_its_units_are_many():
     [values] = models(np.random.default_rng(5))
     assert paired_runs_test(values, values).p_value == 1
     assert paired_runs_test(np.ones(5), np.ones(5))[:4] == (0, 0, 0, 1)
-    assert paired_runs_test(np.ones(5), np.zeros(5))[:4] == (1, 1, 1, 0)
+    constant = paired_runs_test(np.ones(5), np.zeros(5))
+    assert constant.p_value == pytest.approx(2 / 2**5)  # of all exchanges of five
+    assert constant.low < 0 < constant.high
+    assert paired_runs_test(np.full(40, 0.3), np.full(40, 0.2)).p_value < 1e-9
+    rounded = paired_runs_test([0.7, 0.1, 0.3, 0.9, 0.5], [0.6, 0, 0.2, 0.8, 0.4])
+    assert rounded.p_value == pytest.approx(2 / 2**5)
 
 
 def test_holm_is_what_it_is_defined_to_be():
