@@ -58,7 +58,7 @@ assert difference < 1e-3
 # From here on it is an array like any other.
 
 labels = np.asarray(data.labels[:600])
-report = RetrievalEvaluator(recall_at=(1,))(embeddings, labels)
+report = RetrievalEvaluator(recall_at=(1,), ci="query")(embeddings, labels)
 print(report)
 assert report["recall_at_1"] > 0.7
 

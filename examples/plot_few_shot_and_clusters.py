@@ -66,7 +66,7 @@ embeddings = {"pixels": pixels, "network": learned}
 # ---------------------
 #
 # An episode draws examples of twenty new places, and asks for the place of three more images of each: that of the
-# nearest mean. No two episodes share an image, so that the interval over episodes is one over images.
+# nearest mean. The places are new to the network, so that intervals are over places, as is the test of the difference.
 
 reports = {}
 for shots in (1, 3):
@@ -80,7 +80,7 @@ figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 names = {key: f"{key[0]}, {key[1]}-shot" for key in reports}
 values = {names[key]: report["accuracy"] for key, report in reports.items()}
 plots.metric_intervals(values, {names[key]: report.ci["accuracy"] for key, report in reports.items()}, ax=ax)
-ax.set(title="Twenty new places", xlabel="accuracy and 95 % interval over episodes")
+ax.set(title="Twenty new places", xlabel="accuracy and 95 % interval over places")
 assert reports["network", 1]["accuracy"] > reports["pixels", 1]["accuracy"] + 0.02
 assert reports["network", 3]["accuracy"] > 0.9
 

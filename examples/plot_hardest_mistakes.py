@@ -36,7 +36,7 @@ with torch.no_grad():
 # %%
 # Each image of the other half is searched for among all of that half.
 
-evaluator = RetrievalEvaluator(recall_at=(1,))
+evaluator = RetrievalEvaluator(recall_at=(1,), ci="query")
 report = evaluator(embeddings, labels[test])
 print(report)
 assert report["recall_at_1"] > 0.94

@@ -106,7 +106,7 @@ candidates = {
     "BatchHardMiner": miners.BatchHardMiner(),
     "BatchEasyHardMiner": miners.BatchEasyHardMiner(),
 }
-evaluator = RetrievalEvaluator(metrics=("mean_average_precision_at_r",), recall_at=(1,))
+evaluator = RetrievalEvaluator(metrics=("mean_average_precision_at_r",), recall_at=(1,), ci="query")
 reports = {}
 for name, miner in candidates.items():
     model, _ = fit(miner)

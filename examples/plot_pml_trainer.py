@@ -113,7 +113,7 @@ plt.show()
 # What it is worth, on images that were held out:
 
 with torch.no_grad():
-    report = RetrievalEvaluator()(model.eval()(pixels[test]), data.labels[test])
+    report = RetrievalEvaluator(ci="query")(model.eval()(pixels[test]), data.labels[test])
 print(report)
 assert report["mean_average_precision_at_r"] > 0.8
 assert np.mean(values[-20:]) < np.mean(lame_values[-20:])

@@ -73,10 +73,10 @@ assert abs(expected(bits[by_class], labels[by_class])[metric] - truth[metric]) <
 # Two models
 # ----------
 #
-# Are eleven components better than ten? Each report has bootstrap intervals: they say how far its own number would
-# move with other queries. The two overlap.
+# Are eleven components better than ten? There are no other digits than these ten: with ``ci="query"`` each report has
+# bootstrap intervals that say how far its own number would move with other images of them. The two overlap.
 
-evaluator = RetrievalEvaluator(metrics=(metric,), recall_at=(1,))
+evaluator = RetrievalEvaluator(metrics=(metric,), recall_at=(1,), ci="query")
 models = {n: evaluator(PCA(n, random_state=0).fit_transform(pixels), labels) for n in (10, 11)}
 test = models[11].compare(models[10])[metric]
 for n, report in models.items():

@@ -110,7 +110,7 @@ assert torch.equal(centers, kept)
 
 if accelerator.is_main_process:
     with torch.no_grad():
-        report = RetrievalEvaluator(recall_at=(1,))(model.cpu()(pixels[test]), data.labels[test])
+        report = RetrievalEvaluator(recall_at=(1,), ci="query")(model.cpu()(pixels[test]), data.labels[test])
     print(report)
     assert report["mean_average_precision_at_r"] > 0.7
 accelerator.end_training()

@@ -116,6 +116,6 @@ assert torch.equal(kept["center.centers"], embedding.center.centers)
 # What it is worth:
 
 with torch.no_grad():
-    report = RetrievalEvaluator(recall_at=(1,))(embedding.model(pixels[test]), data.labels[test])
+    report = RetrievalEvaluator(recall_at=(1,), ci="query")(embedding.model(pixels[test]), data.labels[test])
 print(report)
 assert report["mean_average_precision_at_r"] > 0.7

@@ -296,8 +296,9 @@ def page(result):
         values = values if metric is None else {metric: values.get(metric)}
         return " / ".join("" if value is None else f"{100 * value:.0f}" for value in values.values())
 
-    def table(head, rows):
-        return ["", "| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|", *rows, ""]
+    def table(head, rows, align="---:"):
+        line = "|---" + f"|{align}" * (len(head) - 1) + "|"
+        return ["", "| " + " | ".join(head) + " |", line, *rows, ""]
 
     def over_sizes(kind, hows, source, unequal=(False, True)):
         rows = []
@@ -310,7 +311,11 @@ def page(result):
                     rows.append(f"| {classes} of {size} | " + " | ".join(cells) + " |")
         return rows
 
-    lines = ["# How sure a number is", "", *TEXT["start"].strip().split("\n")]
+    new = [f"| {' | '.join(row)} |" for row in NEW]
+    kinds = "\n".join(table(("what is new", "interval", "test"), new, "---")).strip()
+        table(("what is new", "interval", "test"), [f"| {' | '.join(row)} |" for row in NEW], "---")
+    ).strip()
+    lines = ["# How sure a number is", "", *TEXT["start"].strip().replace("KINDS", kinds).split("\n")]
     for source, title in (("drawn", "Drawn classes"), ("omniglot", "Characters of Omniglot")):
         of_interval, of_test = (
             over_sizes(f"retrieval {kind}", ("class", "query"), source) for kind in ("interval", "test")
@@ -366,6 +371,22 @@ def page(result):
     return "\n".join(lines)
 
 
+NEW = (
+    (
+        'classes: retrieval, `ci="class"`, the default',
+        "each class is left out in turn, of the queries and of the references; Wilson's, with Student's quantile",
+        "Student's, with the same variance of the difference",
+    ),
+    ('images of known classes: retrieval, `ci="query"`', "percentile bootstrap over queries", "queries are exchanged"),
+    ("people on pairs: verification", "two-sample bootstrap over people", "the same people are drawn for both models"),
+    (
+        'people in a gallery: identification, `ci="identity"`',
+        "each person is left out in turn; a bootstrap over people where a threshold is found anew",
+        "Student's, each person left out in turn",
+    ),
+    ('classes in episodes: few-shot, `ci="class"`', "each class is left out in turn", "Student's, likewise"),
+    ("seeds and classes: `compare`", "both in one analysis of variance", "the same"),
+)
 TEXT = {
     "start": """
 A 95 % interval should hold the true value in 95 of 100 cases, and a test at 5 % should call two equally good models
@@ -373,32 +394,26 @@ different in 5 of 100. Whether they do depends on what could have been otherwise
 that it was not trained on will meet **other classes**; one that knows its classes will meet **other images** of them.
 What is called new is what is left out, drawn anew or exchanged:
 
-| what is new | interval | test |
-|---|---|---|
-| classes: retrieval, `ci="class"`, the default | each class is left out in turn, of the queries and of the references; Wilson's, with Student's quantile ([class_interval](pml_center.evaluation.class_interval)) | Student's, with the same variance of the difference |
-| images of known classes: retrieval, `ci="query"` | percentile bootstrap over queries | queries are exchanged |
-| people on pairs: verification | two-sample bootstrap over people | the same people are drawn for both models |
-| people in a gallery: identification, `ci="identity"` | each person is left out in turn; a bootstrap over people where a threshold is found anew | Student's, each person left out in turn |
-| classes in episodes: few-shot, `ci="class"` | each class is left out in turn | Student's, likewise |
-| seeds and classes: `compare` | both in one analysis of variance | the same |
+KINDS
 
 `train`, `eval` and `compare` choose between classes and queries by the split, and say over how many of what.
 
-Other libraries of metric learning print no interval, or one over queries or episodes. The right-hand columns show what that
-is worth where classes are new: the images of a class are alike, so that a hundred queries of five classes are little more than
-five. In each table, **95 is right for an interval and 5 for a test**; two numbers are recall at 1 and MAP@R.
+Other libraries of metric learning print no interval, or one over queries or episodes. The right-hand columns show
+what that is worth where classes are new: the images of a class are alike, so that a hundred queries of five classes
+are little more than five. In each table, **95 is right for an interval and 5 for a test**; two numbers are recall at
+1 and MAP@R.
 """,
     "known": """
-The classes stay, and other images of them are drawn. Here queries are right, and classes are far too careful: they count as
-chance what does not move.
+The classes stay, and other images of them are drawn. Here queries are right, and classes are far too careful: they
+count as chance what does not move.
 """,
     "seeds": """
 Two losses that are equally good, each trained with three seeds; seeds, classes and both together move a number.
 """,
     "others": """
-Verification: equal error rate, TAR at FAR 0.1 and 0.01. Few-shot: accuracy of 5 ways and 1 shot. Episodes that share images
-hold the chance of the draws alone, however many there are; over their classes they are as good as others, and so there is no
-interval over such episodes.
+Verification: equal error rate, TAR at FAR 0.1 and 0.01. Few-shot: accuracy of 5 ways and 1 shot. Episodes that share
+images hold the chance of the draws alone, however many there are; over their classes they are as good as others, and
+so there is no interval over such episodes.
 """,
 }
 

@@ -190,6 +190,8 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
         if any(one.chosen for one in comparison.candidates):  # beside the name, which a narrow terminal wraps
             columns, rows = columns[:-1], [[f"{row[0]}: {row[-1]}" if row[-1] else row[0], *row[1:-1]] for row in rows]
         show_table(columns, rows)
+        if comparison.unseen:
+            print(comparison.unseen)
         for doubt in comparison.doubts:
             print(f"warning: {doubt}")
         show_files(files)

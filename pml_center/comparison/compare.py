@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -428,19 +429,17 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     trained = [candidate for candidate in candidates if candidate.error is None]
     if not trained:
         raise RuntimeError(f"no loss could be trained. {candidates[0].name} failed: {candidates[0].error}")
-    first = open_runs([trained[0].runs[0]])[0]
-    changed = [
-        f"{run.folder}: {said}"
-        for candidate in trained
-        for run in open_runs(candidate.runs)
-        for said in run.run.accepted
-    ]
+    runs = [run for candidate in trained for run in open_runs(candidate.runs)]
+    labels = [label for _, label in runs[0].queries]
+    is_known = all(run.knows_its_queries for run in runs)
+    changed = [f"{run.folder}: {said}" for run in runs for said in run.run.accepted]
     return Comparison(
         metric=config.metric,
         candidates=candidates,
-        pixels=first.pixels,
-        classes=len({label for _, label in first.queries}),
+        pixels=runs[0].pixels,
+        classes=len(set(labels)),
         data=config.data,
+        clusters=None if is_known else np.unique(labels, return_inverse=True)[1],
         warnings=(*warnings, *changed),
     )
 

@@ -125,8 +125,8 @@ def _steps(state: TrainState, device: torch.device) -> list[float]:
 
 
 def _measure(state: TrainState, images: LabeledImages) -> None:
-    classify = state.loss.classifier if of_known_classes(images, state.images.train.classes) else None
-    measure(state.model, images, state.config, classify)
+    known = of_known_classes(images, state.images.train.classes)
+    measure(state.model, images, state.config, known, state.loss.classifier if known else None)
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:

@@ -63,6 +63,11 @@ class MeasuredRun:
             )
         return list(zip(names, labels, strict=True))
 
+    @property
+    def knows_its_queries(self) -> bool:
+        """Whether it was trained on the classes that it was measured on."""
+        return {label for _, label in self.queries} <= set(self.run.classes)
+
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
         """Each metric's values, (Q,)."""

@@ -62,7 +62,7 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
     def written(value: float | None) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
-    columns = ["loss", "value", f"{100 * LEVEL:g} % interval", "±", "behind", "p", "s", "s/epoch", "GiB"]
+    columns = ["loss", "value", f"{100 * LEVEL:g} % over {comparison.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
     rows = []
     for rank, row in enumerate(comparison.rows, 1):
         memory, behind = row.candidate.memory_gib, row.behind
@@ -82,9 +82,8 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
     rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
     if comparison.metric in comparison.pixels:
         pixels = comparison.pixels[comparison.metric]
-        rows.append(
-            ["– raw pixels", written(float(np.nanmean(pixels))), " … ".join(map(written, interval(pixels))), *[""] * 6]
-        )
+        ends = " … ".join(map(written, interval(pixels, comparison.units)))
+        rows.append(["– raw pixels", written(float(np.nanmean(pixels))), ends, *[""] * 6])
     settings = [row.candidate.setting for row in comparison.rows]
     if any(settings):
         columns.append("chosen by the search")
@@ -98,7 +97,7 @@ def _draw(comparison: Comparison, path: Path) -> None:
 
     figure = Figure(figsize=(8.5, 1.5 + 0.5 * len(comparison.rows)), layout="constrained")
     ax = _picture(comparison, figure.subplots())
-    ax.set_title(f"{100 * LEVEL:g} % intervals over seeds and queries; a ring is a seed", fontsize=10, pad=18)
+    ax.set_title(f"{100 * LEVEL:g} % intervals over seeds and {comparison.over}; a ring is a seed", fontsize=10, pad=18)
     figure.savefig(path, dpi=150)
 
 
@@ -116,7 +115,8 @@ def _picture(comparison: Comparison, ax: Any) -> Any:
 def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) -> None:
     columns, rows = table(comparison)
     parts = [
-        Part("Ranking", _HOW_TO_READ, columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
+        Part("Ranking", _how_to_read(comparison), columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
+        *_unseen(comparison),
         _settings(comparison),
         Part(
             "Picture",
@@ -141,12 +141,25 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
     )
 
 
-_HOW_TO_READ = (
-    "Intervals are over seeds and queries together. ±: the standard deviation over seeds. p is that of the "
-    "distance to the best: paired by query, with what seeds contribute, corrected for all pairs of losses; below 0.05 "
-    "the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the most memory that "
-    "a run used."
-)
+def _how_to_read(comparison: Comparison) -> str:
+    unit = "query" if comparison.units is None else "class"
+    return (
+        f"Intervals are over seeds and {comparison.over} together. ±: the standard deviation over seeds. p is that of "
+        f"the distance to the best: paired by {unit}, with what seeds contribute, corrected for all pairs of losses; "
+        "below 0.05 the distance is called real, if both have several seeds. s: seconds of training, a run. GiB: the "
+        "most memory that a run used."
+    )
+
+
+def _unseen(comparison: Comparison) -> list[Part]:
+    """How far a loss must be behind to be seen."""
+    rows = []
+    for name, behind in comparison.others:
+        found = (behind.detectable(), behind.detectable(runs=2), behind.detectable(units=2))
+        rows.append([name, *("–" if value is None else f"{value:.4f}" for value in found)])
+    what = "queries" if comparison.units is None else "classes"
+    columns = ["loss", "seen four times of five", "with twice the seeds", f"with twice the {what}"]
+    return [Part("What it cannot see", comparison.unseen, columns=columns, rows=rows)] if comparison.unseen else []
 
 
 def _against_the_best(comparison: Comparison) -> list[Part]:
@@ -155,7 +168,7 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
             name,
             f"{behind.test.difference:.4f}",
             f"{behind.test.low:.4f} … {behind.test.high:.4f}",
-            *(f"{value:.2g}" for value in (behind.test.p_value, behind.p_corrected, behind.p_queries)),
+            *(f"{value:.2g}" for value in (behind.test.p_value, behind.p_corrected, behind.p_models)),
             behind.judgement,
             f"{behind.at_most:.4f}",
         ]
@@ -167,14 +180,15 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
         f"{100 * LEVEL:g} % interval",
         "p",
         "p corrected",
-        "p over queries alone",
+        "p of these models",
         "",
         "at most",
     ]
     best = comparison.rows[0].candidate.name
     text = (
-        f"How far each is behind {best}, over seeds and queries. The intervals hold for all pairs together, as does p "
-        "corrected; the last p takes the models as they are. At most: how far both may differ, by the interval."
+        f"How far each is behind {best}, over seeds and {comparison.over}. The intervals hold for all pairs together, "
+        "as does p corrected, and end at 0 where only the sign is sure; the last p takes the models as they are. At "
+        "most: how far both may differ, by the interval."
     )
     return [Part("Against the best", text, columns=columns, rows=rows)] if rows else []
 
@@ -222,25 +236,35 @@ def _settings(comparison: Comparison) -> Part:
 
 
 def _learning(comparison: Comparison) -> list[Part]:
-    """How each loss went down, the mean over its seeds, as a share of its first epoch: losses have no common unit."""
-    courses = {}
-    for row in comparison.rows:
-        runs = [[epoch["loss"] for epoch in Run(Path(run)).epochs] for run in row.candidate.runs]
-        length = min(map(len, runs), default=0)
-        if length and all(losses[0] for losses in runs):
-            courses[row.candidate.name] = np.mean([np.array(losses[:length]) / losses[0] for losses in runs], axis=0)
-    if not courses:
-        return []
+    """How each loss went down, as a share of its first epoch: losses have no common unit; and how validation went."""
+    metric = comparison.metric
+    drawings = []
+    for event, key, label, text in (
+        ("epoch", "loss", "loss, of that of epoch 1", "Means over seeds, in training."),
+        ("val", metric, metric, "Means over seeds, on the validation images."),
+    ):
+        courses = {}
+        for row in comparison.rows:
+            logs = [Run(Path(run)).events(event) for run in row.candidate.runs]
+            length = min(map(len, logs), default=0)
+            values = np.array([[each.get(key, np.nan) for each in log[:length]] for log in logs])
+            if length and event == "epoch":
+                values = values / np.where(values[:, :1] == 0, np.nan, values[:, :1])
+            if length and not np.isnan(values).any():
+                courses[row.candidate.name] = ([each["epoch"] for each in logs[0][:length]], values.mean(axis=0))
+        if courses:
+            drawings.append(drawn(partial(_courses, courses, label), text))
+    return [Part("Learning curves", kind="plots", plots=drawings)] if drawings else []
 
-    def draw(ax: Any) -> None:
-        lines = itertools.cycle(itertools.product(plots.LINES, plots.COLOURS))
-        for (name, values), (line, colour) in zip(courses.items(), lines, strict=False):
-            ax.plot(range(1, len(values) + 1), values, line, color=colour, label=name)
-        ax.set(xlabel="epoch", ylabel="loss, of that of epoch 1")
-        ax.grid(color=plots.GREY, alpha=0.25)
-        ax.legend(frameon=False, fontsize=8)
 
-    return [Part("Learning curves", kind="plots", plots=[drawn(draw, "Means over seeds, in training.")])]
+def _courses(courses: Mapping[str, tuple[list[int], np.ndarray]], label: str, ax: Any) -> None:
+    lines = itertools.cycle(itertools.product(plots.LINES, plots.COLOURS))
+    for (name, (epochs, values)), (line, colour) in zip(courses.items(), lines, strict=False):
+        ax.plot(epochs, values, line, color=colour, label=name)
+    ax.set(xlabel="epoch", ylabel=label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(color=plots.GREY, alpha=0.25)
+    ax.legend(frameon=False, fontsize=8)
 
 
 def _tried(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
-from pml_center.evaluation.statistics import Interval, settled
+from pml_center.evaluation.class_intervals import few_units
+from pml_center.evaluation.statistics import Interval
 from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 SIGNIFICANT = 0.05  # a corrected p-value below it is a difference that is called real
 LEVEL = 0.95  # of all intervals
+POWER = 0.8  # with which a difference is found that is called large enough to be seen
 
 
 class IncompleteError(RuntimeError):
@@ -88,9 +90,21 @@ class GapToBest(NamedTuple):
 
     test: PairedTest  # the best minus this one
     p_corrected: float  # for all pairs
-    p_queries: float  # of the models that there are, as if no other seed could make others
+    p_models: float  # of the models that there are, as if no other seed could make others
     seeds: int  # the fewest of both
     pairs: int = 1  # of losses, for all of which interval and corrected p hold together
+
+    @classmethod
+    def of(cls, test: PairedTest, p_corrected: float, p_models: float, seeds: int, pairs: int) -> "GapToBest":
+        """A distance whose interval says no less than its p-value.
+
+        Holm's test is stricter than Bonferroni's intervals are wide: one may reach beyond 0 where the test is sure of
+        the sign. It then ends at 0.
+        """
+        if p_corrected < SIGNIFICANT:
+            end = "low" if test.difference > 0 else "high"
+            test = test._replace(**{end: (max if end == "low" else min)(getattr(test, end), 0.0)})
+        return cls(test, p_corrected, p_models, seeds, pairs)
 
     @property
     def is_real(self) -> bool:
@@ -109,6 +123,12 @@ class GapToBest(NamedTuple):
         """The corrected p-value as a table has it."""
         return "< 0.001" if self.p_corrected < 0.001 else f"{self.p_corrected:.3f}"
 
+    def detectable(self, runs: float = 1, units: float = 1) -> float | None:
+        """The true difference that is called real four times of five, with so many times as many runs and units."""
+        if self.seeds < 2 or self.test.parts is None or not self.test.parts.variance > 0:
+            return None
+        return self.test.parts.with_more(runs, units).detectable(_bonferroni(self.pairs), POWER)
+
     @property
     def at_most(self) -> float:
         """How far the two may differ, by the interval."""
@@ -118,7 +138,8 @@ class GapToBest(NamedTuple):
         p_value = self.shown_p if self.p_corrected < 0.001 else f"= {self.shown_p}"
         low, high = self.test.low, self.test.high
         together = " for all pairs together" if self.pairs > 1 else ""
-        interval = f"{100 * LEVEL:g} % interval{together} {low:.4f} … {high:.4f}"
+        over = f"over {self.test.units:,} {self.test.over}"
+        interval = f"{100 * LEVEL:g} % interval {over}{together} {low:.4f} … {high:.4f}"
         return f"{self.test.difference:.4f} (at most {self.at_most:.4f}; {interval}, p {p_value})"
 
 
@@ -127,7 +148,7 @@ class Row(NamedTuple):
 
     candidate: Candidate
     value: float  # the mean over seeds and queries
-    interval: Interval  # of the mean, over seeds and queries
+    interval: Interval  # of the mean, over seeds and what could have been others
     of_seeds: tuple[float, ...]  # the mean of each run
     deviation: float | None  # of those, with n - 1; None for one seed
     behind: GapToBest | None  # None for the best
@@ -137,9 +158,10 @@ class Row(NamedTuple):
 class Comparison:
     """Losses ranked by one metric.
 
-    A value is the mean over seeds and queries, and its interval says how far both would move it
-    (:func:`~pml_center.evaluation.runs_interval`). Each loss is tested against the best: its values of a query are
-    averaged over seeds and paired with those of the best, and what seeds contribute is added to the variance
+    A value is the mean over seeds and queries. Its interval says how far other seeds would move it, and other classes
+    where classes are new, other queries where they were trained on (:func:`~pml_center.evaluation.runs_interval`). Each
+    loss is tested against the best: its values of a class, or of a query, are averaged over seeds and paired with those
+    of the best, and what seeds contribute is added to the variance
     (:func:`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all pairs of losses
     and not only for those with the best, because which one is best was found by looking; intervals of distances are
     widened by Bonferroni's, so that all of them hold together.
@@ -150,6 +172,7 @@ class Comparison:
         pixels: each metric's values by raw pixels, (Q,).
         classes: how many the queries are of.
         data: what was measured.
+        clusters: (Q,) integers, the class of each query, where classes are new; None where they were trained on.
         warnings: sentences on what makes the comparison doubtful.
 
     Example:
@@ -168,28 +191,53 @@ class Comparison:
     pixels: Mapping[str, NDArray[np.float64]]
     classes: int
     data: str
+    clusters: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def ranked(self) -> list[Candidate]:
+        """Those that could be trained, the best first."""
+        found = [candidate for candidate in self.candidates if candidate.error is None]
+        return sorted(found, key=lambda candidate: -np.nanmean(candidate.values[self.metric]))
+
+    @cached_property
+    def _measured(self) -> NDArray[np.bool_]:
+        """Which queries have something to find."""
+        return ~np.isnan(self.ranked[0].values[self.metric][0])
+
+    @property
+    def units(self) -> NDArray[np.int64] | None:
+        """The clusters that intervals and tests are over; None for the queries. A single class would say nothing."""
+        known = self.clusters is None or len(np.unique(self.clusters[self._measured])) < 2
+        return None if known else self.clusters
+
+    @property
+    def over(self) -> str:
+        """What intervals and tests are over beside the seeds, in words."""
+        if self.units is None:
+            return _counted(self.queries, "query", "queries")
+        return _counted(len(np.unique(self.units[self._measured])), "class", "classes")
 
     @cached_property
     def rows(self) -> list[Row]:
         """Those that could be trained, the best first."""
-        found = [candidate for candidate in self.candidates if candidate.error is None]
-        ranked = sorted(found, key=lambda candidate: -np.nanmean(candidate.values[self.metric]))
-        tables = [candidate.values[self.metric] for candidate in ranked]
+        tables = [candidate.values[self.metric] for candidate in self.ranked]
         pairs = list(combinations(tables, 2))
-        level = 1 - (1 - LEVEL) / max(len(pairs), 1)  # Bonferroni's: all intervals hold together
-        tests = [paired_runs_test(one, other, level) for one, other in pairs]
+        tests = [paired_runs_test(one, other, _bonferroni(len(pairs)), self.units) for one, other in pairs]
         corrected = holm([test.p_value for test in tests])
         behind: list[GapToBest | None] = [None]
+        what = "queries" if self.units is None else "classes"
         for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
-            of_queries = paired_test(tables[0].mean(axis=0), table.mean(axis=0)).p_value
-            behind.append(GapToBest(test, p_value, of_queries, min(len(tables[0]), len(table)), len(pairs)))
+            of_models = paired_test(tables[0].mean(axis=0), table.mean(axis=0), clusters=self.units).p_value
+            seeds = min(len(tables[0]), len(table))
+            behind.append(GapToBest.of(test._replace(over=what), p_value, of_models, seeds, len(pairs)))
         rows = []
-        for candidate, table, distance in zip(ranked, tables, behind, strict=True):
+        for candidate, table, distance in zip(self.ranked, tables, behind, strict=True):
             of_seeds = np.nanmean(table, axis=1)
             deviation = float(of_seeds.std(ddof=1)) if len(table) > 1 else None
             value = float(of_seeds.mean())
-            rows.append(Row(candidate, value, interval(table), tuple(of_seeds.tolist()), deviation, distance))
+            ends = interval(table, self.units)
+            rows.append(Row(candidate, value, ends, tuple(of_seeds.tolist()), deviation, distance))
         return rows
 
     @property
@@ -226,14 +274,32 @@ class Comparison:
     @property
     def queries(self) -> int:
         """How many were measured: those that have something to find."""
-        return int((~np.isnan(self.rows[0].candidate.values[self.metric][0])).sum())
+        return int(self._measured.sum())
 
     @property
     def summary(self) -> str:
         """What was compared, on what."""
         seeds = {seed for candidate in self.candidates for seed in candidate.seeds}
         what = f"{_counted(len(self.candidates), 'loss', 'losses')} × {_counted(len(seeds), 'seed', 'seeds')}"
-        return f"{what}: {self.metric} of {self.queries:,} queries of {self.classes:,} classes of {self.data}"
+        measured = f"{self.metric} of {self.queries:,} queries of {self.classes:,} classes of {self.data}"
+        return f"{what}: {measured}, judged over seeds and {'queries' if self.units is None else 'classes'}"
+
+    @property
+    def unseen(self) -> str:
+        """One sentence on what the comparison cannot see, beside the next loss; empty where there is none."""
+        if not self.others:
+            return ""
+        name, behind = self.others[0]
+        smallest, seeds, units = behind.detectable(), behind.detectable(runs=2), behind.detectable(units=2)
+        if smallest is None or seeds is None or units is None:
+            return "" if behind.seeds > 1 else "With one seed no difference is called real, however large it is."
+        what = "classes" if self.units is not None else "queries"
+        helps = f"{what} help more" if units < seeds else "seeds help more"
+        return (
+            f"With {_counted(behind.seeds, 'seed', 'seeds')} and {self.over} a true difference of {smallest:.4f} to "
+            f"{name} is called real four times of five, a smaller one less often; more {helps}: twice the {what} bring "
+            f"it to {units:.4f}, twice the seeds to {seeds:.4f}."
+        )
 
     @property
     def doubts(self) -> list[str]:
@@ -242,6 +308,8 @@ class Comparison:
         pixels = float(np.nanmean(self.pixels[self.metric])) if self.metric in self.pixels else -np.inf
         if pixels >= self.rows[0].value:
             found.append(f"raw pixels reach {pixels:.4f}, and no loss does better: train longer, or look at the data")
+        if self.clusters is not None:
+            found += few_units(len(np.unique(self.clusters[self._measured])), "classes")
         if any(len(row.of_seeds) == 1 for row in self.rows):
             found.append("one seed says nothing of how far another one would move a loss: use --seeds 0 1 2")
         return found + [f"{candidate.name} failed: {candidate.error}" for candidate in self.failed]
@@ -289,23 +357,28 @@ class Comparison:
             "metric": self.metric,
             "counts": {"queries": self.queries, "classes": self.classes},
             "ci_level": LEVEL,
-            "ci_method": "analysis of variance over seeds and queries",
-            "behind_interval_method": "as ci_method, Bonferroni's correction for all pairs",
-            "p_method": "paired by query, seeds in the variance, Holm's correction for all pairs",
+            "ci_method": f"analysis of variance over seeds and {self.over}",
+            "behind_interval_method": "as ci_method, Bonferroni's for all pairs, to 0 where p_corrected is sure",
+            "p_method": f"paired by {'query' if self.units is None else 'class'}, seeds in the variance, Holm's "
+            "correction for all pairs",
             "candidates": ranked + failed,
             "pixels": {name: float(np.nanmean(values)) for name, values in self.pixels.items()},
             "warnings": self.doubts,
             "best": self.rows[0].candidate.name,
             "is_real": self.is_real,
+            "unseen": self.unseen,
             "verdict": self.verdict,
         }
 
 
-def interval(values: NDArray[np.float64]) -> Interval:
-    """Of the mean of a metric in [0, 1], over runs and queries."""
-    low, high = runs_interval(values, LEVEL)
-    units = int((~np.isnan(np.atleast_2d(values))).all(axis=0).sum())
-    return settled((max(low, 0.0), min(high, 1.0)), units, LEVEL)
+def interval(values: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> Interval:
+    """Of the mean of a metric in [0, 1], over runs and queries, or runs and clusters of queries."""
+    return runs_interval(values, LEVEL, clusters, bounded=True)
+
+
+def _bonferroni(pairs: int) -> float:
+    """The level of each interval, so that all of them hold together."""
+    return 1 - (1 - LEVEL) / max(pairs, 1)
 
 
 def _of_row(rank: int, row: Row) -> dict[str, Any]:
@@ -318,9 +391,12 @@ def _of_row(rank: int, row: Row) -> dict[str, Any]:
             "interval": [test.low, test.high],
             "p_value": test.p_value,
             "p_corrected": row.behind.p_corrected,
-            "p_queries": row.behind.p_queries,
+            "p_models": row.behind.p_models,
             "is_real": row.behind.is_real,
             "at_most": row.behind.at_most,
+            "detectable": row.behind.detectable(),
+            "detectable_with_twice_the_seeds": row.behind.detectable(runs=2),
+            "detectable_with_twice_the_units": row.behind.detectable(units=2),
         }
     return {
         "rank": rank,
@@ -352,4 +428,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _counted(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
+    return f"{number:,} {one if number == 1 else several}"

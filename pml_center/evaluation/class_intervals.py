@@ -218,7 +218,7 @@ def by_cluster(values: Any, clusters: Any, name: str = "clusters") -> tuple[Valu
     Raises:
         ValueError: no cluster for each unit, or fewer than two of them.
     """
-    known = ~np.atleast_2d(np.isnan(values)).any(axis=0)
+    known = ~np.asarray(np.atleast_2d(np.isnan(values)).any(axis=0))
     codes = np.unique(cluster_codes(clusters, len(known), name)[known], return_inverse=True)[1]
     if codes.max(initial=0) < 1:
         raise ValueError(

@@ -31,6 +31,55 @@ from pml_center.evaluation.statistics import (
 )
 
 
+class VarianceParts(NamedTuple):
+    """What makes the mean over runs and units vary, as an analysis of variance finds it."""
+
+    units: float
+    """What the units bring in, as means over runs."""
+    runs: tuple[float, ...]
+    """What the runs of each model that has several bring in, as means over units."""
+    both: tuple[float, ...]
+    """What is particular to a unit in a run of each such model, which is part of either."""
+    worth: float
+    """How many units of equal size there are."""
+    counts: tuple[float, ...]
+    """The runs of each model that has several."""
+
+    @property
+    def variance(self) -> float:
+        """Of the mean. An estimate may come out below one of its parts, which would be too good to be true."""
+        return max(self.units + sum(self.runs) - sum(self.both), self.units, sum(self.runs))
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the variance, by Satterthwaite."""
+        of_runs = sum(own**2 / (count - 1) for own, count in zip(self.runs, self.counts, strict=True))
+        parts = self.units**2 / (self.worth - 1) + of_runs
+        return self.variance**2 / parts if self.variance > 0 else self.worth - 1
+
+    def with_more(self, runs: float = 1, units: float = 1) -> "VarianceParts":
+        """What is to be expected of so many times as many runs and units."""
+        both = tuple(own / runs / units for own in self.both)
+        alone = [max(own - part, 0) / runs for own, part in zip(self.runs, self.both, strict=True)]
+        return VarianceParts(
+            max(self.units - sum(self.both), 0) / units + sum(both),
+            tuple(own + part for own, part in zip(alone, both, strict=True)),
+            both,
+            self.worth * units,
+            tuple(count * runs for count in self.counts),
+        )
+
+    def detectable(self, level: float = 0.95, power: float = 0.8) -> float:
+        """The smallest true difference whose test at this level shows it with this probability.
+
+        Source: Bloom, Minimum detectable effects, Evaluation Review 19, 1995.
+        """
+        from scipy.stats import t
+
+        quantiles = t.ppf([(1 + level) / 2, power], max(self.freedom, 1))
+        return float(quantiles.sum() * self.variance**0.5)
+
+
 class PairedTest(NamedTuple):
     """How two models differ on the same units."""
 
@@ -46,6 +95,8 @@ class PairedTest(NamedTuple):
     """How many were compared: those that could have been others."""
     over: str = "units"
     """What they are, in the plural."""
+    parts: VarianceParts | None = None
+    """Of the variance of the difference, where the test is Student's."""
 
     def __str__(self) -> str:
         numbers = f"{self.difference:+.4f}  [{self.low:+.4f}, {self.high:+.4f}]  p = {self.p_value:.4f}"
@@ -63,9 +114,10 @@ def paired_test(
 ) -> PairedTest:
     """Whether two models differ on the same units by more than chance.
 
-    Of units it is a permutation test of the mean difference. If the models were alike, each unit's two values could as well be exchanged. ``p_value`` is the share of such
-    exchanges, the observed one among them, that differ at least as much in either direction; it is at least
-    1 / (resamples + 1). The interval of the difference is a percentile bootstrap over units.
+    Of units it is a permutation test of the mean difference. If the models were alike, each unit's two values could as
+    well be exchanged. ``p_value`` is the share of such exchanges, the observed one among them, that differ at least as
+    much in either direction; it is at least 1 / (resamples + 1). The interval of the difference is a percentile
+    bootstrap over units.
 
     A model that is better with one unit of a cluster is often better with all. Of clusters, test and interval are
     Student's, and the variance is that of :func:`class_interval`: each is left out in turn.
@@ -154,10 +206,11 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
     check_level(level)
     check_flags(bounded=bounded)
     [table], worth = _units([_table(values)], clusters)
-    mean, variance, freedom = _moments([table], table.mean(axis=0), worth)
+    units = table.mean(axis=0)
+    mean, parts = mean_of(units), _parts([table], units, worth)
     if bounded:
-        return score_interval(min(max(mean, 0.0), 1.0), variance, freedom + 1, level)
-    half = students_quantile(level, freedom) * float(variance) ** 0.5
+        return score_interval(min(max(mean, 0.0), 1.0), parts.variance, parts.freedom + 1, level)
+    half = students_quantile(level, parts.freedom) * parts.variance**0.5
     return mean - half, mean + half
 
 
@@ -193,8 +246,10 @@ def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any
             "Measure both models on the same queries, in the same order."
         )
     [one, other], worth = _units([one, other], clusters)
-    moments = _moments([one, other], one.mean(axis=0) - other.mean(axis=0), worth)
-    return _test(*moments, one.shape[1], level)._replace(over="units" if clusters is None else "clusters")
+    difference = one.mean(axis=0) - other.mean(axis=0)
+    parts = _parts([one, other], difference, worth)
+    test = _test(mean_of(difference), parts.variance, parts.freedom, one.shape[1], level)
+    return test._replace(over="units" if clusters is None else "clusters", parts=parts)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -222,19 +277,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _moments(models: Sequence[Values], units: Values, worth: float) -> tuple[float, float, float]:
-    """The mean of ``units``, its variance, and the degrees of freedom of that."""
-    count = len(units)
-    of_units = units.var(ddof=1) / count
+def _parts(models: Sequence[Values], units: Values, worth: float) -> VarianceParts:
+    """Of the mean of ``units``, which the tables (S, U) of models make."""
     repeated = [table for table in models if len(table) > 1]
-    of_runs = [table.mean(axis=1).var(ddof=1) / len(table) for table in repeated]
-    # An estimate of a variance may come out below one of its parts, which would be too good to be true.
-    variance = max(of_units + sum(of_runs) - sum(map(_of_both, repeated)), of_units, sum(of_runs))
-    parts = [
-        of_units**2 / (worth - 1),
-        *(own**2 / (len(table) - 1) for own, table in zip(of_runs, repeated, strict=True)),
-    ]
-    return mean_of(units), variance, variance**2 / sum(parts) if variance > 0 else worth - 1
+    of_runs = tuple(float(table.mean(axis=1).var(ddof=1)) / len(table) for table in repeated)
+    counts = tuple(float(len(table)) for table in repeated)
+    return VarianceParts(float(units.var(ddof=1)) / len(units), of_runs, tuple(map(_of_both, repeated)), worth, counts)
 
 
 def _test(mean: float, variance: float, freedom: float, units: int, level: float) -> PairedTest:
@@ -257,7 +305,7 @@ def _of_both(table: Values) -> float:
     """What is particular to a unit in a run, as a part of the variance of the mean."""
     runs, units = table.shape
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return np.square(rest).sum() / ((runs - 1) * (units - 1) * runs * units)
+    return float(np.square(rest).sum()) / ((runs - 1) * (units - 1) * runs * units)
 
 
 def _table(values: Any) -> Values:

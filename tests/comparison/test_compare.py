@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from pml_center.cli import main
 from pml_center.comparison import compare as planning
+from pml_center.comparison import dry_run
 from pml_center.comparison import jobs as jobs_module
 from pml_center.comparison import search as searching
 from pml_center.comparison.compare import Plan, expected, folder_name
@@ -405,6 +407,7 @@ def copy_of(run, folder, changes=(), edits=()):
     """A run folder like another, with other options and other texts in its files."""
     for name in (
         "config.yaml",
+        "labels.json",
         "held_out.json",
         "metrics.jsonl",
         "eval/held-out/report.csv",
@@ -434,6 +437,32 @@ def test_runs_that_exist_are_grouped_by_everything_but_their_seed(done, tmp_path
         "SoftmaxLoss (lr=0.5)": [1],
     }
     assert "candidates differ in more than the loss: lr" in found.doubts
+
+
+def test_intervals_are_over_classes_where_these_are_new_and_over_queries_where_every_run_knows_them(done, tmp_path):
+    folder, found = done
+    labels = [label for _, label in planning.open_runs([folder])[0].queries]
+    assert np.array_equal(found.clusters, np.unique(labels, return_inverse=True)[1])
+    assert found.over == f"{len(set(labels))} classes"
+    runs = [copy_of(folder / FOLDERS[0] / "seed-0", tmp_path / str(seed), {"seed": seed}) for seed in (5, 6)]
+    for run, over in zip(runs, (found.over, f"{len(labels)} queries"), strict=True):
+        (run / "labels.json").write_text(json.dumps(sorted(set(labels))))
+        assert compare_runs(runs).over == over
+
+
+def test_a_dry_run_measures_as_a_run_does(monkeypatch):
+    calls = []
+    monkeypatch.setattr(dry_run, "measure", lambda *given: calls.append(given[3:]))
+    images = SimpleNamespace(labels=np.array([0, 1]), classes=["a", "b"])
+    for trained in (["a", "b"], ["c", "d"]):
+        state = SimpleNamespace(
+            images=SimpleNamespace(train=SimpleNamespace(classes=trained)),
+            loss=SimpleNamespace(classifier="classifier"),
+            model=None,
+            config=None,
+        )
+        dry_run._measure(state, images)
+    assert calls == [(True, "classifier"), (False, None)]
 
 
 @pytest.mark.parametrize(

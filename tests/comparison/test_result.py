@@ -1,16 +1,20 @@
 """Which loss is best, by how much, and whether the difference is real."""
 
 import json
+import runpy
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pml_center.comparison.page import table, write_comparison
 from pml_center.evaluation import holm, paired_runs_test, paired_test, runs_interval
+from pml_center.evaluation.paired_tests import VarianceParts
 from pml_center.training import Candidate, Comparison
 
 METRIC = "mean_average_precision_at_r"
+EVENTS = ("epoch", "val")
 
 
 def candidate(name, values, **changes):
@@ -62,13 +66,13 @@ def test_the_table_is_that_of_a_plain_computation():
     pairs = list(combinations(range(4), 2))
     corrected = dict(zip(pairs, holm([paired_runs_test(tables[i], tables[j]).p_value for i, j in pairs]), strict=True))
     for place, (row, values) in enumerate(zip(rows, tables, strict=True)):
-        assert row.interval == runs_interval(values)
+        assert row.interval == runs_interval(values, bounded=True)
         assert row.of_seeds == pytest.approx(values.mean(axis=1))
         assert row.deviation == pytest.approx(np.std([run.mean() for run in values], ddof=1))
         if place:
             assert row.behind.test.difference == pytest.approx(tables[0].mean() - values.mean())
             assert row.behind.p_corrected == corrected[0, place]
-            assert row.behind.p_queries == paired_test(tables[0].mean(axis=0), values.mean(axis=0)).p_value
+            assert row.behind.p_models == paired_test(tables[0].mean(axis=0), values.mean(axis=0)).p_value
     assert rows[0].behind is None
 
 
@@ -91,6 +95,123 @@ def test_values_pair_up_by_query():
     paired, unpaired = comparison(one, other).rows[1].behind, comparison(one, shuffled).rows[1].behind
     assert paired.test.difference == pytest.approx(unpaired.test.difference)
     assert paired.p_corrected < 0.05 < unpaired.p_corrected
+
+
+CLASSES = np.repeat(np.arange(20), 10)
+
+
+def of_classes(name, mean, draws, seeds=3, of_seeds=0.005):
+    """Values of queries whose class one loss may take better than another does."""
+    liked = 0.1 * draws.normal(size=20)[CLASSES]
+    noise = of_seeds * draws.normal(size=(seeds, 1)) + 0.02 * draws.normal(size=(seeds, 200))
+    return candidate(name, np.clip(mean + liked + noise, 0, 1))
+
+
+def test_where_classes_are_new_intervals_and_tests_are_over_classes():
+    draws = np.random.default_rng(0)
+    one, other = of_classes("one", 0.54, draws), of_classes("other", 0.5, draws)
+    by_class, by_query = comparison(one, other, clusters=CLASSES), comparison(one, other)
+    tables = [row.candidate.values[METRIC] for row in by_class.rows]
+    expected = paired_runs_test(*tables, clusters=CLASSES)
+    behind = by_class.rows[1].behind
+    assert behind.test == expected._replace(over="classes")
+    assert behind.p_corrected == expected.p_value
+    assert behind.p_models == paired_test(*(table.mean(axis=0) for table in tables), clusters=CLASSES).p_value
+    assert by_class.rows[0].interval == runs_interval(tables[0], clusters=CLASSES, bounded=True)
+    assert by_query.rows[1].behind.is_real
+    assert not behind.is_real  # two hundred queries are no two hundred classes
+    assert "interval over 20 classes" in by_class.verdict
+    assert "interval over 200 queries" in by_query.verdict
+
+
+def test_everything_that_is_written_says_over_what(tmp_path):
+    draws = np.random.default_rng(0)
+    losses = [of_classes(name, 0.5, draws) for name in "ab"]
+    losses = [candidate(one.name, one.values[METRIC], options={"loss": "SoftmaxLoss"}) for one in losses]
+    for clusters, over in ((CLASSES, "20 classes"), (None, "200 queries")):
+        found = comparison(*losses, clusters=clusters)
+        write_comparison(found, tmp_path, {})
+        assert f"over {over}" in (tmp_path / "compare.csv").read_text()
+        page = (tmp_path / "compare.html").read_text()
+        assert f"over seeds and {over}" in page
+        assert found.unseen in page
+        content = json.loads((tmp_path / "compare.json").read_text())
+        assert content["ci_method"] == f"analysis of variance over seeds and {over}"
+        assert found.summary.endswith(f"judged over seeds and {over.split()[1]}")
+
+
+def test_few_classes_are_said_and_one_says_nothing():
+    values = trained("one", 0.5).values[METRIC]
+    for classes, said in ((4, "4 classes are few"), (1, "1 of the classes is too little")):
+        found = comparison(
+            candidate("one", values), candidate("other", values - 0.1), clusters=np.arange(200) % classes
+        )
+        assert found.doubts[0].startswith(said)
+        assert found.over == ("4 classes" if classes > 1 else "200 queries")
+    assert comparison(*LOSSES, clusters=np.arange(200) % 5).doubts == []
+
+
+def test_equal_losses_are_equal_over_classes():
+    one = of_classes("one", 0.5, np.random.default_rng(0))
+    behind = comparison(one, candidate("same", one.values[METRIC]), clusters=CLASSES).rows[1].behind
+    assert (behind.test.difference, behind.test.p_value, behind.p_corrected, behind.p_models) == (0, 1, 1, 1)
+
+
+def test_intervals_of_distances_say_what_is_real():
+    """Holm's test may be sure where Bonferroni's interval reaches beyond 0; never the other way round."""
+    ended = 0
+    for seed in range(25):
+        draws = np.random.default_rng(seed)
+        found = comparison(*(of_classes(name, mean, draws) for name, mean in (("a", 0.6), ("b", 0.5), ("c", 0.3))))
+        for clusters in (None, CLASSES):
+            judged = comparison(*found.candidates, clusters=clusters)
+            for _, behind in judged.others:
+                assert behind.is_real == (behind.test.low >= 0)
+                ended += behind.test.low == 0
+    assert ended
+
+
+def test_what_a_comparison_cannot_see_is_said():
+    draws = np.random.default_rng(3)
+    losses = [of_classes(name, 0.5, draws) for name in "ab"]
+    found = comparison(*losses, clusters=CLASSES)
+    behind = found.rows[1].behind
+    now, seeds, classes = behind.detectable(), behind.detectable(runs=2), behind.detectable(units=2)
+    assert classes < seeds <= now  # classes differ, seeds hardly do
+    assert f"With 3 seeds and 20 classes a true difference of {now:.4f} to" in found.unseen
+    assert "more classes help more" in found.unseen
+    assert found.content()["candidates"][1]["behind_the_best"]["detectable"] == now
+    assert found.unseen == found.content()["unseen"]
+    wild = [of_classes(name, 0.5, draws, of_seeds=0.2) for name in "ab"]
+    assert "more seeds help more" in comparison(*wild, clusters=CLASSES).unseen
+    assert comparison(trained("a", 0.5)).unseen == ""
+    single = [trained(name, 0.5, seeds=1) for name in "ab"]
+    assert comparison(*single).unseen == "With one seed no difference is called real, however large it is."
+
+
+def test_with_three_seeds_and_twenty_classes_few_alarms_are_false_and_what_should_be_seen_is():
+    of_class, of_seed, rest = 0.05, 0.02, 0.02
+    both = rest**2 / 600
+    runs = of_seed**2 / 3 + both
+    true = VarianceParts(2 * (of_class**2 / 20 + both), (runs, runs), (both, both), 20, (3, 3)).detectable()
+    draws, alarms, seen = np.random.default_rng(1), [], []
+    for _ in range(400):
+        one, other = (
+            of_class * draws.normal(size=20)[CLASSES]
+            + of_seed * draws.normal(size=(3, 1))
+            + rest * draws.normal(size=(3, 200))
+            for _ in range(2)
+        )
+        alarms.append(paired_runs_test(one, other, clusters=CLASSES).p_value < 0.05)
+        seen.append(paired_runs_test(one + true, other, clusters=CLASSES).p_value < 0.05)
+    assert np.mean(alarms) < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_table_of_the_page_is_that_of_its_script():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    script = runpy.run_path(str(docs / "benchmarks" / "seeds_and_classes.py"))
+    assert "\n".join(script["table"]()) in (docs / "compare.md").read_text(encoding="utf-8")
 
 
 def test_queries_without_anything_to_find_are_left_out():
@@ -181,6 +302,21 @@ def test_the_page_holds_the_verdict_the_ranking_and_every_run(tmp_path):
         "http://creativecommons.org", ""
     )
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_how_validation_went_where_it_did(tmp_path):
+    logged = [{"event": event, "epoch": epoch, "loss": 1 / epoch, METRIC: 0.1} for epoch in (1, 2) for event in EVENTS]
+    for events, shown in ((EVENTS, True), (EVENTS[:1], False)):
+        lines = [json.dumps(each) for each in logged if each["event"] in events]
+        runs = [tmp_path / f"{shown}-{seed}" for seed in range(3)]
+        for run in runs:
+            run.mkdir()
+            (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        one = trained("one", 0.5, runs=list(map(str, runs)), options={"loss": "SoftmaxLoss"})
+        write_comparison(comparison(one), tmp_path / "out", {})
+        page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+        assert "Means over seeds, in training." in page
+        assert ("on the validation images" in page) == shown
 
 
 def test_the_table_lists_all_failed_ones_and_raw_pixels_too():

@@ -57,6 +57,11 @@ def of_unseen(results: Results, name: str) -> bool:
     return "unseen" in results["config"]["tasks"][name]
 
 
+def over_classes(leading: dict[str, Any]) -> bool:
+    """Whether leading losses were judged over classes, as unseen ones must be; they were over images before."""
+    return "classes" in leading.get("ci_method", "")
+
+
 def shape(cell: dict[str, Any], key: str) -> float:
     """What form embeddings have, in the mean over seeds."""
     return float(np.mean(cell["shape"][key]))
@@ -377,7 +382,8 @@ def _tuned(results: Results, name: str) -> str:
     best = next(iter(rows))
     others = [loss for loss in rows if loss != best and (loss == "SoftmaxLoss" or "CenterLoss" in loss)]
     behind = "; ".join(
-        f"`{loss}` {rows[loss]['value']:.3f}, which {'is really behind' if row['is_real'] else 'may be chance'}"
+        f"`{loss}` {rows[loss]['value']:.3f}, which "
+        + ("was not tested" if not over_classes(leading) else "is really behind" if row["is_real"] else "may be chance")
         for loss in others
         if (row := rows[loss]["behind_the_best"])
     )
@@ -551,8 +557,7 @@ def _leading(results: Results) -> str:
 
 Embeddings of {leading["width"]} numbers, batches of {leading["options"]["per_class"]} images of each class, and
 {leading["search"]} settings for each loss: the same learning rates for all, and with them scale, margin and weight of
-center loss where there are any, judged on a quarter of the training classes. A star marks a real distance to the
-best.
+center loss where there are any, judged on a quarter of the training classes.
 """
     given = leading["options"].get("lr", TrainConfig.lr)  # and Halton's points up to four times more and less
     rates = [given * 4 ** (2 * place - 1) for place in (0.5, 0.25, 0.75, 0.125, 0.625)[: leading["search"]]]
@@ -567,14 +572,45 @@ best.
             if row["error"]:
                 rows.append([f"`{row['loss']}`", "failed", row["error"], ""])
                 continue
-            low, high = row["interval"]
+            low, high = row["interval"] if over_classes(found) else (min(row["of_seeds"]), max(row["of_seeds"]))
             behind = row["behind_the_best"]
             chosen = f"`{row['chosen']['loss']}`, learning rate {row['chosen']['lr']:g}"
-            distance = "" if behind is None else f"{behind['difference']:.3f}{_p(behind['p_corrected'])}"
+            star = _p(behind["p_corrected"]) if behind and over_classes(found) else ""
+            distance = "" if behind is None else f"{behind['difference']:.3f}{star}"
             rows.append([f"`{row['loss']}`", f"{row['value']:.3f} ({low:.3f} … {high:.3f})", distance, chosen])
         lines += ["", f"**{results['tasks'][name]['title']}**, raw pixels {found['pixels']:.3f}", ""]
-        lines += [*_table(["loss", "MAP@R by cosine", "behind the best", "setting chosen"], rows), "", found["verdict"]]
+        head = f"MAP@R by cosine, {'interval' if over_classes(found) else 'lowest and highest seed'}"
+        lines += _table(["loss", head, "behind the best", "setting chosen"], rows)
+        lines += ["", found["verdict"] if over_classes(found) else _retracted(results, name)]
     return "\n".join(lines)
+
+
+def _retracted(results: Results, name: str) -> str:
+    """What can still be said of leading losses that were judged over images, whose values are gone."""
+    found, width = results["leading"][name], results["config"]["leading"]["width"]
+    rows = [row for row in found["rows"] if not row["error"]]
+    stars = [f"`{row['loss']}`" for row in rows if row["behind_the_best"] and row["behind_the_best"]["is_real"]]
+    text = "Nothing is tested here. "
+    if stars:
+        text += f"This page once called the distances to {_listed(stars)} real, and had intervals; both were "
+    else:
+        text += "This page once had intervals here, which were "
+    text += (
+        "over images, as if no other classes could have been searched, and are retracted. The values of each image "
+        "were not kept, so that they cannot be had over classes"
+    )
+    if _has(results, name, width, 0.03):
+        metric = _cell(results, name, width, 0.03)["metrics"][MAP]
+        (low, high), (less, more) = metric["interval"], metric["minus_softmax"]["interval"]
+        text += (
+            f". For scale: at this width the interval of one cell below, over classes, reaches {(high - low) / 2:.3f} "
+            f"to either side, and that of a difference between two cells {(more - less) / 2:.3f}"
+        )
+        near = [row for row in rows if row["behind_the_best"]]
+        far = [f"`{row['loss']}`" for row in near if row["behind_the_best"]["difference"] > 2 * (more - less)]
+        if far:
+            text += f". The distances to {_listed(far)} are more than four times that"
+    return text + "."
 
 
 def _again(results: Results) -> str:
@@ -627,8 +663,7 @@ def _how(results: Results) -> str:
   ({{py:func}}`~pml_center.evaluation.runs_interval`), tests against softmax alone at the same width
   ({{py:func}}`~pml_center.evaluation.paired_runs_test`). p-values are corrected by Holm's method for all widths and
   weights of a metric in a task; below 0.05 a difference is called real. Five unseen digits are five. Those of
-  *What acts?* are corrected for its weights alone. The table of leading losses is that of `compare`, whose units are
-  images, not classes: its intervals are narrower than they would be for other classes.
+  *What acts?* are corrected for its weights alone.
 - **Limits.** All images but those of CIFAR-10 are grey. Faces of CelebA whose label a face network doubts are left
   out. The spread of a class of few images is too small, so that columns of known and unseen classes do not compare.
 - **Cost.** {hours:.1f} hours of one core for the cells below, on {results["machine"]}, with other work beside it;

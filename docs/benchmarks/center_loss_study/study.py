@@ -250,7 +250,8 @@ def leaders(study: Study, name: str) -> dict[str, Any]:
         if not row["error"]:
             run = Run.open(full["runs"][0]).config
             row["chosen"] = {"loss": run.loss, "lr": run.lr}
-    return {"command": command, "pixels": content["pixels"][MAP], "verdict": content["verdict"], "rows": rows}
+    kept = {"verdict": content["verdict"], "ci_method": content["ci_method"]}
+    return {"command": command, "pixels": content["pixels"][MAP], **kept, "rows": rows}
 
 
 def once_more(study: Study, cell: dict[str, Any], tasks: dict[str, Any]) -> dict[str, Any]:
