@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
-from pml_center.evaluation.class_intervals import class_interval
+from pml_center.evaluation.class_intervals import class_interval, few_units
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
@@ -162,6 +162,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             )
         fpir, warnings = measurable(self.fpir, non_mated, "TPIR at FPIR", "non-mated queries")
         warnings += tuple(dict.fromkeys(sentence for each in searched for sentence in each.warnings))
+        if self.ci == "identity":
+            warnings += few_units(len(np.unique(codes)), "people")
         counts = {"queries": len(codes), "galleries": len(galleries)}
         per_query: dict[str, Values] = {}
         thresholds: dict[str, float] = {}

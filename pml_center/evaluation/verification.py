@@ -14,6 +14,7 @@ from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
+from pml_center.evaluation.class_intervals import few_units
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
 from pml_center.evaluation.paired_tests import PairedTest
@@ -82,7 +83,8 @@ class VerificationReport(ThresholdReport):
             seed: of its random numbers.
 
         Returns:
-            A test of each rate that both have, of folds where nobody says who is on the images.
+            A test of each rate that both have, of folds where nobody says who is on the images. Five people can never
+            have a p-value below 2 / 2^5, 0.06.
 
         Raises:
             ValueError: other pairs, other people, or nothing in common.
@@ -104,8 +106,9 @@ class VerificationReport(ThresholdReport):
         far = [float(name.removeprefix(TAR)) for name in self.metrics if name.startswith(TAR) and name in other.metrics]
         tests = pair_tests(self.sample, other.sample, far, self.ci_level, resamples, seed)
         people = len(np.unique(self.sample.people))
+        least = 0.5 ** (people - 1)  # by chance all are for one of the models in so many of all cases
         return {
-            name: PairedTest(self[name] - other[name], *interval, p_value, people, self.over)
+            name: PairedTest(self[name] - other[name], *interval, max(p_value, least), people, self.over)
             for name, (interval, p_value) in tests.items()
             if name in self.metrics and name in other.metrics
         }
@@ -283,6 +286,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         if self.ci is not None and people is not None:
             sample, kept = thinned(scores, same, people)
             sample = sample._replace(right=None if right is None else right[kept])
+            warnings += few_units(len(np.unique(people)), unit)
         ci, curves = self._intervals(curve, sample, far, metrics)
         return VerificationReport(
             metrics=metrics,
@@ -316,6 +320,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
         found = all_pairs(search, codes, far, self.ci is not None, self.seed)
         metrics, thresholds = _rates(found.exact, far)
+        if self.ci is not None:
+            warnings += few_units(len(sizes), "people")
         ci, curves = self._intervals(found.binned, found.sample, far, metrics)
         return VerificationReport(
             metrics=metrics,

@@ -24,6 +24,7 @@ from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
+from pml_center.names import one_line
 from pml_center.training import owner
 from pml_center.training.checkpoint import found, read_weights
 from pml_center.training.config import TrainConfig
@@ -345,7 +346,14 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        text = (self.folder / name).read_text(encoding="utf-8", errors="surrogateescape")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder / name} must be what training wrote, got no JSON ({one_line(error)}). "
+                "Restore it from a copy, or train anew."
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
