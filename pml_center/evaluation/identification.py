@@ -197,7 +197,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         if self.ci == "query":
             how = f"bootstrap over {len(codes):,} queries"
             return {"over": "queries", "ci_level": self.ci_level, "ci_method": how}
-        how = f"over {len(np.unique(codes)):,} people, left out one at a time; a bootstrap where a threshold is found anew"
+        people = f"{len(np.unique(codes)):,} people"
+        how = f"over {people}, left out one at a time; a bootstrap where a threshold is found anew"
         return {"clusters": codes, "over": "people", "ci_level": self.ci_level, "ci_method": how}
 
     def _search(self, queries: Samples, codes: Ids, gallery: Samples, known: dict[Hashable, int]) -> "_Searched":

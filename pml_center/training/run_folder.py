@@ -140,6 +140,11 @@ class Run:
         return self._read("env.json")["run"]
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """The command that began it, versions and machine."""
+        return {name: value for name, value in self._read("env.json").items() if name != "run"}
+
+    @property
     def classes(self) -> list[str]:
         """The names of the classes trained on."""
         return self._read("labels.json")
