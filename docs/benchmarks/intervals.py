@@ -313,8 +313,6 @@ def page(result):
 
     new = [f"| {' | '.join(row)} |" for row in NEW]
     kinds = "\n".join(table(("what is new", "interval", "test"), new, "---")).strip()
-        table(("what is new", "interval", "test"), [f"| {' | '.join(row)} |" for row in NEW], "---")
-    ).strip()
     lines = ["# How sure a number is", "", *TEXT["start"].strip().replace("KINDS", kinds).split("\n")]
     for source, title in (("drawn", "Drawn classes"), ("omniglot", "Characters of Omniglot")):
         of_interval, of_test = (

@@ -37,13 +37,15 @@ def write_page(
     details: dict[str, Mapping[str, Any]] = {} if facts is None else {"Measurement": facts}
     if run is not None:
         details["Configuration"] = asdict(run.config)
+    # The page of a run says the same whoever writes it.
+    made = environment() if run is None or facts is not None else run.environment
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_html(
         path,
         {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
         pixels=pixels,
         notes=[*([] if run is None else chosen_epoch(run)), *notes],
-        details=details | {"Environment": environment()},
+        details=details | {"Environment": made},
         extra=[] if run is None else history(run.epochs, run.events("val")),
         **material,
     )

@@ -36,9 +36,12 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
 
 
 def leave_signals_to_main(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: workers must go on until the main process has its checkpoint."""
+    """Ctrl-C and the SIGTERM of a queue reach all processes: workers go on until the main one has its checkpoint.
+
+    A second SIGTERM ends a worker: torch sends it to one that does not come to its end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class SeededImages(Dataset):

@@ -24,6 +24,7 @@ from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
+from pml_center.names import one_line
 from pml_center.training import owner
 from pml_center.training.checkpoint import found, read_weights
 from pml_center.training.config import TrainConfig
@@ -137,6 +138,11 @@ class Run:
     def identity(self) -> str:
         """A number that no other run has."""
         return self._read("env.json")["run"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The command that began it, versions and machine."""
+        return {name: value for name, value in self._read("env.json").items() if name != "run"}
 
     @property
     def classes(self) -> list[str]:
@@ -345,7 +351,14 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        text = (self.folder / name).read_text(encoding="utf-8", errors="surrogateescape")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder / name} must be what training wrote, got no JSON ({one_line(error)}). "
+                "Restore it from a copy, or train anew."
+            ) from error
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:

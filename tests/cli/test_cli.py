@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import json
+import sys
 
 import pytest
 import yaml
@@ -58,6 +59,7 @@ def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_agai
     assert "classified by the class weights of the loss" in page
     assert "<td>lr</td><td>1e-12</td>" in page
     path.unlink()
+    monkeypatch.setattr(sys, "argv", ["pml-center", "report", "first"])
     assert run(capsys, "report", "first")[2] == 0
     assert path.read_text() == page
     assert {file.name: file.read_text() for file in path.parent.glob("*.json")} == reports

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pml_center.evaluation import (
+    IdentificationEvaluator,
     Pairs,
     VerificationEvaluator,
     best_threshold,
@@ -182,6 +183,35 @@ def test_a_threshold_from_elsewhere_measures_accuracy_without_folds():
     assert report["accuracy"] == ((scores >= threshold) == final.same).mean()
     assert (report.thresholds["accuracy"], report.per_unit) == (threshold, {})
     assert "accuracy" not in VerificationEvaluator(ci=None)(embeddings, pairs=final).metrics
+
+
+def test_two_models_are_compared_on_all_pairs_by_people_drawn_once_for_both():
+    evaluator, labels = VerificationEvaluator(resamples=100), np.arange(60) // 4
+    rng = np.random.default_rng(0)
+    clear = np.eye(15)[labels] + 0.1 * rng.normal(size=(60, 15))
+    vague = clear + 0.5 * rng.normal(size=(60, 15))
+    good, bad = evaluator(clear, labels), evaluator(vague, labels)
+    test = bad.compare(good, resamples=100)["equal_error_rate"]
+    assert test.difference == bad["equal_error_rate"] - good["equal_error_rate"]
+    assert 0 < test.low <= test.difference <= test.high
+    assert (test.p_value < 0.05, test.units, test.over) == (True, 15, "people")
+    assert good.compare(good, resamples=100)["equal_error_rate"][:4] == (0, 0, 0, 1)
+    with pytest.raises(ValueError, match="other must be about the same pairs of the same people"):
+        good.compare(evaluator(clear[:40], labels[:40]))
+
+
+def test_few_people_prove_nothing_and_a_warning_says_so():
+    """Of two people no resample differs: the interval has no width, and the p-value would be as small as it can be."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 24, 4))
+    labels = np.arange(24) // 12
+    evaluator = VerificationEvaluator(resamples=50)
+    report = evaluator(one, labels)
+    assert report.compare(evaluator(other, labels), resamples=50)["equal_error_rate"].p_value >= 0.5
+    assert report.warnings[-1].startswith("2 people are few to judge others by")
+    assert not any("people" in sentence for sentence in evaluator(one, np.arange(24) % 6).warnings)
+    gallery = {"gallery": other, "gallery_labels": labels}
+    assert IdentificationEvaluator(resamples=50)(one, labels, **gallery).warnings[-1] == report.warnings[-1]
 
 
 def test_thresholds_do_what_the_report_says(tmp_path):

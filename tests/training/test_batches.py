@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from pml_center import create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.labeled_images import StoredImage
 from pml_center.training import TrainConfig, batches
-from pml_center.training.batches import training_loader
+from pml_center.training.batches import leave_signals_to_main, training_loader
 
 
 class Counted:
@@ -54,6 +56,18 @@ def test_images_that_do_not_fit_are_read_anew(monkeypatch):
 
 def test_workers_keep_none_and_give_the_same():
     assert two_epochs(workers=1)[1] == two_epochs()[1]
+
+
+def test_a_worker_outlives_a_signal_that_reaches_the_whole_group():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        leave_signals_to_main(0)
+        for number in before:
+            signal.raise_signal(number)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the second, torch's to one that hangs, ends it
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_layout_of_images_in_memory_does_not_change_an_embedding():

@@ -45,6 +45,13 @@ def test_finding_what_was_held_out_reads_the_settings_once(tmp_path, monkeypatch
     assert len(seen) == 1  # and not for each of 1,797 images
 
 
+@pytest.mark.parametrize(("name", "of"), [("env.json", "identity"), ("labels.json", "classes")])
+def test_a_file_of_a_run_that_is_no_json_is_named(run, name, of):
+    (run.folder / name).write_text('["ant", ')
+    with pytest.raises(ValueError, match=rf"{name} must be what training wrote, got no JSON .*Restore it"):
+        getattr(run, of)
+
+
 @pytest.fixture
 def writers(monkeypatch):
     """The writers for TensorBoard that were made, in place of which stand these."""
