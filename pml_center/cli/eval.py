@@ -14,11 +14,16 @@ from pml_center.cli.page import write_page
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
     from pml_center.evaluation import Report
+    from pml_center.training import Run
 
 IMAGES = (
     f"{DATA} The classes may be new to the model. By default what a run held out. For an .npy file: its labels, an "
     ".npy file or a line each."
 )
+
+# The options that decide what stands in a report on retrieval.
+OF_RETRIEVAL = ("gallery", "groups", "metrics", "recall_at", "similarity", "index", "singletons")
+OF_RETRIEVAL += ("ci", "ci_level", "resamples", "seed")
 
 
 def run_protocols(
@@ -116,7 +121,19 @@ def write_reports(
     if not task.rows.run:
         return {}
     named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
-    return {"report": task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)}
+    named |= {} if pixels is None else {"pixels": pixels}
+    return {"report": task.rows.run.write_reports(named, data, None if data else _otherwise(task, task.rows.run))}
+
+
+def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
+    """In which options it is measured otherwise than at the end of training, with what others compare the run by."""
+    from pml_center.cli.protocols import with_defaults
+
+    asked, usual = vars(task.options), vars(with_defaults(EvalOptions(), run, task.rows.samples.labels))
+    options = {name: asked[name] for name in OF_RETRIEVAL if asked[name] != usual[name]}
+    options |= {"flip_test": True} if task.rows.facts["flip_test"] else {}
+    warnings = [doubt for doubt in task.doubts if doubt not in run.accepted]
+    return options | ({"warnings": warnings} if warnings else {})
 
 
 def known_classes(task: "Task") -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import zlib
 from collections import Counter, defaultdict
@@ -35,12 +36,12 @@ READERS = 16  # files that are read at a time: a disk, or a network, has to be w
 
 
 class Recorded(NamedTuple):
-    """What is recorded of an image. An empty text is not known, and equals any other."""
+    """What is recorded of an image. An empty text, for a group None, is not known, and equals any other."""
 
     split: str  # what it is for: train, val or test
     label: str
     path: str  # or another name, without where the data lie
-    group: str = ""
+    group: str | None = None  # empty where the data have no groups
     content: str = ""  # bytes and CRC-32
 
 
@@ -98,7 +99,8 @@ class DataRecord:
     @property
     def digest(self) -> str:
         """A text that differs where anything recorded differs."""
-        return blake2b(repr((list(self.classes), self.rows)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+        content = json.dumps(list(self.classes)) + self.text
+        return blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     @property
     def by_path(self) -> dict[str, Recorded]:
@@ -306,8 +308,8 @@ def _change(row: Recorded, now: Recorded | None, drawn: Collection[str]) -> Chan
         kind, other = "moved", f"in {now.split}"
     elif _differ(row.content, now.content):
         kind = "replaced"
-    elif _differ(row.group, now.group):
-        kind, other = "grouped anew", f"in {now.group}"
+    elif None not in (row.group, now.group) and row.group != now.group:
+        kind, other = "grouped anew", f"in {now.group}" if now.group else "without groups"
     return Change(kind, row.label, other, row.path, row.split) if kind else None
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -25,7 +26,7 @@ from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training import owner
-from pml_center.training.checkpoint import found, read_weights
+from pml_center.training.checkpoint import data_of, found, read_weights
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.loss_formula import LossFormula, parse_loss
@@ -167,13 +168,18 @@ class Run:
 
     def _data_record(self, data: str) -> DataRecord:
         names = self._held_out_names(data)
-        if not self.has_data_record:
-            return DataRecord([], [Recorded("test", "", name) for name in names])
-        record = DataRecord.read(self.folder / DATA, self.classes)
-        if record.names("test") != names:
+        record = DataRecord([], [Recorded("test", "", name) for name in names])
+        if self.has_data_record:
+            record = DataRecord.read(self.folder / DATA, self.classes)
+            if record.names("test") != names:
+                raise ValueError(
+                    f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
+                    "Restore both files."
+                )
+        if data_of(self.checkpoints / "last") not in (None, record.digest):
             raise ValueError(
-                f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
-                "Restore both files."
+                f"{DATA}, held_out.json and labels.json must be as training wrote them, got "
+                f"{'others' if self.has_data_record else f'no {DATA}'} in {self.folder}. Restore these files."
             )
         return record
 
@@ -310,20 +316,24 @@ class Run:
         """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
         return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
 
-    def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
+    def write_reports(
+        self, reports: Mapping[str, Report], data: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Path:
         """Write reports, and log the metrics of the first.
 
         Args:
             reports: by the name of their file: ``report`` is that of the model, ``pixels`` that of raw pixels.
             data: what was measured, which names the folder below ``eval``; None is what was held out.
+            options: in which it was measured otherwise than at the end of training.
 
         Returns:
             The path of the first.
         """
-        folder = self.report_folder(data)
+        folder = self.report_folder(data, options)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
             content = report.content() | {"data": full_source(data) if data else "held out"}
+            content |= {"options": options} if options else {}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
@@ -331,11 +341,17 @@ class Run:
         self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
 
-    def report_folder(self, data: str | None = None) -> Path:
-        """Where reports are, of what was held out or of other data."""
+    def report_folder(self, data: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+        """Where reports are: of what was held out, as training measures it, or of anything else."""
         where = full_source(data) if data else None
-        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
-        return self.folder / "eval" / name
+        name = "held-out" if where is None else Path(where).name
+        key = where or (json.dumps(options, sort_keys=True) if options else None)
+        return self.folder / "eval" / (f"{name}-{sha256(key.encode()).hexdigest()[:6]}" if key else name)
+
+    def forget_reports(self) -> None:
+        """Delete what was measured on the images held out: it is of weights that training now leaves behind."""
+        if self.writes:
+            shutil.rmtree(self.report_folder(), ignore_errors=True)
 
     def _contents(self) -> tuple[bool, list[str]]:
         """Whether the folder is that of a run, and what else is in it."""
@@ -377,10 +393,10 @@ def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tup
         )
     if run.has_data_record and not said and found.changes:
         LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
-    held_out = taken(pairs, parts, config.data, images.classes)
+    held_out = taken(pairs, parts, config.data, run.classes)
     doubts = run.accepted + ([accepted(said)] if said else [])
-    by_class = config.split == "classes"
-    return held_out.subset(range(len(held_out)), renumber=by_class), list(dict.fromkeys(doubts))
+    are_new = held_out.labels.min() >= len(run.classes)  # else they are numbered as the loss numbers them
+    return held_out.subset(range(len(held_out)), renumber=are_new), list(dict.fromkeys(doubts))
 
 
 def accepted(changes: str) -> str:
