@@ -338,7 +338,9 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items()}
     every = in_turn(list(runs.values()))
     errors |= train_all(every, processes)
-    check_same_queries([MeasuredRun(job.run) for job in every if job not in errors])
+    done = [MeasuredRun(job.run) for job in every if job not in errors]
+    check_same_queries(done)
+    doubts += other_training_images(done)  # of data that changed while runs were trained
     runs |= {loss: [trial.jobs[0] for trial in searches[loss].trials] for loss in plan.losses if loss not in chosen}
     candidates = [_candidate(loss, runs[loss], errors, searches.get(loss)) for loss in plan.losses]
     comparison = _comparison(candidates, plan.config, tuple(doubts))

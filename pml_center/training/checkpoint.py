@@ -45,7 +45,7 @@ def write_checkpoint(
     state: Mapping[str, Any],
     run: str,
     keep: bool = True,
-    data: str | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder; the one that was there stays beside it as ``NAME-previous``.
 
@@ -58,7 +58,7 @@ def write_checkpoint(
         state: tensors, numbers, texts, and lists and dicts of them.
         run: the identity of the run, without which nobody reads it again.
         keep: the checkpoint before this one; False deletes it once this one is there.
-        data: digest of the record of the images, see :func:`data_of`.
+        facts: what a reader may look at without the tensors, see :func:`facts_of`.
 
     Raises:
         CheckpointError: the disk is full, or does not take the files for another reason.
@@ -70,7 +70,7 @@ def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         files = _sync_each(_written(partial, weights, state))
-        manifest = {"format": FORMAT, "run": run, "data": data, "files": files}
+        manifest = {"format": FORMAT, "run": run, **(facts or {}), "files": files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (partial / MANIFEST, partial):
             _sync(path)
@@ -183,16 +183,16 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def data_of(folder: Path) -> str | None:
-    """Digest of the record of the images that a checkpoint was trained on; None where it does not say.
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: ``data``, the digest of the record of its images, and ``best_epoch``.
 
     Args:
-        folder: as of :func:`newest`.
+        folder: as of :func:`newest`. Nothing is known where there is none, and of some what earlier versions wrote.
     """
     try:
-        return json.loads((newest(folder) / MANIFEST).read_text(encoding="utf-8")).get("data")
-    except (FileNotFoundError, ValueError, AttributeError):  # of what is damaged the reader of its weights tells
-        return None
+        return dict(json.loads((newest(folder) / MANIFEST).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):  # of what is damaged the reader of its weights tells
+        return {}
 
 
 def go_on_slower(folder: Path) -> str:

@@ -26,7 +26,7 @@ from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.training import owner
-from pml_center.training.checkpoint import data_of, found, read_weights
+from pml_center.training.checkpoint import facts_of, found, read_weights
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.loss_formula import LossFormula, parse_loss
@@ -176,7 +176,7 @@ class Run:
                     f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
                     "Restore both files."
                 )
-        if data_of(self.checkpoints / "last") not in (None, record.digest):
+        if facts_of(self.checkpoints / "last").get("data", record.digest) != record.digest:
             raise ValueError(
                 f"{DATA}, held_out.json and labels.json must be as training wrote them, got "
                 f"{'others' if self.has_data_record else f'no {DATA}'} in {self.folder}. Restore these files."
@@ -286,6 +286,8 @@ class Run:
     @property
     def best_epoch(self) -> int | None:
         """The epoch whose validation images were found best, None where none were looked at."""
+        if (kept := facts_of(self.checkpoints / "best").get("best_epoch")) is not None:
+            return kept
         events, metric = self.events("val"), self.config.metric
         return max(events, key=lambda event: event[metric])["epoch"] if events else None
 

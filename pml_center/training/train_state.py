@@ -19,7 +19,7 @@ from pml_center.backbones import Embedder
 from pml_center.data import ImageSplits
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
-from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
@@ -84,6 +84,10 @@ class Progress:
     def renew_patience(self) -> None:
         """Go on although nothing got better."""
         self.is_over, self.waited = False, 0
+
+    def forget_best(self) -> None:
+        """Choose among the epochs from here on."""
+        self.best, self.best_epoch, self.waited = None, 0, 0
 
     def next_epoch(self) -> None:
         """Start the next one."""
@@ -217,9 +221,8 @@ class TrainState:
             "progress": vars(self.progress),
             "log_size": run.log_size,
         }
-        write_checkpoint(
-            run.checkpoints / name, self.weights, state, run.identity, keep=name == "last", data=self.record.digest
-        )
+        facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch}
+        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.
@@ -248,6 +251,8 @@ class TrainState:
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
                 f"{self.progress.updates}. Restore the images as they were."
             )
+        if facts_of(run.checkpoints / "best").get("best_epoch", self.progress.best_epoch) != self.progress.best_epoch:
+            self.progress.forget_best()  # its weights gave way to those of an epoch that is forgotten now
         run.forget_after(state["log_size"])
 
 

@@ -22,6 +22,7 @@ from pml_center.comparison.dry_run import Cost
 from pml_center.comparison.positives import few_positives, share_with_positive
 from pml_center.data import digits
 from pml_center.training import Run, TrainConfig, compare, compare_runs
+from pml_center.training.data_record import DataRecord
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pml_center.comparison.compare"])
@@ -182,6 +183,19 @@ def test_runs_of_other_images_by_the_same_names_are_told_apart(done, tmp_path):
         else:
             with pytest.raises(ValueError, match=r"measured on the same queries, got .* replaced: 1 image of class"):
                 compare_runs([run, other])
+
+
+def test_data_that_changed_while_a_comparison_trained_are_said(done, tmp_path, monkeypatch):
+    folder = shutil.copytree(done[0], tmp_path / "out")
+    run = Run(folder / FOLDERS[1] / "seed-1")
+    text = (run.folder / "data.csv").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("train"))
+    (run.folder / "data.csv").write_text(text.replace(row, f"{row}0"))
+    manifest, record = run.checkpoints / "last" / "manifest.json", DataRecord.read(run.folder / "data.csv", run.classes)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data": record.digest}))
+    monkeypatch.setattr(Plan, "_check_same_data", lambda *_: None)  # when it began, nothing had changed
+    found = compare(at(folder), LOSSES, seeds=(0, 1))
+    assert any(f"{run.folder} was trained on other images than" in doubt for doubt in found.doubts)
 
 
 def test_a_comparison_that_lacks_a_run_says_which_and_ends_with_an_error(done, tmp_path, monkeypatch, capsys):

@@ -127,9 +127,7 @@ def test_targets_follow_the_number_of_strangers():
     )
 
 
-@pytest.mark.parametrize(
-    ("ci", "method"), [("identity", "over 60 people, left out one at a time"), ("query", "bootstrap over ")]
-)
+@pytest.mark.parametrize(("ci", "method"), [("identity", "over 60 people, left out one at a time"), ("query", "bootstrap over ")])
 def test_intervals_hold_the_rates(ci, method):
     arguments = one_to_n(classes=60, spread=1.5)
     report = IdentificationEvaluator(fpir=(0.1, 0.3), ci=ci, resamples=200)(*arguments)

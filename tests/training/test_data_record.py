@@ -326,6 +326,18 @@ def test_what_was_accepted_when_it_was_measured_is_not_what_the_run_is_compared_
     assert (run.report_folder() / "report.csv").read_text() == before
 
 
+def test_the_best_epoch_is_the_one_whose_weights_are_kept(there, tmp_path, monkeypatch):
+    """Who goes back before the best epoch, and then on otherwise, has lost what it was."""
+    scores = iter([0.5, 0.9, 0.4, 0.3])
+    monkeypatch.setattr("pml_center.training.loop.validate", lambda *_: {CONFIG.metric: next(scores)})
+    run, _ = fit(replace(there("val").config, epochs=2, out=str(tmp_path / "again")), test=False)
+    assert run.best_epoch == 2
+    resume(run.folder, epochs=3, checkpoint="last-previous", test=False)
+    assert run.best_epoch == 2
+    for name, value in run.weights("model", "best").items():
+        assert torch.equal(value, run.weights("model", "last-previous")[name]), name
+
+
 def test_a_report_has_the_accuracy_where_a_class_has_no_test_image(tmp_path):
     data = draw(draw(tmp_path / "data", "train"), "test")
     shutil.rmtree(data / "test" / "c1")
