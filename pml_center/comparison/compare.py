@@ -41,7 +41,7 @@ from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import DATA, Run, default_folder, write_whole
+from pml_center.training.run_folder import DATA, Run, default_folder, start_of, write_whole
 from pml_center.training.splitting import changes_since
 from pml_center.training.train_state import TrainState
 
@@ -232,7 +232,14 @@ class Plan:
     def _check_same_data(self, record: DataRecord) -> None:
         """Runs that began must have been trained and measured on the images that others will be."""
         for path in sorted(self.folder.glob("*/seed-*/held_out.json")) + sorted(self.folder.glob(f"*/search/*/{DATA}")):
-            if said := changes_since(Run.open(path.parent), record):
+            run = Run.open(path.parent)
+            if run.start not in (None, start_of(self.config)):
+                raise ValueError(
+                    f"weights to start from must be those of the runs in {self.folder}, got others in "
+                    f"{self.config.init_from or self.config.weights} than {path.parent} had. Restore them, or choose "
+                    "another --out."
+                )
+            if said := changes_since(run, record):
                 raise ValueError(
                     f"data must be those of the runs in {self.folder}, got, beside {path.parent}, {said}. Restore "
                     f"them, or choose another --out. `pml-center compare {self.folder}/*/seed-*` compares what is done."

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
+from zlib import crc32
 
 import torch
 import yaml
@@ -69,7 +70,10 @@ class Run:
         run.check_new(config.overwrite)
         run.folder.mkdir(parents=True, exist_ok=True)
         owner.clear(run.folder)
-        run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))  # first: it marks a run
+        start = {} if (weights := start_of(config)) is None else {"start": weights}
+        run._write(
+            "env.json", json.dumps({"run": uuid4().hex} | start | environment(), indent=2)
+        )  # first: it marks a run
         run.checkpoints.mkdir(exist_ok=True)
         run.record_data(data)
         run.record(config)
@@ -138,6 +142,11 @@ class Run:
     def identity(self) -> str:
         """A number that no other run has."""
         return self._read("env.json")["run"]
+
+    @property
+    def start(self) -> str | None:
+        """Which weights it started from, see :func:`start_of`; None where it says nothing."""
+        return self._read("env.json").get("start")
 
     @property
     def classes(self) -> list[str]:
@@ -363,7 +372,12 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"run must be whole, got {self.folder} without {name}. Copy it again, or train again."
+            ) from None
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
@@ -442,6 +456,18 @@ def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
         image_size=config.image_size,
         **({} if config.channels is None else {"in_chans": config.channels}),
     )
+
+
+def start_of(config: TrainConfig) -> str | None:
+    """Which weights a run starts from, by their bytes and CRC-32; None for no file and no run."""
+    if config.init_from is not None:
+        folder = Run.open(config.init_from).checkpoints
+        files = facts_of(folder / ("best" if found(folder / "best") else "last"))["files"]
+        return "{bytes}-{crc32:08x}".format(**files.get("ema.safetensors", files["model.safetensors"]))
+    if config.weights is not None:
+        content = Path(config.weights).expanduser().read_bytes()
+        return f"{len(content)}-{crc32(content):08x}"
+    return None
 
 
 def environment() -> dict[str, object]:

@@ -187,6 +187,30 @@ def test_a_label_that_was_corrected_in_a_table_stops_a_run(there, tmp_path):
     assert not any(name.startswith("/") for name in run.held_out_names)  # nowhere does it matter where data lie
 
 
+def test_a_table_that_moved_with_the_images_beside_its_folder_is_the_same_data(tmp_path):
+    draw(tmp_path / "old" / "images")
+    rows = [f"../images/{path.parent.name}/{path.name},{path.parent.name}" for path in tmp_path.rglob("*.png")]
+    (tmp_path / "old" / "lists").mkdir()
+    (tmp_path / "old" / "lists" / "all.csv").write_text("\n".join(["path,label", *rows]))
+    config = replace(CONFIG, data=str(tmp_path / "old" / "lists" / "all.csv"), out=str(tmp_path / "run"))
+    run, _ = fit(config)
+    (tmp_path / "old").rename(tmp_path / "new")
+    run.record(replace(run.config, data=str(tmp_path / "new" / "lists" / "all.csv")))
+    resume(run.folder)
+    main(["eval", str(run.folder), "--workers", "0"])
+    replace_in_place(tmp_path / "new" / "images", "c2")
+    with pytest.raises(ValueError, match=r"got replaced: 1 image of class c2, e.g. .*/c2/0.png\. Restore"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize("name", ["env.json", "labels.json", "held_out.json"])
+def test_a_run_that_lacks_a_file_is_named(there, name):
+    run = there("classes")
+    (run.folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"run must be whole, got {run.folder} without {name}"):
+        resume(run.folder)
+
+
 def zipped(folder, archive, names):
     with ZipFile(archive, "w") as file:
         for name in names:
