@@ -56,7 +56,7 @@ def run_protocols(
     task = load_task(model, data, options, model_options)
     reports, pixels = measured(task, protocols)
     files = write_reports(task, data, reports, pixels)
-    notes = known_classes(task) if data else []
+    notes = known_classes(task, data) if data else []
     if options.report is not None:
         files["page"] = write_page_of(Path(options.report), task, reports, pixels, notes, facts_of(task))
     if options.json:
@@ -136,14 +136,26 @@ def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
     return options | ({"warnings": warnings} if warnings else {})
 
 
-def known_classes(task: "Task") -> list[str]:
-    """How many of the classes a run has seen in training, where there are any."""
-    if not task.rows.run:
+def known_classes(task: "Task", data: str) -> list[str]:
+    """How many of the classes a run has seen in training, and of the images, where there are any."""
+    run, facts = task.rows.run, task.rows.facts
+    if not run:
         return []
-    known = len(set(task.rows.samples.labels) & set(task.rows.run.classes))
-    return [f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on"] * bool(
-        known
-    )
+    known, seen = len(set(task.rows.samples.labels) & set(run.classes)), _seen_in_training(task, run, data)
+    notes = [f"{known} of the {facts['classes']} classes have names that the model was trained on"] if known else []
+    return notes + ([f"{seen:,} of the {facts['images']:,} images are among those that it was trained on"] * bool(seen))
+
+
+def _seen_in_training(task: "Task", run: "Run", data: str) -> int:
+    """How many images lie, by their names, where training images of the run lay."""
+    from pml_center.data.open_images import full_source
+    from pml_center.training.data_record import without_place
+
+    trained = {row.path for row in run.data.rows if row.split == "train"} if run.has_data_record else set()
+    typed, place = str(Path(data).expanduser()), full_source(data)
+    below = [(name, without_place(name, typed)) for name in task.rows.samples.names or ()]
+    names = (f"{place}/{inner}" if inner != name else name for name, inner in below)
+    return sum(without_place(name, run.config.data) in trained for name in names)
 
 
 def facts_of(task: "Task") -> dict[str, Any]:

@@ -338,6 +338,14 @@ def test_a_measurement_of_another_kind_does_not_take_the_place_of_the_run_s_own(
     assert json.loads(capsys.readouterr().out)["files"]["report"] == str(run.report_folder() / "report.json")
 
 
+@pytest.mark.parametrize("typed", ["data", "{}/data", "data/."])
+def test_images_that_were_trained_on_are_counted_where_they_are_measured(there, tmp_path, monkeypatch, capsys, typed):
+    run = there("images")
+    monkeypatch.chdir(tmp_path)
+    main(["eval", str(run.folder), typed.format(tmp_path), "--workers", "0"])
+    assert "24 of the 36 images are among those that it was trained on" in capsys.readouterr().out
+
+
 def test_what_was_accepted_when_it_was_measured_is_not_what_the_run_is_compared_by(there, capsys):
     run = there("images")
     before = (run.report_folder() / "report.csv").read_text()
