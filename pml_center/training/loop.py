@@ -137,8 +137,6 @@ def _train(run: Run, state: TrainState) -> None:
         unit="step",
         disable=None if distributed.is_main() else True,
     )
-    if progress.epoch <= config.epochs and not progress.is_over:
-        run.forget_reports()
     with Interrupt() as interrupt, bar:
         while progress.epoch <= config.epochs and not progress.is_over:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)

@@ -360,7 +360,7 @@ class Run:
         return self.folder / "eval" / (f"{name}-{sha256(key.encode()).hexdigest()[:6]}" if key else name)
 
     def forget_reports(self) -> None:
-        """Delete what was measured on the images held out: it is of weights that training now leaves behind."""
+        """Delete what was measured on the images held out: it is of weights that have given way to others."""
         if self.writes:
             shutil.rmtree(self.report_folder(), ignore_errors=True)
 

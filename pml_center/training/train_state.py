@@ -223,6 +223,7 @@ class TrainState:
         }
         facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch}
         write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        run.forget_reports()  # of the weights that were there before
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.

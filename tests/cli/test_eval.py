@@ -330,7 +330,7 @@ def test_rows_that_were_sorted_otherwise_are_refused(run, where):
     shutil.copytree(where / "rows", where / "sorted")
     path = where / "sorted" / "samples.csv"
     header, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([f"{header},group", *(f"{line},left" for line in lines)]))
+    path.write_text("\n".join([f"{header},group", *(f"{line},{i}" for i, line in enumerate(lines))]))
     run("eval", "sorted", *QUICK)
     path.write_text("\n".join([header, *lines[::-1]]))
     for command in (("eval", "sorted"), ("search", "sorted", str(next((where / "photos").rglob("*.png"))))):
