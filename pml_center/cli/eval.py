@@ -14,11 +14,16 @@ from pml_center.cli.page import write_page
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
     from pml_center.evaluation import Report
+    from pml_center.training import Run
 
 IMAGES = (
     f"{DATA} The classes may be new to the model. By default what a run held out. For an .npy file: its labels, an "
     ".npy file or a line each."
 )
+
+# The options that decide what stands in a report on retrieval.
+OF_RETRIEVAL = ("gallery", "groups", "metrics", "recall_at", "similarity", "index", "singletons")
+OF_RETRIEVAL += ("ci", "ci_level", "resamples", "seed")
 
 
 def run_protocols(
@@ -51,7 +56,7 @@ def run_protocols(
     task = load_task(model, data, options, model_options)
     reports, pixels = measured(task, protocols)
     files = write_reports(task, data, reports, pixels)
-    notes = known_classes(task) if data else []
+    notes = known_classes(task, data) if data else []
     if options.report is not None:
         files["page"] = write_page_of(Path(options.report), task, reports, pixels, notes, facts_of(task))
     if options.json:
@@ -116,17 +121,41 @@ def write_reports(
     if not task.rows.run:
         return {}
     named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
-    return {"report": task.rows.run.write_reports(named | ({} if pixels is None else {"pixels": pixels}), data)}
+    named |= {} if pixels is None else {"pixels": pixels}
+    return {"report": task.rows.run.write_reports(named, data, None if data else _otherwise(task, task.rows.run))}
 
 
-def known_classes(task: "Task") -> list[str]:
-    """How many of the classes a run has seen in training, where there are any."""
-    if not task.rows.run:
+def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
+    """In which options it is measured otherwise than at the end of training, with what others compare the run by."""
+    from pml_center.cli.protocols import with_defaults
+
+    asked, usual = vars(task.options), vars(with_defaults(EvalOptions(), run, task.rows.samples.labels))
+    options = {name: asked[name] for name in OF_RETRIEVAL if asked[name] != usual[name]}
+    options |= {"flip_test": True} if task.rows.facts["flip_test"] else {}
+    warnings = [doubt for doubt in task.doubts if doubt not in run.accepted]
+    return options | ({"warnings": warnings} if warnings else {})
+
+
+def known_classes(task: "Task", data: str) -> list[str]:
+    """How many of the classes a run has seen in training, and of the images, where there are any."""
+    run, facts = task.rows.run, task.rows.facts
+    if not run:
         return []
-    known = len(set(task.rows.samples.labels) & set(task.rows.run.classes))
-    return [f"{known} of the {task.rows.facts['classes']} classes have names that the model was trained on"] * bool(
-        known
-    )
+    known, seen = len(set(task.rows.samples.labels) & set(run.classes)), _seen_in_training(task, run, data)
+    notes = [f"{known} of the {facts['classes']} classes have names that the model was trained on"] if known else []
+    return notes + ([f"{seen:,} of the {facts['images']:,} images are among those that it was trained on"] * bool(seen))
+
+
+def _seen_in_training(task: "Task", run: "Run", data: str) -> int:
+    """How many images lie, by their names, where training images of the run lay."""
+    from pml_center.data.open_images import full_source
+    from pml_center.training.data_record import without_place
+
+    trained = {row.path for row in run.data.rows if row.split == "train"} if run.has_data_record else set()
+    typed, place = str(Path(data).expanduser()), full_source(data)
+    below = [(name, without_place(name, typed)) for name in task.rows.samples.names or ()]
+    names = (f"{place}/{inner}" if inner != name else name for name, inner in below)
+    return sum(without_place(name, run.config.data) in trained for name in names)
 
 
 def facts_of(task: "Task") -> dict[str, Any]:

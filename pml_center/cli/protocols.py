@@ -159,6 +159,13 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
             gallery = embedded(options.gallery, None, model_options)
         else:
             gallery = embedded(model, options.gallery, model_options, rows.model)
+        ours, theirs = rows.maker, gallery.maker
+        if any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys()):
+            doubt = (
+                f"queries and gallery were not embedded alike: {options.gallery} is of other weights or another input"
+            )
+            LOG.warning("%s", doubt)
+            gallery = replace(gallery, doubts=(*gallery.doubts, doubt))
     if options.groups is not None:
         rows = rows.in_groups(options.groups)
         gallery = gallery and gallery.in_groups(options.groups)

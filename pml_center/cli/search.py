@@ -34,14 +34,14 @@ def search(
         batch_size: images at a time.
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
     """
-    from pml_center.cli.sources import model_of
+    from pml_center.cli.sources import model_of, read_embeddings
     from pml_center.data import LabeledImages
-    from pml_center.evaluation import load_samples, nearest_neighbours
+    from pml_center.evaluation import nearest_neighbours
 
     missing = [str(image) for image in images if not image.is_file()]
     if missing or not images:
         raise FileNotFoundError(f"images must be existing files, got {', '.join(missing) or 'none'}. Check the paths.")
-    samples = load_samples(folder)
+    samples = read_embeddings(folder)
     model = model_of(folder, ModelOptions(batch_size=batch_size, device=device, workers=0, cache=False))
     queries = LabeledImages([str(image) for image in images], [0] * len(images), ["image"])
     ids, scores = nearest_neighbours(

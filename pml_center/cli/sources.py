@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pml_center.training.loop import choose_device
 
 LOG = logging.getLogger("pml_center")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
 
 
@@ -47,6 +49,15 @@ class Embedded:
     def run(self) -> Run | None:
         """The run of the model, if it has one."""
         return None if self.model is None else self.model.run
+
+    @property
+    def maker(self) -> dict[str, Any]:
+        """What tells the model from others, as far as it is known, in values of JSON."""
+        if self.model is not None:
+            return self.model.identity
+        path = Path(self.facts["embeddings"]) / MODEL_FILE
+        facts = _made_by(path) if path.is_file() else {}
+        return {name: facts[name] for name in IDENTITY if name in facts}
 
     @property
     def name(self) -> str:
@@ -82,17 +93,28 @@ class Model:
 
     def embed(self, images: LabeledImages) -> np.ndarray:
         """Embed images, or take the embeddings from the cache: (N, D)."""
-        model, options = self.embedder, self.options
-        recipe = (model.image_size, model.in_chans, model.mean, model.std)
+        options = self.options
         return cached_embeddings(
             self.network,
-            images.with_transform(eval_transform(*recipe)),
-            recipe,
+            images.with_transform(eval_transform(*self.recipe)),
+            self.recipe,
             self.device,
             options.batch_size,
             options.workers,
             cache_folder() if options.cache else None,
         )
+
+    @property
+    def recipe(self) -> tuple[Any, ...]:
+        """How images are put before the model: size, channels, mean and standard deviation."""
+        model = self.embedder
+        return model.image_size, model.in_chans, model.mean, model.std
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the model from others that embed otherwise, in values of JSON."""
+        values = model_fingerprint(self.embedder), self.options.flip_test, json.loads(json.dumps(self.recipe))
+        return dict(zip(IDENTITY, values, strict=True))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -139,6 +161,17 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
             f"folder must say which model made its embeddings, got {str(folder)!r} without {MODEL_FILE}. "
             "Embed with `pml-center embed`."
         )
+    facts = _made_by(path)
+    model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
+    if any(facts.get(name, value) != value for name, value in model.identity.items()):
+        raise ValueError(
+            f"model must be the one that made {str(folder)!r}, got other weights of {facts['model']!r}. Embed again."
+        )
+    return model
+
+
+def _made_by(path: Path) -> dict[str, Any]:
+    """What ``embed`` wrote down of embeddings."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         lacking = [name for name in ("model", "fingerprint", *KEPT) if name not in facts]
@@ -151,12 +184,34 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
             f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. "
             "Embed again."
         )
-    model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
-    if model_fingerprint(model.embedder) != facts["fingerprint"]:
-        raise ValueError(
-            f"model must be the one that made {str(folder)!r}, got other weights of {facts['model']!r}. Embed again."
-        )
-    return model
+    return facts
+
+
+def read_embeddings(folder: str | Path) -> Samples:
+    """What ``embed`` wrote, whose rows still belong to their images.
+
+    Raises:
+        FileNotFoundError: no such files.
+        ValueError: files that do not fit together, or names that were put into another order.
+    """
+    samples, path = load_samples(folder), Path(folder) / MODEL_FILE
+    order = _made_by(path).get("order") if path.is_file() else None
+    if order and samples.names:
+        now = name_order(samples.names)
+        if now[0] == order[0] and now[1] != order[1]:
+            raise ValueError(
+                f"samples.csv must have its rows in the order of embeddings.npy, got another order in {str(folder)!r} "
+                "than `pml-center embed` wrote. Restore the order, or embed again."
+            )
+    return samples
+
+
+def name_order(names: Sequence[str]) -> list[str]:
+    """A digest of which names there are, and one of their order."""
+    return [
+        blake2b("\n".join(each).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        for each in (sorted(names), names)
+    ]
 
 
 def embedded(
@@ -188,7 +243,7 @@ def embedded(
     if is_embedding_folder(source):
         if data is not None:
             raise ValueError(f"data must be left out because {source} holds embeddings, got {data}. Use --gallery.")
-        samples = load_samples(source)
+        samples = read_embeddings(source)
         return Embedded(samples, pictures(samples.names), {"embeddings": str(Path(source).resolve())})
     if source.endswith(".npy"):
         return _of_arrays(Path(source), data, names)

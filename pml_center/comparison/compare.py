@@ -42,7 +42,7 @@ from pml_center.training.loop import choose_device, with_full_paths
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import DATA, Run, default_folder, write_whole
+from pml_center.training.run_folder import DATA, Run, default_folder, start_of, write_whole
 from pml_center.training.splitting import changes_since
 from pml_center.training.train_state import TrainState
 
@@ -233,7 +233,14 @@ class Plan:
     def _check_same_data(self, record: DataRecord) -> None:
         """Runs that began must have been trained and measured on the images that others will be."""
         for path in sorted(self.folder.glob("*/seed-*/held_out.json")) + sorted(self.folder.glob(f"*/search/*/{DATA}")):
-            if said := changes_since(Run.open(path.parent), record):
+            run = Run.open(path.parent)
+            if run.start not in (None, start_of(self.config)):
+                raise ValueError(
+                    f"weights to start from must be those of the runs in {self.folder}, got others in "
+                    f"{self.config.init_from or self.config.weights} than {path.parent} had. Restore them, or choose "
+                    "another --out."
+                )
+            if said := changes_since(run, record):
                 raise ValueError(
                     f"data must be those of the runs in {self.folder}, got, beside {path.parent}, {said}. Restore "
                     f"them, or choose another --out. `pml-center compare {self.folder}/*/seed-*` compares what is done."
@@ -339,7 +346,9 @@ def _carry_out(plan: Plan, images: ImageSplits, processes: int) -> Comparison:
     runs = {loss: [plan.job(loss, setting, seed) for seed in plan.seeds] for loss, setting in chosen.items()}
     every = in_turn(list(runs.values()))
     errors |= train_all(every, processes)
-    check_same_queries([MeasuredRun(job.run) for job in every if job not in errors])
+    done = [MeasuredRun(job.run) for job in every if job not in errors]
+    check_same_queries(done)
+    doubts += other_training_images(done)  # of data that changed while runs were trained
     runs |= {loss: [trial.jobs[0] for trial in searches[loss].trials] for loss in plan.losses if loss not in chosen}
     candidates = [_candidate(loss, runs[loss], errors, searches.get(loss)) for loss in plan.losses]
     comparison = _comparison(candidates, plan.config, tuple(doubts))

@@ -1,9 +1,12 @@
 """Embeddings that are kept, so that measuring the same images with the same model again need not embed them again."""
 
+import io
 import logging
 import os
 import platform
+import zlib
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from pml_center.evaluation.embed import embed
 from pml_center.names import one_line
 
 LOG = logging.getLogger("pml_center")
+SUM = 4  # bytes of the CRC-32 behind what is kept
 MOST_BYTES = 2**31  # of all that is kept; the oldest go first
 
 
@@ -36,7 +40,7 @@ def cached_embeddings(
     """Embed images, or read what the same model made of the same images before.
 
     What makes them the same: every weight of the model and its structure, the recipe, how images are read, the kind of
-    device, the version of torch, and path, size and times of every file, or the pixels of images that are no files. Of
+    device, the versions of torch and timm, and path, size and times of every file, or the pixels of images that are no files. Of
     the two times one is that of the last change, which no program sets: a file that is replaced by one of its size and
     age is another.
 
@@ -97,6 +101,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 def _fingerprint(model: nn.Module, images: LabeledImages, recipe: object, device: torch.device) -> str:
     parts = (model_fingerprint(model), recipe, READING, device.type, platform.machine(), torch.__version__)
+    parts = (*parts, version("timm"), SUM)
     digest = blake2b(repr(parts).encode(), digest_size=16)
     for i, image in enumerate(images.images):
         digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(images.stored(i)))
@@ -126,7 +131,10 @@ def _kept(path: Path, rows: int) -> NDArray[np.float32] | None:
     if not path.is_file():
         return None
     try:
-        embeddings = np.load(path)
+        content = path.read_bytes()  # once: what is checked is what is used
+        if zlib.crc32(content[:-SUM]) != int.from_bytes(content[-SUM:], "big"):
+            raise ValueError(f"other {len(content):,} bytes than were written")
+        embeddings = np.load(io.BytesIO(content))
         if embeddings.dtype != np.float32 or embeddings.ndim != 2 or len(embeddings) != rows:
             raise ValueError(f"got {embeddings.dtype} of shape {embeddings.shape}")
         path.touch()
@@ -143,7 +151,10 @@ def _keep(embeddings: NDArray[np.float32], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         with unfinished.open("wb") as stream:
-            np.save(stream, embeddings)
+            written = io.BytesIO()
+            np.save(written, embeddings)
+            stream.write(written.getbuffer())
+            stream.write(zlib.crc32(written.getbuffer()).to_bytes(SUM, "big"))
         unfinished.replace(path)
         kept, size = sorted(path.parent.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True), 0
         for file in kept:

@@ -40,7 +40,12 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    folder: Path, weights: Mapping[str, Weights], state: Mapping[str, Any], run: str, keep: bool = True
+    folder: Path,
+    weights: Mapping[str, Weights],
+    state: Mapping[str, Any],
+    run: str,
+    keep: bool = True,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder; the one that was there stays beside it as ``NAME-previous``.
 
@@ -53,6 +58,7 @@ def write_checkpoint(
         state: tensors, numbers, texts, and lists and dicts of them.
         run: the identity of the run, without which nobody reads it again.
         keep: the checkpoint before this one; False deletes it once this one is there.
+        facts: what a reader may look at without the tensors, see :func:`facts_of`.
 
     Raises:
         CheckpointError: the disk is full, or does not take the files for another reason.
@@ -63,7 +69,8 @@ def write_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        manifest = {"format": FORMAT, "run": run, "files": _sync_each(_written(partial, weights, state))}
+        files = _sync_each(_written(partial, weights, state))
+        manifest = {"format": FORMAT, "run": run, **(facts or {}), "files": files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (partial / MANIFEST, partial):
             _sync(path)
@@ -174,6 +181,18 @@ def found(folder: Path) -> Path | None:
 def is_checkpoint(folder: Path) -> bool:
     """Whether there is one that was written to its end."""
     return (folder / MANIFEST).is_file()
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: ``data``, the digest of the record of its images, and ``best_epoch``.
+
+    Args:
+        folder: as of :func:`newest`. Nothing is known where there is none, and of some what earlier versions wrote.
+    """
+    try:
+        return dict(json.loads((newest(folder) / MANIFEST).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):  # of what is damaged the reader of its weights tells
+        return {}
 
 
 def go_on_slower(folder: Path) -> str:

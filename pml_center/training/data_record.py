@@ -2,10 +2,11 @@
 
 import csv
 import io
+import json
 import os
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -35,12 +36,12 @@ READERS = 16  # files that are read at a time: a disk, or a network, has to be w
 
 
 class Recorded(NamedTuple):
-    """What is recorded of an image. An empty text is not known, and equals any other."""
+    """What is recorded of an image. An empty text, for a group None, is not known, and equals any other."""
 
     split: str  # what it is for: train, val or test
     label: str
     path: str  # or another name, without where the data lie
-    group: str = ""
+    group: str | None = None  # empty where the data have no groups
     content: str = ""  # bytes and CRC-32
 
 
@@ -98,7 +99,8 @@ class DataRecord:
     @property
     def digest(self) -> str:
         """A text that differs where anything recorded differs."""
-        return blake2b(repr((list(self.classes), self.rows)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+        content = json.dumps(list(self.classes)) + self.text
+        return blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     @property
     def by_path(self) -> dict[str, Recorded]:
@@ -122,22 +124,28 @@ class DataRecord:
             >>> [path for _, path in found.pairs], found.said()
             (['c/1.png'], 'renamed: class a (1 image), now c')
         """
-        known = {row.path for row in self.rows}
+        names = [row.path for row in self.rows]
+        known, elsewhere = set(names), dict(zip(_below_all(now), now, strict=True))
+        moved = {name: elsewhere[key] for name, key in zip(names, _below_all(names), strict=True) if key in elsewhere}
+        moved = {name: path for name, path in moved.items() if name not in now and path not in known}
+        known |= set(moved.values())
         added = {path: row for path, row in now.items() if path not in known}
         by_content: dict[str, list[str]] = defaultdict(list)
         for name, row in added.items():
             by_content[row.content].append(name)
         paths: list[str | None] = []
+        changes = []
         for row in self.rows:
-            path: str | None = row.path
-            if row.path not in now:
+            path: str | None = moved.get(row.path, row.path)
+            if path not in now:
                 same = by_content[row.content] if row.content else []
                 path = same.pop(0) if same else None
                 added.pop(path or "", None)
             paths.append(path)
-        changes = [
-            _change(row, None if path is None else now[path], drawn) for row, path in zip(self.rows, paths, strict=True)
-        ]
+            there = None if path is None else now[path]
+            if there is not None and row.path in moved:
+                there = there._replace(path=row.path)
+            changes.append(_change(row, there, drawn))
         new = [Change("added", row.label, "", row.path, "") for row in added.values()]
         sizes = Counter(row.label for row in self.rows), Counter(row.label for row in now.values())
         return Found(
@@ -275,6 +283,19 @@ def taken(
     )
 
 
+def _below_all(names: Iterable[str]) -> list[str]:
+    """Names, of which full paths go from the folder that all of these have in common: data may have moved as a whole.
+
+    Example:
+        >>> _below_all(["/old/photos/cat/1.png", "/old/photos/dog/1.png", "bee/1.png"])
+        ['/cat/1.png', '/dog/1.png', 'bee/1.png']
+    """
+    names = list(names)
+    folders = [os.path.dirname(name) for name in names if os.path.isabs(name)]
+    place = os.path.commonpath(folders) if folders else ""
+    return [name.removeprefix(place) if os.path.isabs(name) else name for name in names]
+
+
 def _content(image: Any) -> str:
     """Bytes and CRC-32 of a file, or of pixels. Empty for what cannot be read, and for what others store.
 
@@ -306,8 +327,8 @@ def _change(row: Recorded, now: Recorded | None, drawn: Collection[str]) -> Chan
         kind, other = "moved", f"in {now.split}"
     elif _differ(row.content, now.content):
         kind = "replaced"
-    elif _differ(row.group, now.group):
-        kind, other = "grouped anew", f"in {now.group}"
+    elif None not in (row.group, now.group) and row.group != now.group:
+        kind, other = "grouped anew", f"in {now.group}" if now.group else "without groups"
     return Change(kind, row.label, other, row.path, row.split) if kind else None
 
 

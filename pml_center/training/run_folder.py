@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
+from zlib import crc32
 
 import torch
 import yaml
@@ -26,7 +28,7 @@ from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.names import one_line
 from pml_center.training import owner
-from pml_center.training.checkpoint import found, read_weights
+from pml_center.training.checkpoint import facts_of, found, read_weights
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.loss_formula import LossFormula, parse_loss
@@ -69,7 +71,10 @@ class Run:
         run.check_new(config.overwrite)
         run.folder.mkdir(parents=True, exist_ok=True)
         owner.clear(run.folder)
-        run._write("env.json", json.dumps({"run": uuid4().hex} | environment(), indent=2))  # first: it marks a run
+        start = {} if (weights := start_of(config)) is None else {"start": weights}
+        run._write(
+            "env.json", json.dumps({"run": uuid4().hex} | start | environment(), indent=2)
+        )  # first: it marks a run
         run.checkpoints.mkdir(exist_ok=True)
         run.record_data(data)
         run.record(config)
@@ -145,6 +150,11 @@ class Run:
         return {name: value for name, value in self._read("env.json").items() if name != "run"}
 
     @property
+    def start(self) -> str | None:
+        """Which weights it started from, see :func:`start_of`; None where it says nothing."""
+        return self._read("env.json").get("start")
+
+    @property
     def classes(self) -> list[str]:
         """The names of the classes trained on."""
         return self._read("labels.json")
@@ -173,13 +183,18 @@ class Run:
 
     def _data_record(self, data: str) -> DataRecord:
         names = self._held_out_names(data)
-        if not self.has_data_record:
-            return DataRecord([], [Recorded("test", "", name) for name in names])
-        record = DataRecord.read(self.folder / DATA, self.classes)
-        if record.names("test") != names:
+        record = DataRecord([], [Recorded("test", "", name) for name in names])
+        if self.has_data_record:
+            record = DataRecord.read(self.folder / DATA, self.classes)
+            if record.names("test") != names:
+                raise ValueError(
+                    f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
+                    "Restore both files."
+                )
+        if facts_of(self.checkpoints / "last").get("data", record.digest) != record.digest:
             raise ValueError(
-                f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
-                "Restore both files."
+                f"{DATA}, held_out.json and labels.json must be as training wrote them, got "
+                f"{'others' if self.has_data_record else f'no {DATA}'} in {self.folder}. Restore these files."
             )
         return record
 
@@ -286,6 +301,8 @@ class Run:
     @property
     def best_epoch(self) -> int | None:
         """The epoch whose validation images were found best, None where none were looked at."""
+        if (kept := facts_of(self.checkpoints / "best").get("best_epoch")) is not None:
+            return kept
         events, metric = self.events("val"), self.config.metric
         return max(events, key=lambda event: event[metric])["epoch"] if events else None
 
@@ -316,20 +333,24 @@ class Run:
         """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
         return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
 
-    def write_reports(self, reports: Mapping[str, Report], data: str | None = None) -> Path:
+    def write_reports(
+        self, reports: Mapping[str, Report], data: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> Path:
         """Write reports, and log the metrics of the first.
 
         Args:
             reports: by the name of their file: ``report`` is that of the model, ``pixels`` that of raw pixels.
             data: what was measured, which names the folder below ``eval``; None is what was held out.
+            options: in which it was measured otherwise than at the end of training.
 
         Returns:
             The path of the first.
         """
-        folder = self.report_folder(data)
+        folder = self.report_folder(data, options)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, report in reports.items():
             content = report.content() | {"data": full_source(data) if data else "held out"}
+            content |= {"options": options} if options else {}
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
@@ -337,11 +358,17 @@ class Run:
         self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
 
-    def report_folder(self, data: str | None = None) -> Path:
-        """Where reports are, of what was held out or of other data."""
+    def report_folder(self, data: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+        """Where reports are: of what was held out, as training measures it, or of anything else."""
         where = full_source(data) if data else None
-        name = "held-out" if where is None else f"{Path(where).name}-{sha256(where.encode()).hexdigest()[:6]}"
-        return self.folder / "eval" / name
+        name = "held-out" if where is None else Path(where).name
+        key = where or (json.dumps(options, sort_keys=True) if options else None)
+        return self.folder / "eval" / (f"{name}-{sha256(key.encode()).hexdigest()[:6]}" if key else name)
+
+    def forget_reports(self) -> None:
+        """Delete what was measured on the images held out: it is of weights that have given way to others."""
+        if self.writes:
+            shutil.rmtree(self.report_folder(), ignore_errors=True)
 
     def _contents(self) -> tuple[bool, list[str]]:
         """Whether the folder is that of a run, and what else is in it."""
@@ -351,9 +378,12 @@ class Run:
         return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
-        text = (self.folder / name).read_text(encoding="utf-8", errors="surrogateescape")
         try:
-            return json.loads(text)
+            return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"run must be whole, got {self.folder} without {name}. Copy it again, or train again."
+            ) from None
         except ValueError as error:
             raise ValueError(
                 f"{self.folder / name} must be what training wrote, got no JSON ({one_line(error)}). "
@@ -390,10 +420,10 @@ def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tup
         )
     if run.has_data_record and not said and found.changes:
         LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
-    held_out = taken(pairs, parts, config.data, images.classes)
+    held_out = taken(pairs, parts, config.data, run.classes)
     doubts = run.accepted + ([accepted(said)] if said else [])
-    by_class = config.split == "classes"
-    return held_out.subset(range(len(held_out)), renumber=by_class), list(dict.fromkeys(doubts))
+    are_new = held_out.labels.min() >= len(run.classes)  # else they are numbered as the loss numbers them
+    return held_out.subset(range(len(held_out)), renumber=are_new), list(dict.fromkeys(doubts))
 
 
 def accepted(changes: str) -> str:
@@ -437,6 +467,18 @@ def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
         image_size=config.image_size,
         **({} if config.channels is None else {"in_chans": config.channels}),
     )
+
+
+def start_of(config: TrainConfig) -> str | None:
+    """Which weights a run starts from, by their bytes and CRC-32; None for no file and no run."""
+    if config.init_from is not None:
+        folder = Run.open(config.init_from).checkpoints
+        files = facts_of(folder / ("best" if found(folder / "best") else "last"))["files"]
+        return "{bytes}-{crc32:08x}".format(**files.get("ema.safetensors", files["model.safetensors"]))
+    if config.weights is not None:
+        content = Path(config.weights).expanduser().read_bytes()
+        return f"{len(content)}-{crc32(content):08x}"
+    return None
 
 
 def environment() -> dict[str, object]:

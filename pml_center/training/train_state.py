@@ -19,9 +19,9 @@ from pml_center.backbones import Embedder
 from pml_center.data import ImageSplits
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
-from pml_center.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
-from pml_center.training.data_record import DataRecord
+from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.measurement import check_measurable, validator
 from pml_center.training.optimization import create_optimizer, create_schedule
@@ -85,6 +85,10 @@ class Progress:
         """Go on although nothing got better."""
         self.is_over, self.waited = False, 0
 
+    def forget_best(self) -> None:
+        """Choose among the epochs from here on."""
+        self.best, self.best_epoch, self.waited = None, 0, 0
+
     def next_epoch(self) -> None:
         """Start the next one."""
         self.epoch, self.step, self.seconds, self.batches, self.sums, self.skipped = self.epoch + 1, 0, 0.0, 0, {}, {}
@@ -138,7 +142,7 @@ class TrainState:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)
         images, record, accepted = distributed.of_each(lambda: _data(config, run, accept_changes))
-        _check_processes(record)
+        _check_processes(config, images, record, accepted)
         model = embedder(config, from_scratch=run is not None)
         if config.init_from is not None and run is None:
             _take_weights(model, config.init_from)
@@ -217,7 +221,9 @@ class TrainState:
             "progress": vars(self.progress),
             "log_size": run.log_size,
         }
-        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, keep=name == "last")
+        facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch}
+        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        run.forget_reports()  # of the weights that were there before
 
     def load(self, run: Run, folder: Path) -> None:
         """Take everything from a checkpoint.
@@ -246,6 +252,8 @@ class TrainState:
                 f"data must be those of the run, got {updates} steps an epoch where {folder} has "
                 f"{self.progress.updates}. Restore the images as they were."
             )
+        if facts_of(run.checkpoints / "best").get("best_epoch", self.progress.best_epoch) != self.progress.best_epoch:
+            self.progress.forget_best()  # its weights gave way to those of an epoch that is forgotten now
         run.forget_after(state["log_size"])
 
 
@@ -263,15 +271,18 @@ def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[I
     return found
 
 
-def _check_processes(record: DataRecord) -> None:
+def _check_processes(config: TrainConfig, images: ImageSplits, record: DataRecord, accepted: str) -> None:
     """Every process must see the same images: else they would wait for one another for ever."""
-    if len(set(distributed.gather_objects(record.digest))) == 1:
+    if accepted:  # what is there is not what was recorded
+        record = DataRecord(record.classes, list(listing(parts_of(images), config.data, lambda _: False).values()))
+    if len(set(distributed.gather_objects((record.digest, accepted)))) == 1:
         return
     first = distributed.from_main(lambda: record)
     said = distributed.gather_objects(first.found_in(record.by_path).said())
-    others = [f"in process {rank} {changes}" for rank, changes in enumerate(said) if changes] or ["another order"]
+    others = [f"in process {rank} {changes}" for rank, changes in enumerate(said) if changes]
+    where = others[0] if others else "in contents or order"
     raise ValueError(
-        f"data must be the same in every process, got other data {others[0]}, beside process 0. Give all the same copy."
+        f"data must be the same in every process, got other data {where}, beside process 0. Give all the same copy."
     )
 
 

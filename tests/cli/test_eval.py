@@ -324,3 +324,34 @@ def test_a_broken_record_of_a_model_is_named(run, where):
     for text, words in (("{", "model.json must be what"), ('{"model": "x"}', "without fingerprint")):
         (where / "broken" / "model.json").write_text(text)
         assert words in run("search", "broken", image, code=2)
+
+
+def test_rows_that_were_sorted_otherwise_are_refused(run, where):
+    shutil.copytree(where / "rows", where / "sorted")
+    path = where / "sorted" / "samples.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},group", *(f"{line},{i}" for i, line in enumerate(lines))]))
+    run("eval", "sorted", *QUICK)
+    path.write_text("\n".join([header, *lines[::-1]]))
+    for command in (("eval", "sorted"), ("search", "sorted", str(next((where / "photos").rglob("*.png"))))):
+        assert "samples.csv must have its rows in the order of embeddings.npy" in run(*command, code=2)
+
+
+def test_a_gallery_of_another_model_is_said(run, asked, where):
+    shutil.copytree(where / "rows", where / "theirs")
+    path = where / "theirs" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another run"}))
+    rows = load_samples(where / "theirs")
+    save_samples(where / "theirs", rows._replace(embeddings=rows.embeddings[:, ::-1]))
+    found = asked("eval", "rows", "--gallery", "theirs", *QUICK)["reports"]["retrieval"]
+    [warning] = found["warnings"]
+    assert warning == "queries and gallery were not embedded alike: theirs is of other weights or another input"
+
+
+def test_embeddings_that_were_not_written_to_their_end_are_no_embeddings(run, where, monkeypatch):
+    shutil.copytree(where / "rows", where / "half")
+    with monkeypatch.context() as patch:
+        patch.setattr("csv.writer", None)
+        with pytest.raises(TypeError):
+            run("embed", "run", "photos", "--out", "half", "--workers", "0", "--debug")
+    assert "got 0 rows" in run("eval", "half", code=2)

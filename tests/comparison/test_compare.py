@@ -23,7 +23,9 @@ from pml_center.comparison.compare import Plan, expected, folder_name
 from pml_center.comparison.dry_run import Cost
 from pml_center.comparison.positives import few_positives, share_with_positive
 from pml_center.data import digits
-from pml_center.training import Run, TrainConfig, compare, compare_runs
+from pml_center.training import Run, TrainConfig, compare, compare_runs, resume
+from pml_center.training.data_record import DataRecord
+from pml_center.training.run_folder import start_of
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pml_center.comparison.compare"])
@@ -184,6 +186,33 @@ def test_runs_of_other_images_by_the_same_names_are_told_apart(done, tmp_path):
         else:
             with pytest.raises(ValueError, match=r"measured on the same queries, got .* replaced: 1 image of class"):
                 compare_runs([run, other])
+
+
+def test_a_comparison_does_not_go_on_from_other_weights(done, tmp_path):
+    folder = shutil.copytree(done[0], tmp_path / "out")
+    start = shutil.copytree(folder / FOLDERS[0] / "seed-0", tmp_path / "start")
+    config = at(folder, init_from=str(start))
+    for path in folder.glob("*/seed-*/env.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"start": start_of(config)}))
+    planned = (folder / "compare.yaml").read_text().replace("init_from: null", f"init_from: {start}")
+    (folder / "compare.yaml").write_text(planned)
+    Plan.of(folder).check()
+    resume(start, epochs=3, test=False)
+    with pytest.raises(ValueError, match=r"weights to start from must be those of the runs .* than .*seed-0 had"):
+        Plan.of(folder).check()
+
+
+def test_data_that_changed_while_a_comparison_trained_are_said(done, tmp_path, monkeypatch):
+    folder = shutil.copytree(done[0], tmp_path / "out")
+    run = Run(folder / FOLDERS[1] / "seed-1")
+    text = (run.folder / "data.csv").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("train"))
+    (run.folder / "data.csv").write_text(text.replace(row, f"{row}0"))
+    manifest, record = run.checkpoints / "last" / "manifest.json", DataRecord.read(run.folder / "data.csv", run.classes)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data": record.digest}))
+    monkeypatch.setattr(Plan, "_check_same_data", lambda *_: None)  # when it began, nothing had changed
+    found = compare(at(folder), LOSSES, seeds=(0, 1))
+    assert any(f"{run.folder} was trained on other images than" in doubt for doubt in found.doubts)
 
 
 def test_a_comparison_that_lacks_a_run_says_which_and_ends_with_an_error(done, tmp_path, monkeypatch, capsys):

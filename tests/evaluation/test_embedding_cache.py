@@ -194,6 +194,16 @@ def test_a_damaged_entry_is_made_anew(model, folder, tmp_path, left, caplog):
     assert model.seen == 12
 
 
+def test_a_bit_that_flipped_in_an_entry_is_found(model, folder, tmp_path, caplog):
+    first = embeddings(model, image_folder(folder), tmp_path / "cache")
+    [entry] = (tmp_path / "cache").iterdir()
+    content = bytearray(entry.read_bytes())
+    content[-20] ^= 64
+    entry.write_bytes(content)
+    np.testing.assert_array_equal(embeddings(model, image_folder(folder), tmp_path / "cache"), first)
+    assert "is damaged" in caplog.text
+
+
 def test_an_entry_of_other_images_is_made_anew(model, folder, tmp_path):
     first = embeddings(model, image_folder(folder), tmp_path / "cache")
     [entry] = (tmp_path / "cache").iterdir()

@@ -187,6 +187,30 @@ def test_a_label_that_was_corrected_in_a_table_stops_a_run(there, tmp_path):
     assert not any(name.startswith("/") for name in run.held_out_names)  # nowhere does it matter where data lie
 
 
+def test_a_table_that_moved_with_the_images_beside_its_folder_is_the_same_data(tmp_path):
+    draw(tmp_path / "old" / "images")
+    rows = [f"../images/{path.parent.name}/{path.name},{path.parent.name}" for path in tmp_path.rglob("*.png")]
+    (tmp_path / "old" / "lists").mkdir()
+    (tmp_path / "old" / "lists" / "all.csv").write_text("\n".join(["path,label", *rows]))
+    config = replace(CONFIG, data=str(tmp_path / "old" / "lists" / "all.csv"), out=str(tmp_path / "run"))
+    run, _ = fit(config)
+    (tmp_path / "old").rename(tmp_path / "new")
+    run.record(replace(run.config, data=str(tmp_path / "new" / "lists" / "all.csv")))
+    resume(run.folder)
+    main(["eval", str(run.folder), "--workers", "0"])
+    replace_in_place(tmp_path / "new" / "images", "c2")
+    with pytest.raises(ValueError, match=r"got replaced: 1 image of class c2, e.g. .*/c2/0.png\. Restore"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize("name", ["env.json", "labels.json", "held_out.json"])
+def test_a_run_that_lacks_a_file_is_named(there, name):
+    run = there("classes")
+    (run.folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"run must be whole, got {run.folder} without {name}"):
+        resume(run.folder)
+
+
 def zipped(folder, archive, names):
     with ZipFile(archive, "w") as file:
         for name in names:
@@ -215,10 +239,19 @@ def test_splits_that_come_with_the_data_are_recorded_too(tmp_path):
         resume(run.folder)
 
 
+def as_an_earlier_version(run):
+    """Without what is recorded since."""
+    (run.folder / "data.csv").unlink()
+    for path in run.checkpoints.glob("*/manifest.json"):
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "data"})
+        )
+
+
 @pytest.mark.parametrize("name", ["classes", "images"])
 def test_a_run_of_an_earlier_version_goes_on_as_far_as_it_recorded_its_data(there, name):
     run = there(name)
-    (run.folder / "data.csv").unlink()
+    as_an_earlier_version(run)
     resume(run.folder)
     assert run.data.rows  # from now on
     (run.folder / "data.csv").unlink()
@@ -226,6 +259,149 @@ def test_a_run_of_an_earlier_version_goes_on_as_far_as_it_recorded_its_data(ther
     change(Path(run.config.data), "c0")
     with pytest.raises(ValueError, match=f"data must be those that .* got .*({said})"):
         resume(run.folder, epochs=2)
+
+
+def test_groups_that_come_or_go_are_another_measurement(there, tmp_path, capsys):
+    run = there("table")
+    table_of(tmp_path / "data", lambda rows: rows)
+    text = (tmp_path / "data" / "images.csv").read_text().splitlines()
+    grouped = [f"{line},{'group' if not i else i % 2}" for i, line in enumerate(text)]
+    (tmp_path / "data" / "images.csv").write_text("\n".join(grouped))
+    with pytest.raises(ValueError, match=r"got grouped anew: 3 images of class c0, now in 1"):
+        resume(run.folder)
+    with_groups, _ = fit(replace(run.config, out=str(tmp_path / "grouped"), epochs=1))
+    table_of(tmp_path / "data")
+    for go_on in (lambda: resume(with_groups.folder), lambda: main(["eval", str(with_groups.folder)])):
+        with pytest.raises((ValueError, SystemExit)) as stop:
+            go_on()
+        assert "grouped anew: " in f"{stop.value}{capsys.readouterr().err}"
+    assert len(run.data.rows) == 36
+
+
+def swap_labels(run):
+    run._write("labels.json", json.dumps(run.classes[::-1]))
+
+
+def swap_held_out(run):
+    names = run.held_out_names
+    text, other = (run.folder / "data.csv").read_text(), run.data.names("train")[0]
+    lines = {line.split(",")[2]: line for line in text.splitlines()}
+    lines[names[-1]], lines[other] = (
+        lines[other].replace("train,", "test,"),
+        lines[names[-1]].replace("test,", "train,"),
+    )
+    (run.folder / "data.csv").write_text("\n".join(lines.values()) + "\n")
+    run._write("held_out.json", json.dumps([*names[:-1], other]))
+
+
+@pytest.mark.parametrize("change", [swap_labels, swap_held_out, lambda run: (run.folder / "data.csv").unlink()])
+def test_a_record_that_is_not_that_of_the_weights_is_refused(there, capsys, change):
+    """An order of classes that is another one would give each its neighbour's weights."""
+    run = there("images")
+    change(run)
+    for command in (["resume", run.folder, "--epochs", 2], ["eval", run.folder], ["report", run.folder]):
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, command), "--workers", "0"])
+        assert stop.value.code == 2
+        assert "data.csv, held_out.json and labels.json must be as training wrote them" in capsys.readouterr().err
+
+
+def test_what_was_measured_of_weights_that_training_left_behind_is_gone(there, monkeypatch, capsys):
+    run = there("images")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    assert (run.report_folder() / "report.csv").is_file()
+    resume(run.folder, test=False)
+    assert (run.report_folder() / "report.csv").is_file()  # nothing was left to train
+    monkeypatch.setattr("pml_center.training.loop._measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        resume(run.folder, epochs=2)
+    with pytest.raises(SystemExit):
+        main(["compare", str(run.folder), "--out", str(run.folder.parent / "compared")])
+    assert "run must have been measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "otherwise", [["--flip-test"], ["--similarity", "dot"], ["--metrics", "r_precision"], ["--groups", r"[0-9]\.png"]]
+)
+def test_a_measurement_of_another_kind_does_not_take_the_place_of_the_run_s_own(there, capsys, otherwise):
+    run = there("images")
+    before = {path: path.read_bytes() for path in run.report_folder().iterdir()}
+    main(["eval", str(run.folder), "--json", "--workers", "0", *otherwise])
+    path = Path(json.loads(capsys.readouterr().out)["files"]["report"])
+    assert path.parent.name.startswith("held-out-")
+    assert list(json.loads(path.read_text())["options"]) == [otherwise[0].strip("-").replace("-", "_")]
+    assert {path: path.read_bytes() for path in run.report_folder().iterdir()} == before
+    main(["eval", str(run.folder), "--json", "--workers", "0"])
+    assert json.loads(capsys.readouterr().out)["files"]["report"] == str(run.report_folder() / "report.json")
+
+
+@pytest.mark.parametrize("typed", ["data", "{}/data", "data/."])
+def test_images_that_were_trained_on_are_counted_where_they_are_measured(there, tmp_path, monkeypatch, capsys, typed):
+    run = there("images")
+    monkeypatch.chdir(tmp_path)
+    main(["eval", str(run.folder), typed.format(tmp_path), "--workers", "0"])
+    assert "24 of the 36 images are among those that it was trained on" in capsys.readouterr().out
+
+
+def test_what_was_accepted_when_it_was_measured_is_not_what_the_run_is_compared_by(there, capsys):
+    run = there("images")
+    before = (run.report_folder() / "report.csv").read_text()
+    Image.new("L", (8, 8), 77).save(Path(run.config.data) / run.held_out_names[0])
+    main(["eval", str(run.folder), "--json", "--workers", "0", "--accept-changes"])
+    [warning] = json.loads(Path(json.loads(capsys.readouterr().out)["files"]["report"]).read_text())["options"][
+        "warnings"
+    ]
+    assert "which was accepted: replaced: 1 image" in warning
+    assert (run.report_folder() / "report.csv").read_text() == before
+
+
+def test_the_best_epoch_is_the_one_whose_weights_are_kept(there, tmp_path, monkeypatch):
+    """Who goes back before the best epoch, and then on otherwise, has lost what it was."""
+    scores = iter([0.5, 0.9, 0.4, 0.3])
+    monkeypatch.setattr("pml_center.training.loop.validate", lambda *_: {CONFIG.metric: next(scores)})
+    run, _ = fit(replace(there("val").config, epochs=2, out=str(tmp_path / "again")), test=False)
+    assert run.best_epoch == 2
+    resume(run.folder, epochs=3, checkpoint="last-previous", test=False)
+    assert run.best_epoch == 2
+    for name, value in run.weights("model", "best").items():
+        assert torch.equal(value, run.weights("model", "last-previous")[name]), name
+
+
+def test_a_report_has_the_accuracy_where_a_class_has_no_test_image(tmp_path):
+    data = draw(draw(tmp_path / "data", "train"), "test")
+    shutil.rmtree(data / "test" / "c1")
+    run, measurement = fit(replace(CONFIG, data=str(data), out=str(tmp_path / "run")))
+    path = run.report_folder() / "accuracy.json"
+    first = path.read_text()
+    path.unlink()
+    main(["report", str(run.folder), "--workers", "0"])
+    assert path.read_text() == first
+    assert measurement.accuracy is not None
+
+
+def go_on_with_own_data(folder):
+    try:
+        run = Run(folder / "run", writes=os.environ["RANK"] == "0")
+        own = folder / f"run-{os.environ['RANK']}"
+        resume(own, epochs=2, accept_changes=True)
+    except ValueError as error:
+        (folder / f"said by {os.environ['RANK']}.txt").write_text(f"{run.folder} {error}")
+
+
+def test_processes_that_accept_other_changes_all_say_so(there, tmp_path):
+    for rank in ("0", "1"):
+        data = shutil.copytree(tmp_path / "data", tmp_path / rank)
+        run = Run(shutil.copytree(there("images").folder, tmp_path / f"run-{rank}"))
+        run.record(replace(run.config, data=str(data)))
+        (data / "c0" / "0.png").unlink()
+    (tmp_path / "1" / "c0" / "1.png").unlink()
+    assert in_two_processes(go_on_with_own_data, tmp_path) == [0, 0]
+    for rank in ("0", "1"):
+        said = (tmp_path / f"said by {rank}.txt").read_text()
+        assert "same in every process, got other data in process 1 gone: 1 image of class c0" in said
 
 
 def train_on_own_data(folder):
