@@ -22,8 +22,10 @@ IMAGES = (
 )
 
 # The options that decide what stands in a report on retrieval.
-OF_RETRIEVAL = ("gallery", "groups", "metrics", "recall_at", "similarity", "index", "singletons")
-OF_RETRIEVAL += ("ci", "ci_level", "resamples", "seed")
+OF_RETRIEVAL = (
+    *("gallery", "groups", "metrics", "recall_at", "similarity", "index", "singletons"),
+    *("ci", "ci_level", "resamples", "seed"),
+)
 
 
 def run_protocols(

@@ -65,7 +65,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         if "" in values:
             raise ValueError(f"{name} must not be empty, got '' in row {values.index('')}. Name each row.")
     folder.mkdir(parents=True, exist_ok=True)
-    # Names of other rows must never stand beside these; and who reads the old array, as ``samples`` may, goes on with it.
+    # Names of other rows must never stand beside these; who reads the old array, as ``samples`` may, goes on with it.
     for name in ("samples.csv", "embeddings.npy"):
         (folder / name).unlink(missing_ok=True)
     np.save(folder / "embeddings.npy", embeddings)

@@ -40,9 +40,9 @@ def cached_embeddings(
     """Embed images, or read what the same model made of the same images before.
 
     What makes them the same: every weight of the model and its structure, the recipe, how images are read, the kind of
-    device, the versions of torch and timm, and path, size and times of every file, or the pixels of images that are no files. Of
-    the two times one is that of the last change, which no program sets: a file that is replaced by one of its size and
-    age is another.
+    device, the versions of torch and timm, and path, size and times of every file, or the pixels of images that are no
+    files. Of the two times one is that of the last change, which no program sets: a file that is replaced by one of its
+    size and age is another.
 
     Args:
         model: images (B, ...) -> embeddings (B, D).
@@ -100,8 +100,8 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def _fingerprint(model: nn.Module, images: LabeledImages, recipe: object, device: torch.device) -> str:
-    parts = (model_fingerprint(model), recipe, READING, device.type, platform.machine(), torch.__version__)
-    parts = (*parts, version("timm"), SUM)
+    versions = (torch.__version__, version("timm"))
+    parts = (model_fingerprint(model), recipe, READING, device.type, platform.machine(), *versions, SUM)
     digest = blake2b(repr(parts).encode(), digest_size=16)
     for i, image in enumerate(images.images):
         digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(images.stored(i)))
