@@ -58,7 +58,8 @@ DATA = ["py.typed", "pages/report.html.jinja", "training/model_card.md.jinja", "
 def test_wheel_and_sdist_are_whole(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    source = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        source = {name.partition("/")[2] for name in archive.getnames()}
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pml_center").rglob("*") if path.is_file()}
     files = {file for file in files if "__pycache__" not in file}
     assert {f"pml_center/{name}" for name in DATA} < files

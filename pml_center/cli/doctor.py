@@ -126,10 +126,7 @@ def _torch() -> tuple[str, str]:
             return f"{found}, and beside a GPU torch {torch.__version__} is built for CPUs", (
                 "install torch with CUDA: https://pytorch.org/get-started/locally/"
             )
-        return (
-            f"{found}, and beside a GPU CUDA {torch.version.cuda} does not start",
-            "install a driver that is new enough",
-        )
+        return f"{found}, beside a GPU that CUDA {torch.version.cuda} cannot use", "install a newer driver"
     torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).cpu()  # raises where the driver does not fit
     return f"{found}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}", ""
 
@@ -170,10 +167,8 @@ def _openmp() -> tuple[str, str]:
     if ran.returncode:
         raise ChildProcessError((ran.stderr.strip().splitlines() or [f"it ended with {ran.returncode}"])[-1])
     libraries = ran.stdout.strip()
-    twice = (
-        f"it is loaded twice, and agrees here; if a program stops or is slow, {SINGLE}" if " and " in libraries else ""
-    )
-    return f"torch, then faiss, with {libraries or 'none'}", twice
+    advice = f"loaded twice, which works here; if a program stops or is slow, {SINGLE}" if " and " in libraries else ""
+    return f"torch, then faiss, with {libraries or 'none'}", advice
 
 
 def search_after_training() -> list[str]:
