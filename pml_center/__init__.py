@@ -2,7 +2,7 @@
 
 from pml_center.names import forwarded
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives. Loaded on first use: importing the package must not import torch.
 _HOMES = {

@@ -1,5 +1,6 @@
 """Networks that turn images into embeddings: any timm model, or a small one of our own, behind one interface."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,9 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from pml_center.names import unknown_name
+from pml_center.names import require, unknown_name
+
+require(__name__, "timm")
 
 __all__ = ["ConvNet", "Embedder", "create_embedder"]
 
@@ -327,11 +330,16 @@ def _create_sized(
 
 def _embedding_head(name: str, cache_dir: str | None) -> int:
     """The width of an embedding that the classifier of an exported model gives; 0 for a classifier of classes."""
-    from timm.models import resolve_model_input_args
+    from timm.models import load_model_config_from_hf
 
-    if ":" not in name:
-        return 0
-    config = resolve_model_input_args(name, cache_dir=cache_dir)["pretrained_cfg"]
+    source, _, place = name.partition(":")
+    if source.lower() in ("hf-hub", "hf_hub"):
+        config = load_model_config_from_hf(place, cache_dir=cache_dir)[0]
+    elif source.lower() == "local-dir" and (Path(place) / "config.json").is_file():
+        saved = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
+        config = {"num_classes": saved.get("num_classes")} | saved.get("pretrained_cfg", {})
+    else:
+        return 0  # a name of timm's own, or what timm checks and explains
     return config["num_classes"] if HEAD_EMBEDS in config.get("notes", ()) else 0
 
 

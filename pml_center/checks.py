@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pml_center.names import unknown_name
 
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since torch 2.7
+
 INTERVAL = re.compile(r"in ([\[(])([^,]+), ([^\])]+)([\])])")
 LEAST = re.compile(r"at least ([^\s,]+)")
 BOUND = re.compile(r"below ([^\s,]+)")
@@ -60,11 +62,7 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
     embeddings = embeddings.detach()
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
-    if (
-        embeddings.is_cuda
-        or torch.compiler.is_exporting()
-        or math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype))
-    ):
+    if embeddings.is_cuda or is_exporting() or math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
         return
     rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
     if not rows:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -36,10 +37,47 @@ def forwarded(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home = import_module(homes[name])
+        try:
+            home = import_module(homes[name])
+        except ModuleNotFoundError as error:
+            if error.name is None or "." in error.name or str(error) != f"No module named {error.name!r}":
+                raise
+            raise _lacking(f"{package}.{name}", [error.name]) from error
         return home if homes[name] == f"{package}.{name}" else getattr(home, name)
 
     return __getattr__
+
+
+INSTALLED_AS = {"PIL": "pillow", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def require(room: str, *modules: str) -> None:
+    """Name what a room needs and this environment lacks, ahead of the room's own imports; nothing is imported.
+
+    Losses, regularizers and ``distributed`` need torch, numpy and PML alone, and may be installed beside nothing else.
+
+    Raises:
+        ModuleNotFoundError: something is missing.
+
+    Example:
+        >>> require("pml_center.here", "math", "PIL_of_another")
+        Traceback (most recent call last):
+        ...
+        ModuleNotFoundError: pml_center.here needs PIL_of_another, which is not installed. Run: python -m pip install
+            PIL_of_another
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise _lacking(room, missing)
+
+
+def _lacking(room: str, modules: Sequence[str]) -> ModuleNotFoundError:
+    names = [INSTALLED_AS.get(name, name) for name in modules]
+    return ModuleNotFoundError(
+        f"{room} needs {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} not installed. "
+        f"Run: python -m pip install {' '.join(names)}",
+        name=modules[0],
+    )
 
 
 def constructor_arguments(kind: type, stop: type = object) -> list[str]:

@@ -4,6 +4,10 @@ Colours are told apart with any colour vision, on light and on dark paper. They 
 dashes, points in shape.
 """
 
+from pml_center.names import require
+
+require(__name__, "PIL", "matplotlib", "sklearn")
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 

@@ -31,6 +31,13 @@ def _signals_as_in_a_terminal():
         signal.signal(number, handler)
 
 
+def pytest_collection_modifyitems(config, items):
+    if not config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: asked for by -m slow, as .ci/run does"))
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

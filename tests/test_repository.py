@@ -423,7 +423,16 @@ def test_the_top_level_is_what_a_reader_expects():
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
     names = [path.name for path in ROOT.iterdir() if not path.name.startswith(".")]
     names = {name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)}
-    assert names == {"pyproject.toml", "README.md", "LICENSE", "pml_center", "tests", "examples", "docs"}
+    assert names == {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "pml_center",
+        "tests",
+        "examples",
+        "docs",
+    }
 
 
 def test_nothing_is_left_to_do():

@@ -1,5 +1,9 @@
 """The command line: one module a command."""
 
+from pml_center.names import require
+
+require(__name__, "cyclopts", "packaging", "rich", "threadpoolctl", "yaml")
+
 import errno
 import logging
 import os

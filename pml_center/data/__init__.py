@@ -1,5 +1,9 @@
 """Images with labels: where they come from, how they are split, how they become tensors."""
 
+from pml_center.names import require
+
+require(__name__, "PIL", "sklearn", "timm", "torchvision", "tqdm")
+
 from pml_center.data.check_data import DataCheck, SameImages, check_data
 from pml_center.data.digits import digits
 from pml_center.data.image_folder import image_folder

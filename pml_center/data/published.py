@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tarfile import TarError
@@ -26,6 +27,7 @@ Parts = dict[str, LabeledImages]  # by split, in the order train, val, test
 # What a package calls its splits, most usual name first.
 TRIED = {"train": ("train", "trainval"), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Readers of timm, and the packages that they need beyond our own.
+PML = "pytorch-metric-learning"
 TIMM = {"torch": None, "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 
 
@@ -88,7 +90,13 @@ def _of_torchvision(name: str, class_name: str, root: Path) -> Parts:
 
 
 def _of_pml(name: str, class_name: str, root: Path) -> Parts:
-    from pytorch_metric_learning import datasets
+    try:
+        from pytorch_metric_learning import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"{name!r} must be a data set that PML has, which has them from 2.9 on, got PML {version(PML)}. "
+            "Run: python -m pip install 'pytorch-metric-learning>=2.9'"
+        ) from error
 
     kind = _class_named(class_name, datasets)
     own = root / class_name

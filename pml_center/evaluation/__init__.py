@@ -11,6 +11,10 @@ Each question has an evaluator in the module of its name. What they stand on:
 - ``evaluator``: what all evaluators have in common
 """
 
+from pml_center.names import forwarded, require
+
+require(__name__, "PIL", "faiss", "scipy", "sklearn", "tqdm")
+
 from pml_center.evaluation.accuracy import FoldAccuracy, best_threshold, cross_validated_accuracy
 from pml_center.evaluation.class_intervals import class_interval
 from pml_center.evaluation.clustering import (
@@ -51,7 +55,6 @@ from pml_center.evaluation.statistics import (
 )
 from pml_center.evaluation.templates import templates
 from pml_center.evaluation.verification import VerificationEvaluator, VerificationReport, shared_identities
-from pml_center.names import forwarded
 
 # Lives above this package, because a page shows reports.
 _HOMES = {"write_html": "pml_center.pages.write"}

@@ -183,17 +183,17 @@ class BaseCenterLoss(BaseClassLoss):
         super().watch(embeddings, labels[self.last_seen.index_select(0, labels) > 0] if starts else labels, rows)
         self._collapse.see(embeddings, labels)
 
+    @torch.no_grad()  # of all, where torch 2.4 cannot compile a block that ends in a branch
     def before_batch(self, embeddings: Tensor, labels: Tensor) -> None:
         """Count the batch, and start the centers of classes that come for the first time."""
         if not self.training or self._is_frozen:
             return
-        with torch.no_grad():
-            if len(labels) or processes(self.process_group) > 1:
-                self.step = self.step + 1  # replaced, never mutated
-                if self.init == "first_batch":
-                    self._start_centers(self._compared(embeddings), labels)
-            if not len(labels):  # one of the batches of a step all the same, and other processes may wait for us
-                self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
+        if len(labels) or processes(self.process_group) > 1:
+            self.step = self.step + 1  # replaced, never mutated
+            if self.init == "first_batch":
+                self._start_centers(self._compared(embeddings), labels)
+        if not len(labels):  # one of the batches of a step all the same, and other processes may wait for us
+            self._see(labels) if self.update == "gradient" else self._gather(self._compared(embeddings), labels)
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Pull, then step the centers: the loss is that of the centers before the step."""

@@ -1,6 +1,8 @@
 """BaseElementLoss: the boundary that all losses share."""
 
 import inspect
+import os
+import sys
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
@@ -258,11 +260,11 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     def _miner_weights(self, indices_tuple: tuple[Tensor, ...], labels: Tensor, part: Tensor | None) -> Tensor:
         """How much each sample that takes part counts, (B,); ``part`` are their rows, None all."""
         if part is not None:
-            takes_part = torch.zeros_like(labels, dtype=torch.bool).index_fill_(0, part, True)
+            takes_part = torch.zeros_like(labels, dtype=torch.bool).index_fill(0, part, True)
             indices_tuple = _among(takes_part, indices_tuple)
         mined = torch.cat([index.to(labels.device) for index in indices_tuple])
         counts = torch.zeros(len(labels), device=labels.device)
-        counts.index_add_(0, mined, torch.ones(len(mined), device=labels.device))
+        counts = counts.index_add(0, mined, torch.ones(len(mined), device=labels.device))
         counts = counts if part is None else counts[part]
         if not len(mined):
             return torch.ones_like(counts)
@@ -314,8 +316,17 @@ def _is_checkpointed() -> bool:
     """Whether a checkpoint that will call again is calling; one with ``use_reentrant=True`` cannot be told."""
     if torch.compiler.is_compiling():
         return False
+    if not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):  # torch 2.4 has no door to them
+        return _is_called_from(os.path.join("torch", "utils", "checkpoint.py"))
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
     return hooks is not None and getattr(hooks[0], "_checkpoint_internal", False)
+
+
+def _is_called_from(file: str) -> bool:
+    frame = sys._getframe().f_back
+    while frame is not None and not frame.f_code.co_filename.endswith(file):
+        frame = frame.f_back
+    return frame is not None
 
 
 def working_dtype(*tensors: Tensor | None) -> torch.dtype:

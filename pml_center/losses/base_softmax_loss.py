@@ -172,7 +172,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
         self.register_buffer("_step", torch.zeros((), dtype=torch.long), persistent=scheduled)
-        self.register_state_dict_post_hook(_name_count)
+        self._register_state_dict_hook(_name_count)  # without an underscore only since torch 2.5
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
 

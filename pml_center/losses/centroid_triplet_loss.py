@@ -80,7 +80,7 @@ class CentroidTripletLoss(BaseElementLoss):
         positive = self._lengths(farther * (embeddings - centroids.index_select(0, own)))
         if self.negatives == "hardest":
             with torch.no_grad():
-                others = squared_distances(embeddings, centroids).scatter_(1, own.unsqueeze(1), torch.inf)
+                others = squared_distances(embeddings, centroids).scatter(1, own.unsqueeze(1), torch.inf)
                 nearest = others.argmin(1)
             negative = self._lengths(embeddings - centroids.index_select(0, nearest))
             losses = F.relu(positive - negative + self.margin)

@@ -118,7 +118,7 @@ class ClassWeights(nn.Module):
         rows = F.normalize(self.weight, dim=1).view(self.num_classes, self.sub_centers, -1)
         cosine = (rows[labels] * F.normalize(embeddings.to(rows), dim=1).unsqueeze(1)).sum(2)
         votes = F.one_hot(cosine.argmax(1), self.sub_centers)
-        dominant = votes.new_zeros(rows.shape[:2]).index_add_(0, labels, votes).argmax(1)
+        dominant = votes.new_zeros(rows.shape[:2]).index_add(0, labels, votes).argmax(1)
         return cosine, dominant[labels], dominant
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -130,7 +130,7 @@ class ClassWeights(nn.Module):
         generator = torch.Generator(labels.device).manual_seed(self.seed + int(self.draws))
         self.draws = self.draws + 1  # replaced, never mutated
         order = torch.rand(self.num_classes, generator=generator, device=labels.device)
-        order[labels] = 2  # above all others
+        order = order.index_fill(0, labels, 2)  # above all others
         present = len(labels.unique())
         size = max(present, round(self.sample_rate * self.num_classes))
         return order.topk(size, sorted=False).indices.sort().values

@@ -79,8 +79,9 @@ class GitLoss(BaseCenterLoss):
         """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``, the sum taken class by class."""
         classes, own, counts = batch.labels.unique(return_inverse=True, return_counts=True)
         samples = torch.arange(len(own), device=own.device)
-        first = own.new_zeros(len(classes)).scatter_reduce_(0, own, samples, "amin", include_self=False)
+        first = own.new_zeros(len(classes)).scatter_reduce(0, own, samples, "amin", include_self=False)
         weights = counts.to(batch.embeddings.dtype).repeat(len(own), 1)  # (B, U)
-        weights[samples, own] = weights[samples, own] - 1 if self.same_class else 0.0
+        others = weights[samples, own] - 1 if self.same_class else weights.new_zeros(())
+        weights = weights.index_put((samples, own), others)
         repelled = weights / (1 + squared_distances(batch.embeddings, batch.own.index_select(0, first)))
         return half_squared_distance(batch.embeddings, batch.own) + self.repulsion * repelled.sum(1)

@@ -115,7 +115,8 @@ class RangeLoss(BaseElementLoss):
         if len(means) == 1:
             return means.sum() * 0
         with torch.no_grad():
-            nearest = squared_distances(means, means).fill_diagonal_(torch.inf).argmin()
+            itself = torch.eye(len(means), dtype=torch.bool, device=means.device)
+            nearest = squared_distances(means, means).masked_fill(itself, torch.inf).argmin()
         difference = means[nearest // len(means)] - means[nearest % len(means)]
         return F.relu(self.margin - self._lengths(difference))
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
-from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, blocks, exponential_, logsumexp
+from pml_center.ops.in_place import filled, in_place
+from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, blocks, exponential, logsumexp
 
 Rule = Literal["paper", "mean"]
 
@@ -38,7 +39,7 @@ def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
                 [5.]]), counts=tensor([1., 2.]))
     """
     classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = rows.new_zeros(len(classes), rows.shape[1]).index_add_(0, index, rows)
+    sums = in_place("index_add", rows.new_zeros(len(classes), rows.shape[1]), 0, index, rows)
     return ClassSums(classes, sums, counts.to(rows.dtype))
 
 
@@ -50,8 +51,8 @@ def merge_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
     sums, counts = torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts])
     return ClassSums(
         classes,
-        sums.new_zeros(len(classes), sums.shape[1]).index_add_(0, index, sums),
-        counts.new_zeros(len(classes)).index_add_(0, index, counts),
+        in_place("index_add", sums.new_zeros(len(classes), sums.shape[1]), 0, index, sums),
+        in_place("index_add", counts.new_zeros(len(classes)), 0, index, counts),
     )
 
 
@@ -79,7 +80,7 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
                 [0., 0.]])
     """
     rate = alpha / (differences.counts + (rule == "paper"))
-    step = differences.sums.mul_(rate.unsqueeze(1))
+    step = in_place("mul", differences.sums, rate.unsqueeze(1))
     centers.index_add_(0, differences.classes, step.to(centers.dtype))
 
 
@@ -144,8 +145,8 @@ def _unit_sum(centers: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of the centers at length 1, (D,), and how many have a direction, 0-d."""
     total, directed = centers.new_zeros(centers.shape[1]), centers.new_zeros((), dtype=torch.long)
     for rows in centers.split(ROWS):
-        total += F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).sum(0)
-        directed += rows.any(1).sum()
+        total = total + F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny).sum(0)
+        directed = directed + rows.any(1).sum()
     return total, directed
 
 
@@ -197,7 +198,7 @@ class _WithRows(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, of_rows: Tensor, of_table: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
-        return of_table.index_add_(0, index, of_rows), None
+        return in_place("index_add", of_table, 0, index, of_rows), None
 
 
 def other_squared_distances(embeddings: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
@@ -229,11 +230,11 @@ class _OtherSquaredDistances(torch.autograd.Function):
         scatter = sum(((rows - mean).square().sum() for rows in centers.split(ROWS)), centers.new_zeros(()))
         own = centers.index_select(0, labels) - mean
         share = (others + 1) / max(others, 1)
-        scatter = (scatter - share * torch.linalg.vecdot(own, own)).clamp_min_(0)
+        scatter = (scatter - share * torch.linalg.vecdot(own, own)).clamp_min(0)
         away = embeddings - mean + own / max(others, 1)  # from the mean of the others
         ctx.others = others
         ctx.save_for_backward(away, *((embeddings, centers, labels, mean) if ctx.needs_input_grad[1] else ()))
-        return scatter.add_(torch.linalg.vecdot(away, away), alpha=others)
+        return scatter.add(torch.linalg.vecdot(away, away), alpha=others)
 
     @staticmethod
     @first_order
@@ -250,7 +251,7 @@ class _OtherSquaredDistances(torch.autograd.Function):
         for rows, out in zip(centers.split(ROWS), of_centers.split(ROWS), strict=True):
             torch.sub(rows, mean, out=out).mul_(total).sub_(pull)
         own = gradient * (embeddings - centers.index_select(0, labels))
-        return of_embeddings, of_centers.index_add_(0, labels, own), None
+        return of_embeddings, in_place("index_add", of_centers, 0, labels, own), None
 
 
 @torch.no_grad()
@@ -281,12 +282,11 @@ def nearest_other(
     nearest = labels
     for place, own in blocks(labels, len(centers), max(embeddings.shape), chunk_size):
         if origin is None:
-            scores = moved @ F.normalize(centers[place], dim=1).t().neg_()
+            scores = moved @ in_place("neg", F.normalize(centers[place], dim=1).t())
         else:  # half the squared distance, less what all classes share
             rows = centers[place] - origin
             scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
-        scores[own] = torch.inf
-        score, column = scores.min(1)
+        score, column = filled(scores, own, torch.inf).min(1)
         nearest = torch.where(score < least, column + place.start, nearest)
         least = torch.minimum(least, score)
     return nearest
@@ -355,10 +355,11 @@ def _gaussian_block(moved: Tensor, rows: Tensor, log_variances: Tensor | None) -
     """Log likelihoods of K classes, (B, K), of centred embeddings and means; without ``−½‖x‖²`` for identities."""
     if log_variances is None:
         return torch.addmm(torch.linalg.vecdot(rows, rows) / -2, moved, rows.t())
-    precision = exponential_(-log_variances)
+    precision = exponential(-log_variances)
     weighted = rows * precision
     constant = (torch.linalg.vecdot(rows, weighted) + log_variances.sum(1)) / -2
-    return torch.addmm(constant, moved, weighted.t()).addmm_(moved.square(), precision.t(), alpha=-0.5)
+    block = torch.addmm(constant, moved, weighted.t())
+    return in_place("addmm", block, moved.square(), precision.t(), alpha=-0.5)
 
 
 class _OtherLogLikelihoods(torch.autograd.Function):
@@ -370,7 +371,7 @@ class _OtherLogLikelihoods(torch.autograd.Function):
         room = KEPT_ELEMENTS if chunk_size is None else 0
         for place, own in blocks(labels, len(means), max(embeddings.shape), chunk_size):
             block = _gaussian_block(moved, means[place] - center, _at(log_variances, place))
-            block[own] = torch.finfo(block.dtype).min
+            block = filled(block, own, torch.finfo(block.dtype).min)
             parts.append(logsumexp(block))
             room -= block.numel()
             kept.extend([block] if room >= 0 else ())
@@ -405,9 +406,9 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
     for number, (place, own) in enumerate(blocks(labels, len(means), max(moved.shape), ctx.chunk_size)):
         rows, of_block = means[place] - center, _at(log_variances, place)
         block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
-        share = exponential_(block - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
-        share[own] = 0
-        precision = None if of_block is None else exponential_(-of_block)
+        share = in_place("mul", exponential(block - result.unsqueeze(1)), upstream.unsqueeze(1))
+        share = filled(share, own, 0)
+        precision = None if of_block is None else exponential(-of_block)
         of_embeddings.addmm_(share, rows if precision is None else rows * precision)
         if precision is None:
             total += share.sum(1, keepdim=True)
@@ -419,11 +420,11 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
         pull = torch.addcmul(share.t() @ moved, count, rows, value=-1)  # Σ share · (x − μ)
         if of_variances is not None and precision is not None:
             spread = share.t() @ moved.square()
-            spread -= rows * (2 * pull + count * rows)  # Σ share · (x − μ)²
+            spread = in_place("sub", spread, rows * (2 * pull + count * rows))  # Σ share · (x − μ)²
             torch.mul(spread, precision, out=of_variances[place]).sub_(count).div_(2)
         if of_means is not None:
-            of_means[place] = pull if precision is None else pull.mul_(precision)
-    return of_embeddings.addcmul_(moved, total, value=-1), of_means, of_variances
+            of_means[place] = pull if precision is None else in_place("mul", pull, precision)
+    return in_place("addcmul", of_embeddings, moved, total, value=-1), of_means, of_variances
 
 
 def _at(table: Tensor | None, place: slice) -> Tensor | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
+from pml_center.ops.in_place import in_place
 
 
 def squared_distances(embeddings: Tensor, rows: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(embeddings, rows)
-        return torch.cdist(embeddings, rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        return in_place("square", torch.cdist(embeddings, rows, compute_mode="donot_use_mm_for_euclid_dist"))
 
     @staticmethod
     @first_order

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
+from pml_center.ops.in_place import filled, in_place
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
@@ -181,13 +182,14 @@ class _OwnSimilarity(torch.autograd.Function):
     @first_order
     def backward(ctx, grad, grad_norm, grad_weight):
         embeddings, rows, norm, similarity, own = ctx.saved_tensors
-        inverse = norm.clamp_min(SHORTEST).reciprocal_()
+        inverse = norm.clamp_min(SHORTEST).reciprocal()
         radial = grad_norm * inverse  # along the row
         if ctx.normalize:
             grad = grad * inverse
             radial = radial - grad * similarity * inverse
         grad = grad.unsqueeze(1)
-        grad_weight.index_add_(0, own, torch.addcmul(grad * embeddings, radial.unsqueeze(1), rows))
+        of_rows = torch.addcmul(grad * embeddings, radial.unsqueeze(1), rows)
+        grad_weight = in_place("index_add", grad_weight, 0, own, of_rows)
         return grad * rows, grad_weight, None, None, None
 
 
@@ -211,12 +213,12 @@ class _Reduction(torch.autograd.Function):
         for place, own in _blocks(logits):
             block = _block(logits, scale, place)
             if of is _LOGSUMEXP:
-                block.logits[own] = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
+                least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
+                block = block._replace(logits=filled(block.logits, own, least))
                 parts.append(logsumexp(block.logits))
             else:
                 values = block.logits.clone() if of is None else of(block.logits)
-                values[own] = 0
-                parts.append(values.sum(1))
+                parts.append(filled(values, own, 0).sum(1))
             for tensor in block:
                 room -= 0 if tensor is None else tensor.numel()
             kept.extend(block if room >= 0 else ())
@@ -254,10 +256,10 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         of_block = kept[number * width : (number + 1) * width]
         block = _Block(*of_block) if of_block else _block(logits, scale, place)
         if ctx.of is _LOGSUMEXP:
-            grad = exponential_(block.logits - result.unsqueeze(1)).mul_(upstream.unsqueeze(1))
+            grad = in_place("mul", exponential(block.logits - result.unsqueeze(1)), upstream.unsqueeze(1))
         else:
             grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
-        grad[own] = 0
+        grad = filled(grad, own, 0)
         if grad_bias is not None:
             grad_bias[place] = grad.sum(0)
         grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
@@ -272,12 +274,12 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
 def logsumexp(block: Tensor) -> Tensor:
     """``block.logsumexp(1)`` of finite entries, with fewer passes."""
     largest = block.amax(1, keepdim=True)
-    return exponential_(block - largest).sum(1).log_().add_(largest.squeeze(1))
+    return exponential(block - largest).sum(1).log() + largest.squeeze(1)
 
 
-def exponential_(block: Tensor) -> Tensor:
-    """``block.exp_()``, which on a CPU takes many times as long where the result is below 1e-38."""
-    return block.mul_(LOG2_E).exp2_()
+def exponential(block: Tensor) -> Tensor:
+    """``in_place("exp", block)``, which on a CPU takes many times as long where the result is below 1e-38."""
+    return in_place("exp2", in_place("mul", block, LOG2_E))
 
 
 def _blocks(logits: NegativeLogits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
@@ -292,25 +294,25 @@ def _rows(place: slice, logits: NegativeLogits) -> slice:
 
 def _block(logits: NegativeLogits, scale: Tensor, place: slice) -> _Block:
     rows = logits.weight[_rows(place, logits)]
-    inverse = rows.norm(dim=1).clamp_min_(SHORTEST).reciprocal_() if logits.normalize else None
+    inverse = rows.norm(dim=1).clamp_min(SHORTEST).reciprocal() if logits.normalize else None
     block = logits.embeddings @ rows.t()
     similarity = nearest = None
     if logits.margin is None and logits.sub_centers == 1 and not scale.ndim and not scale.requires_grad:
-        block *= scale if inverse is None else inverse * scale
+        block = in_place("mul", block, scale if inverse is None else inverse * scale)
     else:
-        similarity = block if inverse is None else block.mul_(inverse)
+        similarity = block if inverse is None else in_place("mul", block, inverse)
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
     if logits.bias is not None:
-        block += logits.bias[place]
+        block = in_place("add", block, logits.bias[place])
     return _Block(block, similarity, nearest, inverse)
 
 
 def _before_margin_and_scale(logits, scale, block, grad, grad_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
     if block.similarity is None:
-        return grad.mul_(scale)
+        return in_place("mul", grad, scale)
     if grad_scale is not None:
         after = block.similarity if logits.margin is None else logits.margin(block.similarity)
         grad_scale += (grad * after).sum(1)
@@ -329,7 +331,7 @@ def _pulled_back(function: Elementwise | None, at: Tensor, grad: Tensor) -> Tens
 def _spread(grad: Tensor, nearest: Tensor, sub_centers: int) -> Tensor:
     """(B, K) gradients of classes to (B, K · sub_centers) of their rows: all goes to the nearest."""
     rows = grad.new_zeros(*grad.shape, sub_centers)
-    return rows.scatter_(2, nearest.unsqueeze(2), grad.unsqueeze(2)).flatten(1)
+    return in_place("scatter", rows, 2, nearest.unsqueeze(2), grad.unsqueeze(2)).flatten(1)
 
 
 def _add_products(grad, inverse, embeddings, weight, place, grad_embeddings, grad_weight) -> None:
@@ -342,5 +344,5 @@ def _add_products(grad, inverse, embeddings, weight, place, grad_embeddings, gra
         return
     part = torch.mm(grad.t(), embeddings, out=grad_weight[place])
     if inverse is not None:  # onto the tangent of the sphere: the length of a row changes nothing
-        radial = (part * rows).sum(1).mul_(inverse.square())
+        radial = (part * rows).sum(1) * inverse.square()
         part.addcmul_(rows, radial.unsqueeze(1), value=-1)

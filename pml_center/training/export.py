@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from packaging.version import Version
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -82,8 +83,13 @@ def import_onnx() -> tuple[Any, Any]:
     """The modules ``onnx`` and ``onnxruntime``.
 
     Raises:
-        ImportError: they, or what torch writes ONNX with, are not installed.
+        ImportError: they, or what torch writes ONNX with, are not installed, or torch is older than 2.9.
     """
+    if Version(torch.__version__) < Version("2.9"):  # which writes by torch.export, with a batch of any size
+        raise ImportError(
+            f"torch must be 2.9 or newer to write ONNX, got {torch.__version__}. "
+            "Upgrade torch and torchvision, or use --format timm."
+        )
     try:
         import onnx
         import onnxruntime

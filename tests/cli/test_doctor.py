@@ -5,7 +5,10 @@ import sys
 from importlib.metadata import PackageNotFoundError
 from subprocess import CompletedProcess
 
+import faiss
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 from pml_center.cli import doctor
 from pml_center.cli.doctor import examine, search_after_training
@@ -25,8 +28,10 @@ def test_this_installation_is_sound(command):
     out, _, code = command("doctor", "--json")
     findings = {finding["name"]: finding for finding in json.loads(out)["findings"]}
     assert code == 0, [finding for finding in findings.values() if finding["state"] == "broken"]
-    for name in ("torch", "timm", "faiss build", "OpenMP", "current folder", "cache of embeddings"):
+    for name in ("torch", "timm", "torch and torchvision", "current folder", "cache of embeddings"):
         assert findings[name]["state"] == "ok"
+    for name in ("faiss build", "OpenMP"):  # of this machine: a processor without AVX2, two libraries
+        assert findings[name]["state"] in ("ok", "note")
     assert "threads" in findings["threads and GPU"]["found"]
     assert "torch, then faiss, with" in findings["OpenMP"]["found"]
     assert findings["umap"]["state"] in ("ok", "note")
@@ -58,6 +63,51 @@ def test_a_package_that_is_missing_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setattr(doctor, "version", version)
     assert (found("timm").state, found("timm").remedy) == ("broken", "pip install timm")
     assert (found("umap").state, found("umap").remedy) == ("note", "for it: pip install 'pml-center[umap]'")
+
+
+@pytest.mark.parametrize(
+    ("found_version", "state", "said"),
+    [
+        ("1.0.12", "broken", "1.0.12, must be >=1.0.16"),
+        ("1.0.16", "ok", "1.0.16, tested from 1.0.16 to 1."),
+        ("99.0", "ok", "99.0, newer than what was tested from 1.0.16 to 1."),
+    ],
+)
+def test_a_version_is_held_against_those_that_were_tested(monkeypatch, found_version, state, said):
+    monkeypatch.setattr(doctor, "version", lambda name: found_version)
+    finding = doctor._package(Requirement("timm>=1.0.16"))
+    assert finding.state == state
+    assert finding.found.startswith(said)
+    assert finding.remedy == ("pip install 'timm>=1.0.16'" if state == "broken" else "")
+
+
+def test_torch_that_torchvision_was_not_built_for_is_broken(monkeypatch):
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "2.3.1" if name == "torch" else real(name))
+    with pytest.raises(ImportError, match=r"needs torch==.*, got 2\.3\.1"):
+        doctor._torchvision()
+
+
+@pytest.mark.parametrize(("cuda", "said"), [(None, "is built for CPUs"), ("13.2", "that CUDA 13.2 cannot use")])
+def test_a_gpu_that_torch_does_not_use_is_noted(monkeypatch, cuda, said):
+    monkeypatch.setattr(doctor, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    found, advice = doctor._torch()
+    assert said in found
+    assert "install" in advice
+
+
+def test_faiss_without_avx2_is_noted(monkeypatch):
+    monkeypatch.setattr(faiss, "get_compile_options", lambda: "OPTIMIZE GENERIC ")
+    assert doctor._faiss()[0].endswith("without AVX2")
+    assert "FAISS_OPT_LEVEL" in doctor._faiss()[1]
+
+
+def test_two_openmp_libraries_are_noted(monkeypatch):
+    ended = CompletedProcess([], 0, "libgomp.so.1 and libomp.so\n", "")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: ended)
+    assert "loaded twice" in doctor._openmp()[1]
 
 
 @pytest.mark.usefixtures("quick")

@@ -27,7 +27,7 @@ def test_the_bootstrap_is_that_of_scipy():
     values = normal((2, 300))
     found = bootstrap_interval(values, resamples=4000)
     for interval, row in zip(found, values, strict=True):
-        expected = stats.bootstrap((row,), np.mean, n_resamples=4000, method="percentile", batch=100, rng=1)
+        expected = stats.bootstrap((row,), np.mean, n_resamples=4000, method="percentile", batch=100, random_state=1)
         assert interval == pytest.approx(tuple(expected.confidence_interval), abs=0.05 / math.sqrt(300) * 3)
 
 
