@@ -230,7 +230,7 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    report = run.report_folder() / "report.json"
+    report = run.folder / "eval" / "held-out" / "report.json"
     named = {term.name for term in parse_terms(run.config.loss)}
     names = [name for name in known_losses() if name in named]
     return environment.get_template("model_card.md.jinja").render(

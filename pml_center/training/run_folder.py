@@ -420,9 +420,11 @@ def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tup
         )
     if run.has_data_record and not said and found.changes:
         LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
-    held_out = taken(pairs, parts, config.data, run.classes)
+    held_out = taken(pairs, parts, config.data, record.classes or images.classes)
     doubts = run.accepted + ([accepted(said)] if said else [])
-    are_new = held_out.labels.min() >= len(run.classes)  # else they are numbered as the loss numbers them
+    are_new = config.split == "classes"
+    if record.classes:  # of an earlier version not known
+        are_new = held_out.labels.min() >= len(record.classes)  # else they are numbered as the loss numbers them
     return held_out.subset(range(len(held_out)), renumber=are_new), list(dict.fromkeys(doubts))
 
 
