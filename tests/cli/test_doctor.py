@@ -84,7 +84,7 @@ def test_a_version_is_held_against_those_that_were_tested(monkeypatch, found_ver
 def test_torch_that_torchvision_was_not_built_for_is_broken(monkeypatch):
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "2.3.1" if name == "torch" else real(name))
-    with pytest.raises(ImportError, match=r"needs torch==.*, got 2\.3\.1"):
+    with pytest.raises(ImportError, match=r"needs torch.*, got 2\.3\.1"):
         doctor._torchvision()
 
 
