@@ -59,9 +59,8 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         fpir: targets of the false positive identification rate, in (0, 1). None means 0.1, 0.01, …, 1e-6, as far as ten
             non-mated queries or more may be taken for somebody. A target below that is measured with a warning.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
-        ci: what could have been others, and so what the bootstrap of the intervals resamples and :meth:`Report.compare`
-            exchanges: ``"identity"``, a person with all queries, or ``"query"``. Never the gallery. None means no
-            intervals, and tests by person.
+        ci: what could have been others, and so what intervals and :meth:`Report.compare` are about: ``"identity"``, a
+            person with all queries, or ``"query"``. Never the gallery. None means no intervals, and tests by person.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap.
         seed: of its random numbers, and of the order of distractors.
@@ -169,6 +168,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         if len(galleries) == 1:
             counts = {"queries": len(codes), "mated": len(codes) - non_mated, "non-mated": non_mated}
             per_query, thresholds = searched[0].per_query(self.ranks, fpir)
+        over_people = self._over_people(per_query, codes)
         ranks = np.arange(1, min(max(self.ranks), max(each.references for each in searched)) + 1)
         return ThresholdReport(
             metrics=dict(zip(_names(self.ranks, fpir), _mean_rates(searched, self.ranks, fpir), strict=True)),
@@ -176,7 +176,7 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
             counts=counts | {"references": sum(each.references for each in searched)},
             per_unit=per_query,
             **self._sampled(codes, mated, len(galleries), bool(fpir)),
-            ci=self._intervals(searched, codes, fpir) | self._over_people(per_query, codes),
+            ci=self._intervals(searched, codes, () if over_people else self.ranks, fpir) | over_people,
             curves={"cmc": {"rank": ranks, "rate": np.array(_mean_rates(searched, ranks, ()))}},
             warnings=warnings + self._few(codes[mated]),
             thresholds=thresholds,
@@ -229,17 +229,20 @@ class IdentificationEvaluator(Evaluator[ThresholdReport]):
         alike = duplicates(search, nearest)
         return _Searched(mated, rank, score, len(search.references), queries_among(alike, len(codes)))
 
-    def _intervals(self, searched: list["_Searched"], codes: Ids, fpir: Sequence[float]) -> dict[str, Interval]:
-        if self.ci is None:
+    def _intervals(
+        self, searched: list["_Searched"], codes: Ids, ranks: Ranks, fpir: Sequence[float]
+    ) -> dict[str, Interval]:
+        """By the bootstrap, of what is no mean over queries of one gallery."""
+        if self.ci is None or not len([*ranks, *fpir]):
             return {}
         units = codes if self.ci == "identity" else np.arange(len(codes))
         rates = [
-            _mean_rates(searched, self.ranks, fpir, counts[units])
+            _mean_rates(searched, ranks, fpir, counts[units])
             for counts in resampled_counts(int(units.max()) + 1, self.resamples, self.seed)
         ]
         ends = np.nanquantile(rates, [(1 - self.ci_level) / 2, (1 + self.ci_level) / 2], axis=0)
         mated = len(np.unique(units[np.any([each.mated for each in searched], axis=0)]))
-        found = zip(_names(self.ranks, fpir), zip(*ends.tolist(), strict=True), strict=True)
+        found = zip(_names(ranks, fpir), zip(*ends.tolist(), strict=True), strict=True)
         return {name: settled(interval, mated, self.ci_level) for name, interval in found}
 
     def distractor_curve(

@@ -123,7 +123,8 @@ class RetrievalTask:
             depth: how many neighbours the metrics look at, were there so many.
         """
         for rows, ids, scores in self.search.chunks(np.maximum(needed, kept), chunk_size=chunk_size):
-            hits = (self.reference_codes[ids] == self.codes[rows, None]) & (ids >= 0)
+            codes = self.reference_codes[ids]
+            hits = (codes == self.codes[rows, None]) & (ids >= 0)
             place = np.arange(1, hits.shape[1])
             last = needed[rows, None]
             # Whom the last neighbour ties with is not all known, so that hits may be among them.
@@ -133,14 +134,14 @@ class RetrievalTask:
             ranking = Ranking.of(hits[:, :deepest], self.relevant[rows], max(deepest, depth))
             # What stands behind may not be next.
             known = (ids >= 0) & (np.arange(ids.shape[1]) < np.maximum(last, kept))
-            absent = self._without_classes(rows, np.where(known, self.reference_codes[ids], -1), ranking.depth)
+            absent = self._without_classes(rows, codes, known, ranking.depth)
             found = Neighbours(ids[:, :kept].copy(), scores[:, :kept].copy())  # lets go of the others
             yield Ranked(rows, ranking, ties.any(axis=1), found, absent)
 
-    def _without_classes(self, rows: Ids, codes: Ids, depth: int) -> Iterator[WithoutClass]:
-        """What neighbours of classes ``codes`` (c, K), -1 where unknown, would be without those of one other class."""
-        hits = codes == self.codes[rows, None]
-        behind = np.maximum.accumulate(hits[:, ::-1], axis=1)[:, ::-1] & ~hits & (codes >= 0)  # a hit comes later
+    def _without_classes(self, rows: Ids, codes: Ids, known: NDArray[np.bool_], depth: int) -> Iterator[WithoutClass]:
+        """What neighbours of classes ``codes`` (c, K), where ``known``, would be without those of one other class."""
+        hits = (codes == self.codes[rows, None]) & known
+        behind = np.maximum.accumulate(hits[:, ::-1], axis=1)[:, ::-1] & ~hits & known  # a hit comes later
         query, place = np.nonzero(behind)
         pairs = np.unique(query * len(self.classes) + codes[query, place])
         for some in np.array_split(pairs, -(-len(pairs) * codes.shape[1] // ENTRIES)) if len(pairs) else ():
