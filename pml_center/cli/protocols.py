@@ -178,7 +178,7 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
 
 def with_defaults(options: EvalOptions, run: Run | None, labels: Sequence[Hashable]) -> EvalOptions:
     """What was not asked for: as a run is measured at its end, or as any other model."""
-    known = run is not None and set(labels) <= set(run.classes)
+    known = run is not None and run.knows(labels)
     own: list[str] = [] if run is None else [run.config.metric]
     similarity = options.similarity or ("cosine" if run is None else run.config.similarity)
     metrics = options.metrics or tuple(dict.fromkeys([*METRICS, *own]))

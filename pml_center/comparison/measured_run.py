@@ -66,7 +66,7 @@ class MeasuredRun:
     @property
     def knows_its_queries(self) -> bool:
         """Whether it was trained on the classes that it was measured on."""
-        return {label for _, label in self.queries} <= set(self.run.classes)
+        return self.run.knows(label for _, label in self.queries)
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:

@@ -7,7 +7,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -158,6 +158,10 @@ class Run:
     def classes(self) -> list[str]:
         """The names of the classes trained on."""
         return self._read("labels.json")
+
+    def knows(self, labels: Iterable[Hashable]) -> bool:
+        """Whether all of these are names of classes trained on, so that only their images are new."""
+        return set(labels) <= set(self.classes)
 
     @property
     def held_out_names(self) -> list[str]:
