@@ -973,10 +973,10 @@ WAYS = [
             "one class": "result = loss.W[:, 3].tolist()",
             "cosines by hand": "result = F.normalize(e) @ F.normalize(loss.W, dim=0)",
             "a penalty on it": "value = loss(e, y) + 0.1 * loss.W.square().sum()",
-            "written by copy_": "loss.W.data.copy_(torch.ones_like(loss.W))",
+            "written by copy_": "loss.W.data.copy_(torch.linspace(-1, 1, loss.W.numel()).view_as(loss.W))",
             "written without gradient": """
                 with torch.no_grad():
-                    loss.W.copy_(torch.full_like(loss.W, 0.5))
+                    loss.W.copy_(torch.linspace(-1, 1, loss.W.numel()).view_as(loss.W))
                     loss.W[:, 1] = 2
                 """,
             "a column": "loss.W.data[:, 0] = 1",
@@ -1262,9 +1262,13 @@ WAYS = [
                 loss = Mine({SIZES})
                 """,
             "a start of one's own": f"""
+                def rising(W, most):
+                    with torch.no_grad():
+                        W.copy_(torch.linspace(-most, most, W.numel()).view_as(W))
+
                 class Mine(Loss):
                     def get_default_weight_init_func(self):
-                        return c_f.TorchInitWrapper(nn.init.constant_, val=0.3)
+                        return c_f.TorchInitWrapper(rising, most=0.3)
 
                 loss = Mine({SIZES})
                 """,
