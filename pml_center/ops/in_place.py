@@ -22,5 +22,11 @@ def in_place(operation: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Tenso
 
 
 def filled(tensor: Tensor, places: tuple[Tensor, ...], value: float) -> Tensor:
-    """``tensor[places] = value`` by :func:`in_place`."""
+    """``tensor[places] = value`` by :func:`in_place`.
+
+    Example:
+        >>> import torch
+        >>> filled(torch.zeros(2, 2), (torch.tensor([0, 1]), torch.tensor([1, 0])), 2.0).tolist()
+        [[0.0, 2.0], [2.0, 0.0]]
+    """
     return in_place("index_put", tensor, places, tensor.new_full((), value))
