@@ -23,7 +23,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
+    *([] if tags.has("no_sources") else ["sphinx.ext.viewcode"]),  # noqa: F821, Sphinx's own name
     "sphinx_gallery.gen_gallery",
     "sphinx_design",
     "sphinx_copybutton",
