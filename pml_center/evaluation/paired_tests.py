@@ -153,8 +153,7 @@ def paired_test(
         )
     difference = first - second
     if clusters is not None:
-        mean, variance, worth, number = class_moments(difference, clusters, absence)
-        return _test(mean, variance, worth - 1, number, level)._replace(over="clusters")
+        return _test(*class_moments(difference, clusters, absence), level)._replace(over="clusters")
     difference = difference[~np.isnan(difference)]
     [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
     p_value = _sign_flip_p_value(difference, resamples, seed)
