@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
-from pml_center.evaluation.class_intervals import few_units
-from pml_center.evaluation.statistics import Interval
+from pml_center.evaluation.statistics import Interval, few_units
 from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled

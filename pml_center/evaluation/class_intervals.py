@@ -14,7 +14,6 @@ from pml_center.arrays import as_numbers
 from pml_center.checks import check_flags
 from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
 
-ENOUGH = 5  # units from which on intervals hold as often as they say
 ROUNDING = 1e-12  # a standard error below it, beside values of 1, is one of the computer's
 
 
@@ -64,8 +63,8 @@ def class_interval(
     Source: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981, section 5, for what is
         counted twice; Kish, Survey Sampling, 1965, section 11.7, for the number of classes that equal ones would be
         worth; O'Neill, Some useful moment results in sampling problems, The American Statistician 68, 2014, for the
-        degrees of freedom; Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts
-        estimated from survey data, Survey Methodology 24, 1998, for the trials.
+        degrees of freedom; Korn and Graubard, Confidence intervals for proportions with small expected number of
+        positive counts estimated from survey data, Survey Methodology 24, 1998, for the trials.
     """
     check_level(level)
     check_flags(macro=macro)
@@ -129,22 +128,6 @@ def over_classes(classes: int) -> str:
         'over 193 classes, left out one at a time'
     """
     return f"over {classes:,} classes, left out one at a time"
-
-
-def few_units(units: int, what: str) -> tuple[str, ...]:
-    """A warning where so few classes or people say little of others.
-
-    Example:
-        >>> few_units(3, "classes")[0]
-        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on ...'
-    """
-    if units >= ENOUGH:
-        return ()
-    some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
-    return (
-        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; "
-        "20 or more make them short",
-    )
 
 
 def score_interval(mean: float, variance: float, units: float, level: float) -> Interval:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
-from pml_center.evaluation.paired_tests import PairedTest
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Neighbours
 from pml_center.evaluation.statistics import means_by_class
@@ -175,14 +174,13 @@ class RetrievalReport(Report):
         pairs = zip(self.codes[wrong].tolist(), self.reference_codes[nearest[wrong]].tolist(), strict=True)
         return [(self.classes[one], self.classes[other], n) for (one, other), n in Counter(pairs).most_common(k)]
 
-    def compare(self, other: Report, resamples: int = 10_000, seed: int = 0) -> dict[str, PairedTest]:
-        """Test whether this model differs from another on the same queries; see :meth:`Report.compare`."""
+    def _check_same_units(self, other: Report) -> None:
         if isinstance(other, RetrievalReport) and self.labels != other.labels:
             raise ValueError(
                 f"other must be about the same queries, got other labels ({len(self.codes)} and {len(other.codes)} "
                 "queries). Evaluate both models on the same data, in the same order."
             )
-        return super().compare(other, resamples, seed)
+        super()._check_same_units(other)
 
     def _unit_columns(self) -> dict[str, Sequence]:
         return ({} if self.names is None else {"name": self.names}) | {"label": self.labels}
