@@ -5,6 +5,7 @@ at a time.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,12 @@ class Absence(NamedTuple):
     """(P,) the class of queries that found it."""
     change: Values
     """(P,) of the sum of their values."""
+
+    @classmethod
+    def mean(cls, runs: Sequence["Absence"]) -> "Absence":
+        """What would change of the mean of several runs."""
+        gone, finder, change = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+        return cls(gone, finder, change / len(runs))
 
     def less(self, other: "Absence") -> "Absence":
         """What would change of the difference from another model."""

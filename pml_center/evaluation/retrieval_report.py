@@ -1,8 +1,10 @@
 """The result of a retrieval evaluation: what was found for each query, and what looks wrong with it."""
 
+import csv
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +175,21 @@ class RetrievalReport(Report):
         wrong = np.flatnonzero((nearest >= 0) & ~self.hits[:, 0])
         pairs = zip(self.codes[wrong].tolist(), self.reference_codes[nearest[wrong]].tolist(), strict=True)
         return [(self.classes[one], self.classes[other], n) for (one, other), n in Counter(pairs).most_common(k)]
+
+    def absence_to_csv(self, path: str | Path) -> None:
+        """Write what would change without each class: a line for each class and each other that it was mistaken for.
+
+        Columns are ``gone``, ``finder``, and each metric's change, summed over the queries of the finder. Beside
+        :meth:`to_csv` it is what a test over classes needs.
+        """
+        gone, finder, _ = next(iter(self.absence.values()))  # the same of all metrics
+        different, place = np.unique(gone * len(self.classes) + finder, return_inverse=True)
+        sums = [np.bincount(place, each.change, len(different)).tolist() for each in self.absence.values()]
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["gone", "finder", *self.absence])
+            for pair, *changes in zip(different.tolist(), *sums, strict=True):
+                writer.writerow([*(self.classes[code] for code in divmod(pair, len(self.classes))), *changes])
 
     def _check_same_units(self, other: Report) -> None:
         if isinstance(other, RetrievalReport) and self.labels != other.labels:

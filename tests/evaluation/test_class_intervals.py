@@ -91,6 +91,19 @@ def test_an_interval_does_not_depend_on_which_other_metrics_are_asked_for():
     np.testing.assert_array_equal(beside.neighbours.ids, alone.neighbours.ids)
 
 
+def test_what_would_change_without_each_class_is_written_down_by_pairs_of_classes(tmp_path):
+    rng = np.random.default_rng(13)
+    rows, labels = drawn(rng, 8, 6)
+    report = RetrievalEvaluator(**METRICS)(rows, [f"class {label}" for label in labels])
+    report.absence_to_csv(tmp_path / "absence.csv")
+    table = np.genfromtxt(tmp_path / "absence.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    assert len(table) == len({(line["gone"], line["finder"]) for line in table}) > 8
+    gone, finder, change = report.absence["mean_average_precision_at_r"]
+    for line in table:
+        of_pair = (gone == int(line["gone"][6:])) & (finder == int(line["finder"][6:]))
+        assert line["mean_average_precision_at_r"] == pytest.approx(change[of_pair].sum())
+
+
 def test_classes_that_are_only_references_are_taken_as_they_are():
     rng = np.random.default_rng(2)
     rows, labels = drawn(rng, 9, 6)
