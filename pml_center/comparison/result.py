@@ -224,15 +224,15 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Those that could be trained, the best first."""
         pairs = [self._pair(*two) for two in combinations(self.ranked, 2)]
-        tests = [paired_runs_test(*tables, _bonferroni(len(pairs)), self.units, absence) for tables, absence in pairs]
+        level = _bonferroni(len(pairs))
+        tests = [paired_runs_test(one, other, level, self.units, absence) for one, other, absence in pairs]
         corrected = holm([test.p_value for test in tests])
         behind: list[GapToBest | None] = [None]
         what = "queries" if self.units is None else "classes"
         with_best = pairs[: len(self.ranked) - 1]
-        for (tables, absence), test, p_value in zip(with_best, tests, corrected, strict=False):
-            means = (table.mean(axis=0) for table in tables)
-            of_models = paired_test(*means, clusters=self.units, absence=absence).p_value
-            seeds = min(map(len, tables))
+        for (one, other, absence), test, p_value in zip(with_best, tests, corrected, strict=False):
+            of_models = paired_test(one.mean(0), other.mean(0), clusters=self.units, absence=absence).p_value
+            seeds = min(len(one), len(other))
             behind.append(GapToBest.of(test._replace(over=what), p_value, of_models, seeds, len(pairs)))
         rows = []
         for candidate, distance in zip(self.ranked, behind, strict=True):
@@ -244,11 +244,13 @@ class Comparison:
             rows.append(Row(candidate, value, ends, tuple(of_seeds.tolist()), deviation, distance))
         return rows
 
-    def _pair(self, *two: Candidate) -> tuple[list[NDArray[np.float64]], Absence | None]:
+    def _pair(
+        self, one: Candidate, other: Candidate
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Absence | None]:
         """The values of two losses, and what would change of their difference without each class."""
-        one, other = map(self._absence, two)
-        absence = None if one is None or other is None else one.less(other)
-        return [each.values[self.metric] for each in two], absence
+        ours, theirs = self._absence(one), self._absence(other)
+        absence = None if ours is None or theirs is None else ours.less(theirs)
+        return one.values[self.metric], other.values[self.metric], absence
 
     def _absence(self, candidate: Candidate) -> Absence | None:
         """What would change of its mean without each class, where classes could have been others and that is known."""
