@@ -583,6 +583,9 @@ def test_the_time_that_is_said_counts_starts_measuring_and_every_stage_of_a_sear
     plan = Plan.new(at(tmp_path / "out"), LOSSES[:1], (0, 1, 2), 0)
     images = plan.check()
     assert expected(plan, jobs=2)["minutes_in_all"] == pytest.approx(2 * run / 60, abs=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "costs_of", lambda configs, processes: [replace(cost, once=9)])
+        assert expected(plan, jobs=2)["minutes_in_all"] == pytest.approx((9 + 2 * run) / 60, abs=0.01)
     share = 2 / images.train.num_classes
     trial = 3 + (1 - share) * 10 * (2 + 3) + 4 * 0.5 + 0.1 * int(share * len(images.train))
     found = expected(replace(plan, search=4), jobs=2)  # 4, one beyond, and the best 3 again
