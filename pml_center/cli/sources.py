@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pml_center.arrays import read_array
-from pml_center.backbones import Embedder, create_embedder
+from pml_center.backbones import Embedder, create_embedder, full_name
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
@@ -119,7 +119,7 @@ class Model:
     @property
     def facts(self) -> dict[str, Any]:
         """What made the embeddings, for a reader and for :func:`model_of`."""
-        source = str(self.run.folder.resolve()) if self.run else self.source
+        source = str(self.run.folder.resolve()) if self.run else full_name(self.source)
         kept = {name: getattr(self.options, name) for name in KEPT}
         if self.options.weights:
             kept |= {"weights": str(Path(self.options.weights).expanduser().resolve()), "pretrained": False}

@@ -1,6 +1,7 @@
 """From a model and images to embeddings, and the folder that keeps them."""
 
 import csv
+import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -69,10 +70,12 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
     for name in ("samples.csv", "embeddings.npy"):
         (folder / name).unlink(missing_ok=True)
     np.save(folder / "embeddings.npy", embeddings)
-    with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
+    partial = folder / "samples.csv.partial"  # a table that was cut off could still have a line for each row
+    with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(present)
         writer.writerows(zip(*present.values(), strict=True))
+    partial.replace(folder / "samples.csv")
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def load_samples(folder: str | Path) -> Samples:
     Raises:
         FileNotFoundError: no such files.
         ValueError: files that do not fit together.
+        BlockingIOError: another process writes to the folder.
     """
     folder = as_path(folder, "folder")
     missing = [name for name in ("embeddings.npy", "samples.csv") if not (folder / name).is_file()]
@@ -93,10 +97,15 @@ def load_samples(folder: str | Path) -> Samples:
             f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
+    file = (folder / "embeddings.npy").stat()
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
     columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
     rows = len(next(iter(columns.values()), []))
+    if not os.path.samestat(file, (folder / "embeddings.npy").stat()):
+        raise BlockingIOError(
+            f"folder must stay as it is while it is read, got {str(folder)!r}, which was written anew. Try again."
+        )
     if rows != count or "label" not in columns:
         raise ValueError(
             f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "

@@ -450,7 +450,8 @@ def check_holds_only(own: set[str], folder: Path) -> None:
     Raises:
         FileExistsError: it holds other things.
     """
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - own):
+    names = {path.name for path in folder.iterdir()} - own - owner.FILES if folder.is_dir() else set()
+    if any(not name.endswith(PARTIAL) for name in names) or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(
             f"out must be a new folder, got {folder}, which holds other things. Choose another --out."
         )
