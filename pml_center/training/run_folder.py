@@ -25,7 +25,7 @@ from torch import Tensor
 from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
-from pml_center.evaluation import Report
+from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
@@ -358,6 +358,8 @@ class Run:
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
+            if data is None and isinstance(report, RetrievalReport) and report.absence:
+                report.absence_to_csv(folder / "absence.csv")
         first = next(iter(reports))
         self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
