@@ -87,6 +87,7 @@ class Model:
         self.device = choose_device(options.device)
         is_path = Path(source).is_dir() or (os.sep in source and ":" not in source)  # timm has sources with a colon
         self.run = Run.open(source) if is_path else None
+        self.weights_digest = self.run and self.run.weights_digest  # before they are read: others may come meanwhile
         self.embedder = self._of_run(self.run) if self.run else self._of_timm()
         self.network: nn.Module = _WithMirrorImage(self.embedder) if options.flip_test else self.embedder
         self.network.eval()

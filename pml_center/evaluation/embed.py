@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pml_center.arrays import as_array, as_list, as_path, read_array
-from pml_center.checks import check_workers
+from pml_center.checks import check_size, check_workers
 from pml_center.data import LabeledImages, eval_transform
 from pml_center.text_files import read_columns
 
@@ -151,6 +151,7 @@ def embed_samples(
         progress: see :func:`embed`.
 
     Raises:
+        TypeError: as for :func:`embed`.
         ValueError: as for :func:`embed`; images without a transform for a model that does not say what it needs.
 
     Example:
@@ -160,6 +161,7 @@ def embed_samples(
         >>> samples.embeddings.shape, samples.labels, samples.names
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
+    check_model(model)
     names, classes, groups = None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
@@ -167,6 +169,7 @@ def embed_samples(
         data = data if data.transform else data.with_transform(_transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
+        check_size("batch_size", batch_size, "Use 64.")
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
     return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
@@ -189,7 +192,7 @@ def embed(
         embeddings, (N, D) float32, and labels, (N,) int64, in the order of the loader.
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: a model or a loader of another type, labels that are not integers.
         ValueError: a loader without batches, a model whose output is not (B, D), another number of labels.
 
     Example:
@@ -198,13 +201,20 @@ def embed(
         >>> embeddings.shape, labels
         ((3, 3), array([7, 8, 9]))
     """
+    check_model(model)
+    if isinstance(loader, (Tensor, np.ndarray, str, os.PathLike)) or not isinstance(loader, Iterable):
+        raise TypeError(
+            f"data must be a DataLoader or a data set, got {type(loader).__name__}. Give one of (images, labels), or "
+            "call the evaluator with embeddings and their labels."
+        )
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     else:
         model.to(device)
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
-        for images, batch_labels, *_ in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
+        for batch in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
+            images, batch_labels = _pair(batch)
             output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
             embeddings.append(output.float().cpu().numpy())
@@ -212,6 +222,32 @@ def embed(
     if not embeddings:
         raise ValueError("loader must have at least one batch, got none. Check the data set, or drop_last=True.")
     return np.concatenate(embeddings), np.concatenate(labels)
+
+
+def check_model(model: object) -> None:
+    """What embeds must be a module.
+
+    Raises:
+        TypeError: anything else, such as embeddings.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}. Give a network; embeddings and their labels "
+            "are measured by calling the evaluator: evaluator(embeddings, labels)."
+        )
+
+
+def _pair(batch: Any) -> tuple[Tensor, Any]:
+    """The images and the labels of a batch."""
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], Tensor):
+        return batch[0], batch[1]
+    got = type(batch).__name__
+    if isinstance(batch, (tuple, list)):
+        got += f" of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+    raise TypeError(
+        f"batches must be (images, labels, ...), images a tensor, got {got}. Let the data set return such a pair, and "
+        "turn pictures into tensors by its transform."
+    )
 
 
 @contextmanager

@@ -232,7 +232,6 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    report = run.folder / "eval" / "held-out" / "report.json"
     named = {term.name for term in parse_terms(run.config.loss)}
     names = [name for name in known_losses() if name in named]
     return environment.get_template("model_card.md.jinja").render(
@@ -242,7 +241,7 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         data=Path(run.config.data).name,
         classes=len(run.classes),
         head=bool(network.num_classes),
-        report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
+        report=run.report,
         sources={name: references(describe_loss(name).source) for name in names},
         versions={name: version(name) for name in ("pml-center", "timm", "torch")},
     )

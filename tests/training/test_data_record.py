@@ -15,6 +15,7 @@ from PIL import Image
 
 from pml_center.cli import main
 from pml_center.data import ImageSplits, LabeledImages, StoredImage, archives, digits
+from pml_center.evaluation import RetrievalEvaluator
 from pml_center.training import Run, TrainConfig, fit, resume
 from pml_center.training.data_record import DataRecord, Recorded, listing
 from tests.training.test_processes import in_two_processes
@@ -321,6 +322,48 @@ def test_what_was_measured_of_weights_that_training_left_behind_is_gone(there, m
     with pytest.raises(SystemExit):
         main(["compare", str(run.folder), "--out", str(run.folder.parent / "compared")])
     assert "run must have been measured" in capsys.readouterr().err
+
+
+def test_a_report_that_a_kill_left_behind_is_not_taken_for_one_of_the_weights_of_now(there, monkeypatch, capsys):
+    run = there("images")
+    assert run.report["weights"] == run.weights_digest
+    monkeypatch.setattr(Run, "forget_reports", lambda run: None)  # the process is killed before
+    resume(run.folder, epochs=2, test=False)
+    assert (run.report_folder() / "report.csv").is_file()
+    assert run.report is None
+    with pytest.raises(SystemExit):
+        main(["compare", str(run.folder), "--out", str(run.folder.parent / "compared")])
+    assert "whose report is of weights that have given way to others. Finish it" in capsys.readouterr().err
+    main(["eval", str(run.folder), "--workers", "0"])
+    assert run.report["weights"] == run.weights_digest
+
+
+def test_a_measurement_of_weights_that_gave_way_meanwhile_says_so(there, monkeypatch, caplog):
+    run, measure = there("images"), RetrievalEvaluator.__call__
+
+    def train_on(*arguments, **others):
+        if len(run.epochs) == 1:
+            resume(run.folder, epochs=2, test=False)
+        return measure(*arguments, **others)
+
+    monkeypatch.setattr(RetrievalEvaluator, "__call__", train_on)
+    main(["eval", str(run.folder), "--workers", "0", "--no-cache"])
+    assert "the run was trained on meanwhile" in caplog.text
+    assert run.report is None
+
+
+def test_measurements_of_other_data_in_other_ways_stand_side_by_side(there, capsys):
+    run = there("images")
+    kept = {}
+    verification = ["--protocol", "verification"]
+    for options in ([], ["--similarity", "dot"], verification, [*verification, "--far", 0.2]):
+        main([*map(str, ["eval", run.folder, run.config.data, "--json", "--workers", 0, *options])])
+        path = Path(json.loads(capsys.readouterr().out)["files"]["report"])
+        kept[path] = json.loads(path.read_text()).get("options", {})
+    assert list(kept.values()) == [{}, {"similarity": "dot"}, {}, {"far": [0.2]}]
+    first, dot, pairs, far = kept
+    assert first.parent == pairs.parent
+    assert len({first.parent, dot.parent, far.parent}) == 3
 
 
 @pytest.mark.parametrize(
