@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.comparison.result import Candidate
+from pml_center.evaluation.class_intervals import Absence
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord
 from pml_center.training.run_folder import Run
@@ -74,6 +75,15 @@ class MeasuredRun:
         return self._values("report")
 
     @cached_property
+    def absence(self) -> dict[str, Absence]:
+        """What would change of each metric without each class; none of a run that did not write it down."""
+        if not (self._reports / "absence.csv").is_file():
+            return {}
+        table, labels = self._table("absence"), np.unique([label for _, label in self.queries])
+        gone, finder = (np.searchsorted(labels, np.array(table.pop(name), labels.dtype)) for name in ("gone", "finder"))
+        return {metric: Absence(gone, finder, np.array(change, np.float64)) for metric, change in table.items()}
+
+    @cached_property
     def pixels(self) -> dict[str, NDArray[np.float64]]:
         """Those of raw pixels."""
         return self._values("pixels")
@@ -82,6 +92,16 @@ class MeasuredRun:
     def cost(self) -> dict[str, Any]:
         """What ``compare`` logged of it."""
         return next(iter(self.run.events("cost")), {})
+
+    @property
+    def _reports(self) -> Path:
+        return self.run.report_folder()
+
+    @cached_property
+    def _what_is_outdated(self) -> str:
+        path = self._reports / "report.json"
+        is_outdated = path.is_file() and self.run.report is None
+        return "whose report is of weights that have given way to others" if is_outdated else ""
 
     def _values(self, kind: str) -> dict[str, NDArray[np.float64]]:
         table = self._table(kind)
@@ -92,15 +112,16 @@ class MeasuredRun:
         }
 
     def _table(self, kind: str) -> dict[str, list[str]]:
-        path = self.folder / "eval" / "held-out" / f"{kind}.csv"
-        if not path.is_file():
+        path = self._reports / f"{kind}.csv"
+        lacks = f"without {path.name}" if not path.is_file() else self._what_is_outdated
+        if lacks:
             raise FileNotFoundError(
-                f"run must have been measured on images that it held out, got {self.folder} without {path.name}. "
+                f"run must have been measured on images that it held out, got {self.folder} {lacks}. "
                 f"Finish it with `pml-center resume {self.folder}`, or leave it out."
             )
         with path.open(encoding="utf-8", newline="") as file:
             names, *rows = csv.reader(file)
-        return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, Any]) -> Candidate:
@@ -113,6 +134,11 @@ def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, A
         seeds=[run.config.seed for run in runs],
         runs=[str(run.folder) for run in runs],
         values={metric: np.stack([run.values[metric] for run in runs]) for metric in shared},
+        absence={
+            metric: Absence.mean([run.absence[metric] for run in runs])
+            for metric in shared
+            if all(metric in run.absence for run in runs)
+        },
         seconds=[round(sum(epoch["seconds"] for epoch in run.run.epochs), 3) for run in runs],
         epoch_seconds=[round(fmean(epoch["seconds"] for epoch in run.run.epochs), 4) for run in runs],
         cpu_seconds=[cost.get("cpu_seconds") for cost in costs],

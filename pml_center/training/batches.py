@@ -23,10 +23,11 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     transform = train_transform(
         model.image_size, model.in_chans, model.mean, model.std, crop_scale=config.crop_scale, hflip=config.hflip
     )
+    seed = config.seed if config.order_seed is None else config.order_seed
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
     return DataLoader(
         SeededImages(images.with_transform(transform), is_random=config.crop_scale < 1 or config.hflip > 0),
-        batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, config.seed, rank, parts),
+        batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, seed, rank, parts),
         collate_fn=collate,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,

@@ -469,6 +469,9 @@ def test_intervals_are_over_classes_where_these_are_new_and_over_queries_where_e
     labels = [label for _, label in planning.open_runs([folder])[0].queries]
     assert np.array_equal(found.clusters, np.unique(labels, return_inverse=True)[1])
     assert found.over == f"{len(set(labels))} classes"
+    absence = found.ranked[0].absence[METRIC]  # as the runs wrote it down, with the numbers of these classes
+    assert absence.change.any()
+    assert set(absence.gone) | set(absence.finder) <= set(found.clusters)
     runs = [copy_of(folder / FOLDERS[0] / "seed-0", tmp_path / str(seed), {"seed": seed}) for seed in (5, 6)]
     for run, over in zip(runs, (found.over, f"{len(labels)} queries"), strict=True):
         (run / "labels.json").write_text(json.dumps(sorted(set(labels))))
@@ -576,6 +579,9 @@ def test_the_time_that_is_said_counts_starts_measuring_and_every_stage_of_a_sear
     plan = Plan.new(at(tmp_path / "out"), LOSSES[:1], (0, 1, 2), 0)
     images = plan.check()
     assert expected(plan, jobs=2)["minutes_in_all"] == pytest.approx(2 * run / 60, abs=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "costs_of", lambda configs, processes: [replace(cost, once=9)])
+        assert expected(plan, jobs=2)["minutes_in_all"] == pytest.approx((9 + 2 * run) / 60, abs=0.01)
     share = 2 / images.train.num_classes
     trial = 3 + (1 - share) * 10 * (2 + 3) + 4 * 0.5 + 0.1 * int(share * len(images.train))
     found = expected(replace(plan, search=4), jobs=2)  # 4, one beyond, and the best 3 again
