@@ -23,7 +23,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    *([] if tags.has("no_sources") else ["sphinx.ext.viewcode"]),  # noqa: F821, Sphinx's own name
+    "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
     "sphinx_design",
     "sphinx_copybutton",

@@ -190,8 +190,8 @@ def build(folder):
         left_out = shutil.ignore_patterns("_build", "gallery", "pictures")
         shutil.copytree(ROOT / name, folder / name, ignore=left_out, dirs_exist_ok=True)
     shutil.copy(ROOT / "README.md", folder)
-    left_out = ["-D", "plot_gallery=0", "-D", "loss_pictures=0", "-t", "no_sources"]  # the code of modules in colours
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *left_out, "docs", "building"]
+    without_pictures = ["-D", "plot_gallery=0", "-D", "loss_pictures=0"]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *without_pictures, "docs", "building"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (folder / "building").rename(folder / "html")
