@@ -354,3 +354,13 @@ def test_embeddings_that_were_not_written_to_their_end_are_no_embeddings(run, wh
         with pytest.raises(TypeError):
             run("embed", "run", "photos", "--out", "half", "--workers", "0", "--debug")
     assert "got 0 rows" in run("eval", "half", code=2)
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_kept(command, trained, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "eval")
+
+    monkeypatch.setattr("pml_center.training.Run.write_reports", refuse)
+    out, _, code = command("eval", trained / "small", "digits", "--workers", 0, "--ci", "none")
+    assert (code, "reports are not kept: [Errno 13] Permission denied" in caplog.text) == (0, True)
+    assert "recall_at_1" in out
