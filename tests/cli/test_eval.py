@@ -336,10 +336,20 @@ def test_rows_that_were_sorted_otherwise_are_refused(run, where):
         assert "samples.csv must have its rows in the order of embeddings.npy" in run(*command, code=2)
 
 
+def test_embeddings_that_are_damaged_are_refused(run, where):
+    shutil.copytree(where / "rows", where / "damaged")
+    path = where / "damaged" / "embeddings.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40
+    path.write_bytes(content)
+    for command in (("eval", "damaged"), ("search", "damaged", str(next((where / "photos").rglob("*.png"))))):
+        assert "embeddings.npy must be as `pml-center embed` wrote it" in run(*command, code=2)
+
+
 def test_a_gallery_of_another_model_is_said(run, asked, where):
     shutil.copytree(where / "rows", where / "theirs")
     path = where / "theirs" / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another run"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another run", "sum": None}))
     rows = load_samples(where / "theirs")
     save_samples(where / "theirs", rows._replace(embeddings=rows.embeddings[:, ::-1]))
     found = asked("eval", "rows", "--gallery", "theirs", *QUICK)["reports"]["retrieval"]
