@@ -21,7 +21,7 @@ from pml_center.backbones import HEAD_EMBEDS, Embedder
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import PARTIAL, Run, check_holds_only
+from pml_center.training.run_folder import PARTIAL, Run, check_holds_only, input_of
 
 WEIGHTS = "model.safetensors"
 OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
@@ -133,7 +133,7 @@ def _export_onnx(run: Run, path: Path, onnx: Any, runtime: Any) -> Path:
     draft = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # of two runs that are exported there, one is whole
     try:
         proto = _onnx_proto(model)
-        inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
+        inputs = input_of(model)
         onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in inputs.items()})
         onnx.save(proto, draft)
         session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])

@@ -16,6 +16,7 @@ from pml_center.backbones import Embedder, create_embedder
 from pml_center.data import digits, eval_transform
 from pml_center.training import TrainConfig, export_onnx, export_timm
 from pml_center.training.export import _affine, _with_head
+from pml_center.training.run_folder import Run
 
 SETTINGS = {"embedding_size": 16, "channels": 1, "image_size": 32, "workers": 0}
 
@@ -31,6 +32,10 @@ class Trained:
 
     def load_model(self):
         return copy.deepcopy(self.model).eval()
+
+    @property
+    def report(self):
+        return Run(self.folder).report
 
 
 def trained(folder, model, **settings):
