@@ -17,7 +17,7 @@ from packaging.version import Version
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from pml_center.backbones import HEAD_EMBEDS, Embedder
+from pml_center.backbones import HEAD_EMBEDS, Embedder, safetensors_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import owned
@@ -31,6 +31,7 @@ SLACK = 1e-4  # of the largest number in an embedding, for the order in which fl
 def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     """Write the model of a run as a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
 
+    That takes timm 1.0.26; :func:`pml_center.create_embedder` loads it with an older one, too.
     The neck becomes timm's classifier, so that the model gives embeddings; with ``num_classes=0`` it gives the features
     before the neck. ``config.json`` has the input that it was trained with, which
     ``timm.data.resolve_model_data_config`` reads; ``labels.json`` the classes; ``README.md`` is a card with the loss,
@@ -115,7 +116,8 @@ def _export_timm(run: Run, folder: Path) -> Path:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         _write(network, model, run, draft)
-        reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
+        name = f"local-dir:{draft}"
+        reloaded = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=safetensors_of(name)).eval()
         _check_same(reloaded, model, f"{model.name}, written and loaded again,")
         folder.mkdir(parents=True, exist_ok=True)
         for file in draft.iterdir():

@@ -14,6 +14,7 @@ import time
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from pml_center.cli import app, main
@@ -328,6 +329,11 @@ def test_export_says_what_timm_and_onnx_cannot_have(command, trained, monkeypatc
     _, err, code = command("export", trained / "small")
     assert code == 2
     assert "Use --format onnx" in err
+    monkeypatch.setattr(torch, "__version__", "2.8.0")
+    _, err, code = command("export", trained / "small", "--format", "onnx")
+    assert code == 3
+    assert "torch must be 2.9 or newer to write ONNX, got 2.8.0" in err
+    monkeypatch.setattr(torch, "__version__", "2.9.0")
     monkeypatch.setitem(sys.modules, "onnx", None)
     _, err, code = command("export", trained / "small", "--format", "onnx")
     assert code == 3
