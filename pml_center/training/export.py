@@ -46,10 +46,16 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
         The folder.
 
     Raises:
+        ImportError: timm is older than 1.0.31.
         ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
         FileExistsError: the folder holds other things.
         BlockingIOError: another process trains or exports the run.
     """
+    if Version(timm.__version__) < Version("1.0.31"):  # which writes how images are prepared, and how a model is built
+        raise ImportError(
+            f"timm must be 1.0.31 or newer to write what timm loads, got {timm.__version__}. "
+            "Run: python -m pip install 'timm>=1.0.31', or use --format onnx."
+        )
     folder = run.folder / "export" if folder is None else Path(folder)
     with _alone(run):
         return _export_timm(run, folder)
