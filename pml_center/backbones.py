@@ -333,10 +333,21 @@ def _create_sized(
 def safetensors_of(name: str) -> dict[str, Any]:
     """What makes timm read the weights of a local folder; before 1.0.26 it takes safetensors there for a pickle."""
     source, _, place = name.partition(":")
-    file = Path(place) / "model.safetensors"
+    file = Path(place).expanduser() / "model.safetensors"
     if source.lower() != "local-dir" or not file.is_file():
         return {}
     return {"source": "", "file": str(file), "custom_load": False}
+
+
+def full_name(name: str) -> str:
+    """The same model, to be made from any folder: the path of a ``local-dir:`` becomes absolute.
+
+    Example:
+        >>> full_name("resnet18"), full_name("local-dir:/models/../mine")
+        ('resnet18', 'local-dir:/mine')
+    """
+    source, _, place = name.partition(":")
+    return f"{source}:{Path(place).expanduser().resolve()}" if source.lower() == "local-dir" else name
 
 
 def _embedding_head(name: str, cache_dir: str | None) -> int:

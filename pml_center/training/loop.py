@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
+from pml_center.backbones import full_name
 from pml_center.data.open_images import full_source
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
@@ -291,7 +292,7 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         for name in ("weights", "init_from", "data_root")
         if (value := getattr(config, name)) is not None
     }
-    return replace(config, data=full_source(config.data), **full)
+    return replace(config, data=full_source(config.data), model=full_name(config.model), **full)
 
 
 def choose_device(name: str) -> torch.device:

@@ -70,9 +70,7 @@ def test_timm_gives_the_same_embeddings(model, neck, tmp_path):
 
 def test_an_older_timm_writes_nothing_and_which_does_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "__version__", "1.0.16")
-    with pytest.raises(
-        ImportError, match=r"timm must be 1\.0\.31 or newer to write what timm loads, got 1\.0\.16"
-    ):
+    with pytest.raises(ImportError, match=r"timm must be 1\.0\.31 or newer to write what timm loads, got 1\.0\.16"):
         export_timm(trained(tmp_path, "test_resnet"))
     assert not list(tmp_path.rglob("export*"))
 
