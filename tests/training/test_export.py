@@ -97,9 +97,10 @@ def test_a_timm_that_takes_safetensors_for_a_pickle_is_no_matter_here(tmp_path, 
     def broken(*_arguments, **_options):
         raise UnpicklingError("invalid load key")
 
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_path", broken)  # before 1.0.26
     run, images = trained(tmp_path, "test_vit"), torch.randn(3, 1, 32, 32)
-    ours = create_embedder(f"local-dir:{export_timm(run)}", pretrained=True)
+    folder = export_timm(run)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_path", broken)  # before 1.0.26
+    ours = create_embedder(f"local-dir:{folder}", pretrained=True)
     wanted = embeddings(run.load_model(), images)
     torch.testing.assert_close(embeddings(ours, images), wanted, rtol=1e-4, atol=1e-4)
 
