@@ -1,7 +1,7 @@
 """Networks that turn images into embeddings: any timm model, or a small one of our own, behind one interface."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,104 @@ class Embedder(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self._channels_last = not any(map(_dies_in_channels_last, trunk.modules()))
+        self._held: list[nn.Parameter] = []  # by freeze
+        self._still: list[nn.Module] = []  # likewise: in evaluation mode whatever the rest is in
+
+    def freeze(self, part: str | int | None) -> None:
+        """Keep a part of the trunk as it is, and nothing else: what was frozen before moves again.
+
+        Args:
+            part: ``"trunk"``, all of it; ``"batchnorm"``, the statistics of its BatchNorm layers, whose weights go on
+                learning; a number N, its stem and its first N blocks, as timm groups them; None, nothing. What is
+                frozen stays in evaluation mode.
+
+        Raises:
+            ValueError: another part, more blocks than there are, a trunk of unknown blocks.
+
+        Example:
+            >>> embedder = create_embedder("convnet", embedding_size=4)
+            >>> embedder.freeze(2)
+            >>> sum(p.numel() for p in embedder.trunk.parameters() if not p.requires_grad)
+            19200
+            >>> embedder.freeze("trunk")
+            >>> [name for name, p in embedder.named_parameters() if p.requires_grad], embedder.train().trunk.training
+            (['neck.weight', 'neck.bias'], False)
+        """
+        held, still = self._to_freeze(part)
+        for parameter in self._held:
+            parameter.requires_grad_(True)
+        is_training = self.training
+        self._held, self._still = [p for p in held if p.requires_grad], still
+        for parameter in self._held:
+            parameter.requires_grad_(False)
+        self.train(is_training)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether :meth:`freeze` holds a part."""
+        return bool(self._held or self._still)
+
+    @property
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """The parameters of the trunk from its stem to its last block, as timm groups them.
+
+        Raises:
+            ValueError: a trunk that does not say.
+        """
+        from timm.models import group_parameters
+
+        if not hasattr(self.trunk, "group_matcher"):
+            raise ValueError(
+                f"model must say which blocks it has, got {self.name!r}, which has no group_matcher. "
+                "Freeze 'trunk' or 'batchnorm', and leave out layer_decay."
+            )
+        groups = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False), return_values=True)
+        return [groups[number] for number in sorted(groups)]
+
+    def _to_freeze(self, part: str | int | None) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        if part is None:
+            return [], []
+        if part == "trunk":
+            return list(self.trunk.parameters()), [self.trunk]
+        if part == "batchnorm":
+            return [], [layer for layer in self.trunk.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if not isinstance(part, int) or part < 1:
+            raise ValueError(
+                f"freeze must be 'trunk', 'batchnorm' or a number of blocks from 1 on, got {part!r}. Choose one."
+            )
+        blocks = self.blocks
+        if part >= len(blocks):
+            raise ValueError(
+                f"freeze must be at most the {len(blocks) - 1} blocks of {self.name!r}, got {part}. "
+                "Use freeze='trunk' for all."
+            )
+        held = [parameter for block in blocks[: part + 1] for parameter in block]
+        whole = {id(parameter) for parameter in held}
+        layers = [(layer, [id(p) for p in layer.parameters()]) for layer in self.trunk.modules()]
+        return held, [layer for layer, own in layers if own and whole.issuperset(own)]
+
+    def train(self, mode: bool = True) -> "Embedder":
+        """As of any module, but for what is frozen."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings (B, D) of images (B, C, H, W)."""
+        """Embeddings (B, D) of images (B, C, H, W), or of the features (B, F) of such."""
+        features = images if images.ndim == 2 else None
+        try:
+            return self.neck(self.features(images) if features is None else features)
+        except ValueError as error:
+            if len(images) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "images must be at least 2 in training because BatchNorm has no variance over a batch of one, got 1. "
+                "Use drop_last=True in the DataLoader or a larger batch; to embed one image, call .eval() first."
+            ) from error
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, F) of images (B, C, H, W): what the trunk gives, before the neck."""
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(
                 f"images must have shape (batch, {self.in_chans}, height, width) because in_chans={self.in_chans}, "
@@ -155,15 +250,7 @@ class Embedder(nn.Module):
             )
         if self._channels_last:
             images = images.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast, ViTs the same
-        try:
-            return self.neck(self.trunk(images))
-        except ValueError as error:
-            if len(images) > 1 or "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                "images must be at least 2 in training because BatchNorm has no variance over a batch of one, got 1. "
-                "Use drop_last=True in the DataLoader or a larger batch; to embed one image, call .eval() first."
-            ) from error
+        return self.trunk(images)
 
 
 class ConvNet(nn.Module):
@@ -207,6 +294,10 @@ class ConvNet(nn.Module):
                 "Enlarge them, e.g. with image_size=32."
             )
         return self.blocks(images).mean((-2, -1))
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The block of a parameter by its name, as timm's models say it; there is no coarser division."""
+        return lambda name: int(name.split(".")[1]) // 4  # three layers, and a pooling that has no parameters
 
 
 def _block(in_chans: int, out_chans: int) -> list[nn.Module]:

@@ -11,9 +11,9 @@ SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
 AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulate", "eval_every")
 SEEDS = ("seed", "split_seed")
-POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
+POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-SHARES = ("held_out", "val", "hflip", "ema", "momentum")
+SHARES = ("held_out", "val", "hflip", "ema", "momentum", "layer_decay")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class ModelConfig:
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
         init_from: a run folder to take the weights of model and neck from; training starts anew.
+        freeze: what of the model stays as it is: 'trunk', all but the neck; 'batchnorm', the statistics of the trunk's
+            BatchNorm layers; or a number of blocks, from the first on, as timm counts them.
+        unfreeze_at: the epoch from which what was frozen is trained, too.
         channels: 1 for grey, 3 for colour; by default what the model takes.
         image_size: side of the square that images are resized to, in pixels; by default what the model takes.
     """
@@ -69,6 +72,8 @@ class ModelConfig:
     pretrained: bool = False
     weights: str | None = None
     init_from: str | None = None
+    freeze: Literal["trunk", "batchnorm"] | int | None = None
+    unfreeze_at: int | None = None
     channels: Literal[1, 3] | None = None
     image_size: int | None = None
 
@@ -99,6 +104,10 @@ class OptimizerConfig:
         epochs: passes over the training images.
         optimizer: any optimizer of timm.
         lr: peak learning rate of the model.
+        trunk_lr: peak learning rate of the model without its neck; by default lr.
+        neck_lr: peak learning rate of the neck; by default lr.
+        layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
+            blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
         center_lr: peak learning rate of centers with update='gradient'; by default loss_lr.
         weight_decay: on the model's weight matrices.
@@ -114,6 +123,9 @@ class OptimizerConfig:
     epochs: int = 20
     optimizer: str = "adamw"
     lr: float = 2e-3
+    trunk_lr: float | None = None
+    neck_lr: float | None = None
+    layer_decay: float = 1.0
     loss_lr: float | None = None
     center_lr: float | None = None
     weight_decay: float = 0.01
@@ -192,6 +204,9 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
+        if self.unfreeze_at is not None and (self.freeze is None or self.unfreeze_at < 2):
+            rule = "be at least 2" if self.freeze else "come with freeze"
+            raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
@@ -236,14 +251,14 @@ def check_at_least(least: int, remedy: str, **values: float | None) -> None:
 
 def _check_type(name: str, value: object, kind: Any) -> None:
     """The command line has looked at its flags; Python and files may say anything."""
-    first, *rest = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if value is None and NoneType in rest:
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
+    others = [each for each in kinds if each is not NoneType and get_origin(each) is not Literal]
+    if (value is None and NoneType in kinds) or value in choices:
         return
-    if get_origin(first) is Literal:
-        if value not in get_args(first):
-            known = " or ".join(map(repr, get_args(first)))
-            raise ValueError(f"{name} must be {known}, got {value!r}. {SEE_HELP}")
+    allowed = tuple({int, float} if float in others else others)
+    if isinstance(value, allowed) and (not isinstance(value, bool) or bool in others):
         return
-    allowed = (int, float) if first is float else first
-    if not isinstance(value, allowed) or (isinstance(value, bool) and first is not bool):
-        raise TypeError(f"{name} must be {NAMES[first]}, got {value!r}. {SEE_HELP}")
+    known = " or ".join([*map(repr, choices), *(NAMES[other] for other in others)])
+    kind_of_error = ValueError if choices else TypeError
+    raise kind_of_error(f"{name} must be {known}, got {value!r}. {SEE_HELP}")

@@ -147,6 +147,8 @@ class TrainState:
         if config.init_from is not None and run is None:
             _take_weights(model, config.init_from)
         model = model.to(device)
+        if config.unfreeze_at is None:
+            model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
         groups = param_groups(
             model,
@@ -155,7 +157,12 @@ class TrainState:
             loss_lr=config.loss_lr,
             center_lr=config.center_lr,
             weight_decay=config.weight_decay,
+            trunk_lr=config.trunk_lr,
+            neck_lr=config.neck_lr,
+            layer_decay=config.layer_decay,
         )
+        if config.unfreeze_at is not None:
+            model.freeze(config.freeze)
         loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
         updates = len(loader) // config.accumulate
         if not updates:
@@ -200,6 +207,10 @@ class TrainState:
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
+        at = self.config.unfreeze_at
+        if at is not None and self.progress.epoch >= at and self.model.is_frozen:
+            self.model.freeze(None)
+            (self.network,) = distributed.prepare(self.model)
         sampler: Any = self.loader.batch_sampler
         sampler.epoch, sampler.start = self.progress.epoch, self.progress.step * self.config.accumulate
         return iter(self.loader)
