@@ -73,10 +73,9 @@ class MeasuredRun:
         """Each metric's values, (Q,)."""
         return self._values("report")
 
-    @cached_property
-    def pixels(self) -> dict[str, NDArray[np.float64]]:
-        """Those of raw pixels."""
-        return self._values("pixels")
+    def beside(self, kind: str) -> dict[str, NDArray[np.float64]]:
+        """Those of what needs no training, ``"before"`` or ``"pixels"``; none where that was not measured."""
+        return self._values(kind) if self._path(kind).is_file() else {}
 
     @property
     def cost(self) -> dict[str, Any]:
@@ -91,8 +90,11 @@ class MeasuredRun:
             if name not in ("query", "name", "label")
         }
 
+    def _path(self, kind: str) -> Path:
+        return self.folder / "eval" / "held-out" / f"{kind}.csv"
+
     def _table(self, kind: str) -> dict[str, list[str]]:
-        path = self.folder / "eval" / "held-out" / f"{kind}.csv"
+        path = self._path(kind)
         if not path.is_file():
             raise FileNotFoundError(
                 f"run must have been measured on images that it held out, got {self.folder} without {path.name}. "

@@ -52,7 +52,7 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
 
 
 def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, raw pixels.
+    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
 
     Args:
         comparison: what was found.
@@ -80,10 +80,11 @@ def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list
             ]
         )
     rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
-    if comparison.metric in comparison.pixels:
-        pixels = comparison.pixels[comparison.metric]
-        ends = " … ".join(map(written, interval(pixels, comparison.units)))
-        rows.append(["– raw pixels", written(float(np.nanmean(pixels))), ends, *[""] * 6])
+    for name, metrics in comparison.beside.items():
+        if comparison.metric in metrics:
+            values = metrics[comparison.metric]
+            ends = " … ".join(map(written, interval(values, comparison.units)))
+            rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
     settings = [row.candidate.setting for row in comparison.rows]
     if any(settings):
         columns.append("chosen by the search")
@@ -203,9 +204,8 @@ def _metrics(comparison: Comparison) -> Part:
         [row.candidate.name, *(f"{np.nanmean(row.candidate.values[name]):.4f}" for name in names)]
         for row in comparison.rows
     ]
-    if comparison.pixels:
-        pixels = comparison.pixels
-        rows.append(["raw pixels", *(f"{np.nanmean(pixels[name]):.4f}" if name in pixels else "" for name in names)])
+    for beside, values in comparison.beside.items():
+        rows.append([beside, *(f"{np.nanmean(values[name]):.4f}" if name in values else "" for name in names)])
     return Part("All metrics", "Means over seeds and queries.", columns=["loss", *names], rows=rows, sortable=True)
 
 

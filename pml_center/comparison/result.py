@@ -169,7 +169,8 @@ class Comparison:
     Args:
         metric: to rank by.
         candidates: at least one that has values, in the order in which equal ones are listed.
-        pixels: each metric's values by raw pixels, (Q,).
+        pixels: each metric's values by raw pixels, (Q,); none for features.
+        before: likewise by the model before training, the mean over seeds.
         classes: how many the queries are of.
         data: what was measured.
         clusters: (Q,) integers, the class of each query, where classes are new; None where they were trained on.
@@ -193,6 +194,13 @@ class Comparison:
     data: str
     clusters: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
+    before: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> dict[str, Mapping[str, NDArray[np.float64]]]:
+        """Each metric's values by what needs no training, where they are known."""
+        found = {"before training": self.before, "raw pixels": self.pixels}
+        return {name: values for name, values in found.items() if values}
 
     @cached_property
     def ranked(self) -> list[Candidate]:
@@ -305,9 +313,13 @@ class Comparison:
     def doubts(self) -> list[str]:
         """Sentences on what makes the comparison doubtful."""
         found = list(self.warnings)
-        pixels = float(np.nanmean(self.pixels[self.metric])) if self.metric in self.pixels else -np.inf
-        if pixels >= self.rows[0].value:
-            found.append(f"raw pixels reach {pixels:.4f}, and no loss does better: train longer, or look at the data")
+        remedies = {"before training": "train the neck alone with --freeze trunk, or with a smaller --lr"}
+        for name, values in self.beside.items():
+            reached = float(np.nanmean(values[self.metric])) if self.metric in values else -np.inf
+            if reached >= self.rows[0].value:
+                remedy = remedies.get(name, "train longer, or look at the data")
+                verb = "reach" if name == "raw pixels" else "the model reached"
+                found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedy}")
         if self.clusters is not None:
             found += few_units(len(np.unique(self.clusters[self._measured])), "classes")
         if any(len(row.of_seeds) == 1 for row in self.rows):
@@ -362,6 +374,7 @@ class Comparison:
             "p_method": f"paired by {'query' if self.units is None else 'class'}, seeds in the variance, Holm's "
             "correction for all pairs",
             "candidates": ranked + failed,
+            "before": {name: float(np.nanmean(values)) for name, values in self.before.items()},
             "pixels": {name: float(np.nanmean(values)) for name, values in self.pixels.items()},
             "warnings": self.doubts,
             "best": self.rows[0].candidate.name,

@@ -155,7 +155,7 @@ def embed_samples(
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
         groups = None if data.groups is None else data.groups.tolist()
-        data = data if data.transform else data.with_transform(_transform_of(model))
+        data = data if data.transform else data.with_transform(transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
         data = DataLoader(data, batch_size, num_workers=workers)
@@ -237,7 +237,14 @@ def _check_batch(output: Tensor, labels: NDArray) -> None:
         )
 
 
-def _transform_of(model: nn.Module) -> Any:
+def transform_of(model: nn.Module) -> Any:
+    """What turns an image into what a model takes; None for a model of vectors.
+
+    Raises:
+        ValueError: a model that does not say.
+    """
+    if getattr(model, "image_size", 0) is None:
+        return None
     needed = [getattr(model, name, None) for name in ("image_size", "in_chans", "mean", "std")]
     if None in needed:
         raise ValueError(

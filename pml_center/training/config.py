@@ -1,5 +1,6 @@
 """TrainConfig: the help, the flags, the file and the record of a run."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
@@ -9,11 +10,11 @@ from pml_center.names import unknown_name
 
 SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
-AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulate", "eval_every")
+AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "eval_every")
 SEEDS = ("seed", "split_seed")
 POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-SHARES = ("held_out", "val", "hflip", "ema", "momentum", "layer_decay")
+SHARES = ("held_out", "val", "hflip", "ema", "momentum", "layer_decay", "mlp_dropout")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class DataConfig:
 
     Attributes:
         data: 'digits', a folder with one sub-folder of images per class, perhaps in train/, val/ and test/, or any
-            other form that `pml-center data check --help` lists.
+            other form that `pml-center data check --help` lists. Or features in the place of images: a folder that
+            `pml-center embed` wrote, an .npz file with arrays embeddings and labels, or an .npy file.
+        labels: of features in an .npy file: another one, a line each, or a CSV file with a column label and, if wanted,
+            path, group and split.
         data_root: the folder of data sets by name.
         held_out: share of the data that is measured once, at the end, and never trained on. Not for data that come
             with a test split.
@@ -38,6 +42,7 @@ class DataConfig:
 
     data: str = "digits"
     _: KW_ONLY
+    labels: str | None = None
     data_root: str | None = None
     held_out: float = 0.2
     val: float = 0.0
@@ -53,29 +58,39 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        model: 'convnet' for small grey images, or any timm model.
+        model: 'convnet' for small grey images, or any timm model; for features 'linear' or 'mlp'. By default 'convnet',
+            and 'linear' for features.
+        mlp_widths: of the hidden layers of 'mlp'.
+        mlp_norm: behind each hidden layer of 'mlp'.
+        mlp_dropout: share of the numbers that training sets to 0 behind each hidden layer of 'mlp'.
         embedding_size: numbers in an embedding; 0 keeps the width of the model.
         neck: between the model's features and the embedding.
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
         init_from: a run folder to take the weights of model and neck from; training starts anew.
+        features: numbers in a vector, where the data are features; by default those that there are.
         freeze: what of the model stays as it is: 'trunk', all but the neck; 'batchnorm', the statistics of the trunk's
             BatchNorm layers; or a number of blocks, from the first on, as timm counts them.
         unfreeze_at: the epoch from which what was frozen is trained, too.
         channels: 1 for grey, 3 for colour; by default what the model takes.
-        image_size: side of the square that images are resized to, in pixels; by default what the model takes.
+        image_size: side of the square that images are resized to, in pixels, or height and width, such as 256x128; by
+            default what the model takes.
     """
 
-    model: str = "convnet"
+    model: str | None = None
+    mlp_widths: tuple[int, ...] = (512,)
+    mlp_norm: Literal["batch", "layer", "none"] = "batch"
+    mlp_dropout: float = 0.0
     embedding_size: int = 64
     neck: Literal["linear", "bnneck", "none"] = "linear"
     pretrained: bool = False
     weights: str | None = None
     init_from: str | None = None
+    features: int | None = None
     freeze: Literal["trunk", "batchnorm"] | int | None = None
     unfreeze_at: int | None = None
     channels: Literal[1, 3] | None = None
-    image_size: int | None = None
+    image_size: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +207,16 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """
 
     def __post_init__(self) -> None:
+        if isinstance(self.mlp_widths, list):  # as YAML has them
+            object.__setattr__(self, "mlp_widths", tuple(self.mlp_widths))
+        if isinstance(self.image_size, (list, tuple)):
+            object.__setattr__(self, "image_size", "x".join(map(str, self.image_size)))
         for name, kind in get_type_hints(TrainConfig).items():
-            if name != "_":
+            if name != "_" and not (name == "data" and isinstance(self.data, tuple)):  # arrays, which `fit` writes down
                 _check_type(name, getattr(self, name), kind)
+        for width in self.mlp_widths:
+            check_at_least(1, SEE_HELP, mlp_widths=width)
+        sides_of(self.image_size)
         for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
             check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
         for name in POSITIVE:
@@ -236,6 +258,25 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
             raise type(error)(f"{source}: {error}") from None
 
 
+def sides_of(image_size: int | str | None) -> int | tuple[int, int] | None:
+    """The size of images in pixels, of which a text has height and width.
+
+    Raises:
+        ValueError: another text, a number below 1.
+
+    Example:
+        >>> sides_of("256x128")
+        (256, 128)
+    """
+    if image_size is None or isinstance(image_size, int):
+        check_at_least(1, SEE_HELP, image_size=image_size)
+        return image_size
+    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", image_size)
+    if match is None:
+        raise ValueError(f"image_size must be a number or two, such as 256x128, got {image_size!r}. {SEE_HELP}")
+    return int(match[1]), int(match[2])
+
+
 def check_at_least(least: int, remedy: str, **values: float | None) -> None:
     """Numbers must be finite and not too small; None stands for a default.
 
@@ -252,6 +293,10 @@ def check_at_least(least: int, remedy: str, **values: float | None) -> None:
 def _check_type(name: str, value: object, kind: Any) -> None:
     """The command line has looked at its flags; Python and files may say anything."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if kind == tuple[int, ...]:
+        if not isinstance(value, tuple) or any(type(each) is not int for each in value):
+            raise TypeError(f"{name} must be whole numbers, got {value!r}. {SEE_HELP}")
+        return
     choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
     others = [each for each in kinds if each is not NoneType and get_origin(each) is not Literal]
     if (value is None and NoneType in kinds) or value in choices:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from pml_center import distributed
+from pml_center.arrays import as_list, as_matrix
+from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source
+from pml_center.evaluation import Samples, save_samples
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, default_folder
+from pml_center.training.run_folder import Run, default_folder, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -54,7 +58,7 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         state = TrainState.build(config, device)
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
-            distributed.from_main(lambda: Run.create(replace(config, out=str(run.folder)), state.record))
+            distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
             _announce(describe(state, run))
             return run, _finish(run, state, test)
 
@@ -131,6 +135,8 @@ def _finish(run: Run, state: TrainState, test: bool) -> Measurement | None:
 
 def _train(run: Run, state: TrainState) -> None:
     config, progress = state.config, state.progress
+    if state.has_fixed_features and progress.epoch <= config.epochs and not progress.is_over:
+        state.compute_features()
     bar = tqdm(
         total=config.epochs * state.updates,
         initial=(progress.epoch - 1) * state.updates + progress.step,
@@ -244,7 +250,9 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         model.load_state_dict(run.weights("model", "best"))
         state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
-    measurement = measure(model, images, state.config, known, state.loss.eval().classifier if known else None)
+    classify = state.loss.eval().classifier if known else None
+    came = untouched(state.config) if images.width is None else None
+    measurement = measure(model, images, state.config, known, classify, came)
     if run.accepted:
         measurement = measurement.with_warnings(run.accepted)
     if run.writes:
@@ -285,13 +293,39 @@ def _where(state: TrainState) -> str:
 
 
 def with_full_paths(config: TrainConfig) -> TrainConfig:
-    """The same, to be read from any folder."""
+    """The same, to be read from any folder. Arrays are written down, once for all runs."""
     full: dict[str, Any] = {
         name: str(Path(value).expanduser().resolve())
-        for name in ("weights", "init_from", "data_root")
+        for name in ("weights", "init_from", "data_root", "labels")
         if (value := getattr(config, name)) is not None
     }
-    return replace(config, data=full_source(config.data), **full)
+    data: Any = config.data
+    return replace(config, data=keep_samples(data) if isinstance(data, tuple) else full_source(data), **full)
+
+
+def keep_samples(arrays: Sequence[Any]) -> str:
+    """The folder of the cache that holds these features, their labels and, if they are given, groups and names.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not 2 <= len(arrays) <= len(Samples._fields):
+        raise ValueError(
+            f"data must be features and their labels, and groups and names if wanted, got {len(arrays)} arrays. "
+            "Give data=(features, labels)."
+        )
+    samples = Samples(*arrays)
+    matrix = as_matrix(samples.embeddings, "features")
+    others = {
+        name: as_list(values, name)
+        for name, values in samples._asdict().items()
+        if name != "embeddings" and values is not None
+    }
+    digest = blake2b(matrix.tobytes() + repr((matrix.shape, others)).encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "features" / digest
+    if not (folder / "samples.csv").is_file():
+        save_samples(folder, Samples(matrix, **others))
+    return str(folder)
 
 
 def choose_device(name: str) -> torch.device:
@@ -322,6 +356,9 @@ def describe(state: TrainState, run: Run) -> str:
         for purpose, part in (("validate", images.val), ("measure", images.test))
         if part is not None
     ]
+    still = sum(p.numel() for p in state.model.parameters() if not p.requires_grad)
+    frozen = "" if config.freeze is None else f", {still / 1e6:.2f} M of them frozen ({config.freeze})"
+    size = "" if state.model.image_size is None else state.model.image_size
     amp = "" if config.amp == "none" else f", {config.amp}"
     together = "" if config.accumulate == 1 else f" × {config.accumulate}"
     processes = distributed.world_size()
@@ -333,8 +370,8 @@ def describe(state: TrainState, run: Run) -> str:
             f"{counts.min()}/{int(np.median(counts))}/{counts.max()} a class (least/median/most)"
             + (f", {singletons:,} classes of one image" if singletons else ""),
             *(f"        {line}" for line in others),
-            f"model   {config.model}, {weights / 1e6:.2f} M weights, input {state.model.in_chans}×"
-            f"{state.model.image_size}, embedding {state.model.embedding_size}",
+            f"model   {config.model}, {weights / 1e6:.2f} M weights{frozen}, input {state.model.in_chans}"
+            f"{size and f'×{size}'}, embedding {state.model.embedding_size}",
             f"loss    {config.loss}, {learned:,} weights",
             f"steps   {config.epochs} epochs of {state.updates} batches of {state.batch_size}{together}{by_class}",
             f"device  {state.device}{amp}{together_with}, {torch.get_num_threads()} threads, seed {config.seed}",

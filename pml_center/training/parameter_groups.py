@@ -38,9 +38,9 @@ def param_groups(
         layer_decay: the rate of a block of the trunk is this factor below that of the next one, in (0, 1].
 
     Returns:
-        Groups named ``model``, ``losses`` and ``centers``, without empty ones; each parameter that requires a gradient is
-        in exactly one. Where parts of the model have rates of their own they are named ``trunk``, or ``block 0`` and so
-        on, and ``neck``. What has no decay is apart, as in ``model (no decay)``.
+        Groups named ``model``, ``losses`` and ``centers``, without empty ones; each parameter that requires a gradient
+        is in exactly one. Where parts of the model have rates of their own they are named ``trunk``, or ``block 0`` and
+        so on, and ``neck``. What has no decay is apart, as in ``model (no decay)``.
 
     Raises:
         ValueError: nothing to train, ``layer_decay`` for a model of unknown blocks.

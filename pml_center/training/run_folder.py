@@ -22,16 +22,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from pml_center.backbones import Embedder, create_embedder
+from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report
 from pml_center.names import one_line
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
-from pml_center.training.config import TrainConfig
+from pml_center.training.config import TrainConfig, sides_of
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.loss_formula import LossFormula, parse_loss
+from pml_center.training.seeding import seed_everything
 from pml_center.training.tensorboard import show_event, summary_writer
 
 LOG = logging.getLogger("pml_center")
@@ -459,20 +460,56 @@ def check_holds_only(own: set[str], folder: Path) -> None:
 def default_folder(config: TrainConfig) -> Path:
     """``runs/DATE_TIME_MODEL_LOSS``."""
     words = "-".join("".join(c if c.isalnum() else " " for c in config.loss).split())[:60]
-    return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.replace('/', '-')}_{words}"
+    return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{(config.model or 'model').replace('/', '-')}_{words}"
 
 
 def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
     """The model that a configuration asks for; from scratch without its pretrained weights."""
+    special: dict[str, Any] = {} if config.channels is None else {"in_chans": config.channels}
+    if config.features is not None:
+        special = {"in_chans": config.features}
+    if config.model == "mlp":
+        special |= {"widths": config.mlp_widths, "norm": config.mlp_norm, "dropout": config.mlp_dropout}
     return create_embedder(
-        config.model,
+        config.model or "convnet",
         embedding_size=config.embedding_size or None,
         neck=config.neck,
         pretrained=config.pretrained and not from_scratch,
         weights=None if from_scratch else config.weights,
-        image_size=config.image_size,
-        **({} if config.channels is None else {"in_chans": config.channels}),
+        image_size=sides_of(config.image_size),
+        **special,
     )
+
+
+def starting_model(config: TrainConfig) -> Embedder:
+    """The model before the first step, with the same random weights each time.
+
+    Raises:
+        ValueError: ``init_from`` is a run of another model.
+        OSError: weights that are not there.
+    """
+    seed_everything(config.seed)
+    model = embedder(config)
+    if config.init_from is not None:
+        weights = Run.open(config.init_from).weights("model")
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"init_from must be a run of the same model, got {config.init_from} ({one_line(error)}). Use the same "
+                "--model, --embedding-size and --neck."
+            ) from error
+    return model
+
+
+def untouched(config: TrainConfig) -> Embedder | Trunk | None:
+    """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone."""
+    try:
+        model = starting_model(config)
+    except (OSError, ValueError) as error:
+        LOG.warning("before training is not measured: %s", one_line(error))
+        return None
+    return Trunk(model).eval() if config.init_from is None else model.eval()
 
 
 def start_of(config: TrainConfig) -> str | None:

@@ -4,7 +4,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pml_center import distributed
-from pml_center.backbones import Embedder
+from pml_center.backbones import HEADS, Embedder, Trunk
 from pml_center.data import ImageSplits
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
@@ -23,10 +23,10 @@ from pml_center.training.checkpoint import CheckpointError, facts_of, read_check
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
-from pml_center.training.measurement import check_measurable, validator
+from pml_center.training.measurement import check_measurable, embeddings_of, validator
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
-from pml_center.training.run_folder import Run, embedder
+from pml_center.training.run_folder import Run, embedder, starting_model
 from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
@@ -143,10 +143,8 @@ class TrainState:
             torch.use_deterministic_algorithms(True)
         images, record, accepted = distributed.of_each(lambda: _data(config, run, accept_changes))
         _check_processes(config, images, record, accepted)
-        model = embedder(config, from_scratch=run is not None)
-        if config.init_from is not None and run is None:
-            _take_weights(model, config.init_from)
-        model = model.to(device)
+        config = for_data(config, images.train.width)
+        model = (starting_model(config) if run is None else embedder(config, from_scratch=True)).to(device)
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
@@ -204,6 +202,30 @@ class TrainState:
     def measured(self) -> Embedder:
         """The model that counts: the moving average of the weights, if there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the trunk gives the same features of an image in every epoch."""
+        config = self.config
+        is_still = config.freeze == "trunk" and config.unfreeze_at is None
+        return is_still and config.crop_scale == 1 and not config.hflip and self.images.train.width is None
+
+    def compute_features(self) -> None:
+        """Put the features of a frozen trunk in the place of the images to train on and choose by: once, for all epochs.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        trunk = Trunk(self.model)
+        parts = {split: part for split in ("train", "val") if (part := getattr(self.images, split)) is not None}
+        found = {
+            split: part.as_vectors(embeddings_of(trunk, part, self.config, is_kept=True))
+            for split, part in parts.items()
+        }
+        self.images = replace(self.images, **found)
+        self.loader = training_loader(
+            self.images.train, self.model, self.config, distributed.rank(), distributed.world_size()
+        )
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
@@ -268,6 +290,38 @@ class TrainState:
         run.forget_after(state["log_size"])
 
 
+def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
+    """The configuration with what the data decide.
+
+    Args:
+        config: as it was asked for.
+        width: of the features in the place of images, None for images.
+
+    Raises:
+        ValueError: a model of images for features, or the reverse; options of images for features.
+    """
+    model = config.model or ("convnet" if width is None else "linear")
+    if (model in HEADS) != (width is not None):
+        kind, remedy = (
+            ("images", "Use 'convnet' or a timm model") if width is None else ("features", "Use 'linear' or 'mlp'")
+        )
+        raise ValueError(f"model must take {kind}, which the data are, got {model!r}. {remedy}.")
+    if width is None:
+        wrong = ["features"] if config.features is not None else []
+    else:
+        usual = TrainConfig()
+        names = ("crop_scale", "hflip", "channels", "image_size", "pretrained", "weights", "freeze")
+        wrong = [name for name in names if getattr(config, name) != getattr(usual, name)]
+        if config.features not in (None, width):
+            raise ValueError(
+                f"features must be {width}, as many numbers as each has, got {config.features}. Leave it out."
+            )
+    if wrong:
+        kind = "images" if wrong == ["features"] else "features"
+        raise ValueError(f"{' and '.join(wrong)} must be left out, got {kind} as data. Take the options away.")
+    return replace(config, model=model, features=width)
+
+
 def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[ImageSplits, DataRecord, str]:
     """The images, their record, and what of it has changed; those to be measured can be."""
     if run is None:
@@ -303,14 +357,3 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _take_weights(model: Embedder, folder: str) -> None:
-    weights = Run.open(folder).weights("model")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "
-            "--embedding-size and --neck."
-        ) from error
