@@ -12,7 +12,7 @@ DATA = (
     "'digits'; a folder with one sub-folder of images per class, or with such folders in train/, val/ and test/; a zip "
     "file of either; a CSV file with columns path, label and, if wanted, group and split; or a data set by name: "
     "torchvision/CIFAR10, pml/CUB, or timm's torch/..., hfds/..., wds/..., tfds/.... One split of it is photos/test, "
-    "images.csv/test, pml/CUB/test."
+    "images.csv/test, pml/CUB/test. Or features in the place of images: a folder that embed wrote, or an .npz file."
 )
 
 Flag = Annotated[bool, Parameter(negative=())]

@@ -30,6 +30,7 @@ def write_page(
         facts: what was measured, where it is not what the run held out.
         material: arguments of :func:`~pml_center.evaluation.write_html`.
     """
+    from pml_center.cli.sources import pictures
     from pml_center.evaluation import write_html
     from pml_center.pages.parts import history
     from pml_center.training.measurement import gained
@@ -42,6 +43,10 @@ def write_page(
         details["Configuration"] = asdict(run.config)
     # The page of a run says the same whoever writes it.
     made = environment() if run is None or facts is not None else run.environment
+    for name in ("images", "reference_images"):
+        images: Any = material.get(name)
+        if getattr(images, "width", None) is not None:
+            material[name] = pictures([images.name(i) for i in range(len(images))])
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_html(
         path,

@@ -98,6 +98,7 @@ class Model:
         """Embed images, or take the embeddings from the cache: (N, D); by another network of the same input, if any."""
         options = self.options
         if self.embedder.image_size is None:
+            images = self._features(images)
             return embed(network or self.network, DataLoader(images, options.batch_size), self.device)[0]
         return cached_embeddings(
             network or self.network,
@@ -108,6 +109,18 @@ class Model:
             options.workers,
             cache_folder() if options.cache else None,
         )
+
+    def _features(self, images: LabeledImages) -> LabeledImages:
+        """Features in the place of images, by the model that made those of training."""
+        if images.width is not None:
+            return images
+        source = Path(self.run.config.data) if self.run else Path()
+        if not (source / MODEL_FILE).is_file():
+            raise ValueError(
+                f"data must be features, as {self.source} was trained on, got images. Embed them with the model that "
+                "made its features, and give that folder."
+            )
+        return images.as_vectors(model_of(source, self.options).embed(images))
 
     @property
     def recipe(self) -> tuple[Any, ...]:
@@ -261,10 +274,11 @@ def embedded(
     if look is not None:
         look(of_images)
     labels = [images.classes[label] for label in images.labels]
-    groups = None if images.groups is None else images.groups.tolist()
+    groups, splits = (None if each is None else each.tolist() for each in (images.groups, images.splits))
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
     facts |= {"skipped": skipped} if options.skip_bad else {}
-    return Embedded(Samples(model.embed(images), labels, groups, of_images), images, model.facts | facts, model, doubts)
+    samples = Samples(model.embed(images), labels, groups, of_images, splits)
+    return Embedded(samples, images, model.facts | facts, model, doubts)
 
 
 def is_embedding_folder(source: str) -> bool:

@@ -31,10 +31,12 @@ class Samples(NamedTuple):
     """(N,) the camera, sequence or session of each row; None where there are none."""
     names: Sequence[str] | None = None
     """(N,) what to call each row, e.g. its path; None where nobody said."""
+    splits: Sequence[str] | None = None
+    """(N,) what the data have each row for: train, val or test; None where they do not say."""
 
 
 def save_samples(folder: str | Path, samples: Samples) -> None:
-    """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group), which every evaluator takes.
+    """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group, split), which every evaluator takes.
 
     Args:
         folder: to write to; made where it is missing.
@@ -76,7 +78,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
-    return {"path": samples.names, "label": samples.labels, "group": samples.groups}
+    return {"path": samples.names, "label": samples.labels, "group": samples.groups, "split": samples.splits}
 
 
 def load_samples(folder: str | Path) -> Samples:
@@ -95,14 +97,14 @@ def load_samples(folder: str | Path) -> Samples:
         )
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
-    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
+    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group", "split"))
     rows = len(next(iter(columns.values()), []))
     if rows != count or "label" not in columns:
         raise ValueError(
             f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "
             f"{list(columns)} in {str(folder)!r}. Embed the data set again."
         )
-    return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
+    return Samples(embeddings, columns["label"], *(columns.get(name) for name in ("group", "path", "split")))
 
 
 def load_parts(folders: Sequence[str | Path]) -> Samples:
@@ -151,16 +153,18 @@ def embed_samples(
         >>> samples.embeddings.shape, samples.labels, samples.names
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
-    names, classes, groups = None, None, None
+    names, classes, groups, splits = None, None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
-        groups = None if data.groups is None else data.groups.tolist()
+        groups, splits = (None if each is None else each.tolist() for each in (data.groups, data.splits))
         data = data if data.transform else data.with_transform(transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
-    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
+    return Samples(
+        embeddings, labels if classes is None else [classes[label] for label in labels], groups, names, splits
+    )
 
 
 def embed(

@@ -218,8 +218,8 @@ def _check_same(network: Callable[[Tensor], Tensor], model: Embedder, what: str)
 
 def _probe(model: Embedder) -> Tensor:
     """Images (B, C, H, W) that stand for any others."""
-    height, width = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size
-    return torch.randn(PROBES, model.in_chans, height, width, generator=torch.Generator().manual_seed(0))
+    sides = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size or ()
+    return torch.randn(PROBES, model.in_chans, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _card(network: nn.Module, model: Embedder, run: Run) -> str:

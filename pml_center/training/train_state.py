@@ -211,7 +211,7 @@ class TrainState:
         return is_still and config.crop_scale == 1 and not config.hflip and self.images.train.width is None
 
     def compute_features(self) -> None:
-        """Put the features of a frozen trunk in the place of the images to train on and choose by: once, for all epochs.
+        """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.
 
         Raises:
             ValueError: an image that cannot be read.
