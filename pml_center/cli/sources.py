@@ -29,11 +29,11 @@ from pml_center.names import one_line
 from pml_center.text_files import read_lines
 from pml_center.training import Run
 from pml_center.training.config import sides_of
+from pml_center.training.export import MODEL_FILE
 from pml_center.training.loop import choose_device
 from pml_center.training.run_folder import untouched
 
 LOG = logging.getLogger("pml_center")
-MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
 

@@ -33,9 +33,10 @@ Classifier = Callable[[Tensor], Tensor]
 class Measurement:
     """Retrieval by a model's embeddings, and by what needs no training and any model has to beat.
 
-    ``before`` is that of the model as it came, see :func:`~pml_center.training.run_folder.untouched`, or of the
-    features in the place of images; ``pixels`` that of raw pixels, None for features. ``accuracy`` is that of the loss as a classifier, for images of
-    the classes that it was trained on; None for others. ``embeddings`` are those of the images, (N, D).
+    ``before`` is that of the model as it came, or of the features in the place of images, see
+    :func:`~pml_center.training.run_folder.untouched`; ``pixels`` that of raw pixels, None for features. ``accuracy`` is
+    that of the loss as a classifier, for images of the classes that it was trained on; None for others. ``embeddings``
+    are those of the images, (N, D).
     """
 
     model: Report
