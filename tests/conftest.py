@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders share."""
 
+import logging
 import signal
 from pathlib import Path
 
@@ -16,6 +17,14 @@ def _cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PML_CENTER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_by_one_way():
+    """Pytest listens at each logger that passes nothing on, three times in each test, and torch has dozens of them."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +45,25 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: asked for by -m slow, as .ci/run does"))
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """The drawings of pages are made, and left out of the page: matplotlib takes seconds to write them down.
+
+    For tests that read what else a page says; ``tests/pages`` and ``tests/test_plots.py`` look at drawings.
+    """
+    from matplotlib.figure import Figure
+
+    written = Figure.savefig
+
+    def savefig(figure, file, **options):
+        if options.get("format") == "svg":
+            file.write("<svg></svg>")
+        else:
+            written(figure, file, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

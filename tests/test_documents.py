@@ -14,12 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 import matplotlib.pyplot as plt
 import pytest
+import sklearn.datasets
+from filelock import FileLock
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import pml_center.ops
 from pml_center.cli import main
 from pml_center.data import digits
+from pml_center.training import demonstration
 from pml_center.training.loss_formula import parse_loss
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +94,7 @@ def run_commands(example):
 def somewhere(tmp_path, monkeypatch):
     """A working directory with ``photos``, a folder of images, which the documents speak of."""
     data = digits()
-    for i in range(0, len(data), 9):
+    for i in range(0, len(data), 18):
         image, label = data[i]
         path = tmp_path / "photos" / f"digit {data.classes[label]}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +106,24 @@ def somewhere(tmp_path, monkeypatch):
     plt.close("all")
 
 
-@pytest.mark.timeout(1200)  # with the demonstration, as a user runs it
+@pytest.fixture
+def in_short(monkeypatch, sketched):
+    """What takes a user a minute: a third of the digits, and two epochs of the demonstration."""
+    load, train = sklearn.datasets.load_digits, demonstration.train_with_each_weight
+
+    def third(**options):
+        bunch = load(**options)
+        if not options:  # as digits() asks; the pages themselves ask for the arrays
+            bunch.images, bunch.target = bunch.images[::3], bunch.target[::3]
+        return bunch
+
+    monkeypatch.setattr(sklearn.datasets, "load_digits", third)
+    monkeypatch.setattr(demonstration, "train_with_each_weight", lambda epochs, seed: train(min(epochs, 2), seed))
+
+
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
-def test_every_block_of_code_runs(page, somewhere):
+def test_every_block_of_code_runs(page, somewhere, in_short):
     parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]
     blocks = list(Sybil(parsers=parsers).parse(page).examples())
     written = languages(page.read_text(encoding="utf-8"))
@@ -164,17 +182,29 @@ def test_every_example_runs(example, somewhere, capsys):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The built site, from a copy: a build writes the gallery beside its sources. The examples run elsewhere."""
-    folder = tmp_path_factory.mktemp("site")
+def site(tmp_path_factory, worker_id):
+    """The built site, from a copy: a build writes the gallery beside its sources. The examples run elsewhere.
+
+    Whichever process comes first builds it for all.
+    """
+    every = tmp_path_factory.getbasetemp()
+    folder = (every if worker_id == "master" else every.parent) / "site"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "html").is_dir():
+            build(folder)
+    return folder / "html"
+
+
+def build(folder):
     for name in ("docs", "examples"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("_build", "gallery", "pictures"))
+        left_out = shutil.ignore_patterns("_build", "gallery", "pictures")
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out, dirs_exist_ok=True)
     shutil.copy(ROOT / "README.md", folder)
     without_pictures = ["-D", "plot_gallery=0", "-D", "loss_pictures=0"]
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *without_pictures, "docs", "html"]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *without_pictures, "docs", "building"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    return folder / "html"
+    (folder / "building").rename(folder / "html")
 
 
 def public_names():

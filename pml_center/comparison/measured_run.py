@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.comparison.result import Candidate
+from pml_center.evaluation.class_intervals import Absence
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord
 from pml_center.training.run_folder import Run
@@ -75,12 +76,25 @@ class MeasuredRun:
 
     def beside(self, kind: str) -> dict[str, NDArray[np.float64]]:
         """Those of what needs no training, ``"before"`` or ``"pixels"``; none where that was not measured."""
-        return self._values(kind) if self._path(kind).is_file() else {}
+        return self._values(kind) if (self._reports / f"{kind}.csv").is_file() else {}
+
+    @cached_property
+    def absence(self) -> dict[str, Absence]:
+        """What would change of each metric without each class; none of a run that did not write it down."""
+        if not (self._reports / "absence.csv").is_file():
+            return {}
+        table, labels = self._table("absence"), np.unique([label for _, label in self.queries])
+        gone, finder = (np.searchsorted(labels, np.array(table.pop(name), labels.dtype)) for name in ("gone", "finder"))
+        return {metric: Absence(gone, finder, np.array(change, np.float64)) for metric, change in table.items()}
 
     @property
     def cost(self) -> dict[str, Any]:
         """What ``compare`` logged of it."""
         return next(iter(self.run.events("cost")), {})
+
+    @property
+    def _reports(self) -> Path:
+        return self.folder / "eval" / "held-out"
 
     def _values(self, kind: str) -> dict[str, NDArray[np.float64]]:
         table = self._table(kind)
@@ -90,11 +104,8 @@ class MeasuredRun:
             if name not in ("query", "name", "label")
         }
 
-    def _path(self, kind: str) -> Path:
-        return self.folder / "eval" / "held-out" / f"{kind}.csv"
-
     def _table(self, kind: str) -> dict[str, list[str]]:
-        path = self._path(kind)
+        path = self._reports / f"{kind}.csv"
         if not path.is_file():
             raise FileNotFoundError(
                 f"run must have been measured on images that it held out, got {self.folder} without {path.name}. "
@@ -102,7 +113,7 @@ class MeasuredRun:
             )
         with path.open(encoding="utf-8", newline="") as file:
             names, *rows = csv.reader(file)
-        return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, Any]) -> Candidate:
@@ -115,6 +126,11 @@ def as_candidate(name: str, runs: Sequence[MeasuredRun], options: Mapping[str, A
         seeds=[run.config.seed for run in runs],
         runs=[str(run.folder) for run in runs],
         values={metric: np.stack([run.values[metric] for run in runs]) for metric in shared},
+        absence={
+            metric: Absence.mean([run.absence[metric] for run in runs])
+            for metric in shared
+            if all(metric in run.absence for run in runs)
+        },
         seconds=[round(sum(epoch["seconds"] for epoch in run.run.epochs), 3) for run in runs],
         epoch_seconds=[round(fmean(epoch["seconds"] for epoch in run.run.epochs), 4) for run in runs],
         cpu_seconds=[cost.get("cpu_seconds") for cost in costs],

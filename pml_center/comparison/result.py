@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
-from pml_center.evaluation.class_intervals import few_units
-from pml_center.evaluation.statistics import Interval
+from pml_center.evaluation.class_intervals import Absence
+from pml_center.evaluation.statistics import Interval, few_units
 from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
@@ -36,6 +36,7 @@ class Candidate:
         seeds: of its S runs.
         runs: their folders.
         values: each metric's values, (S, Q); NaN for a query that has nothing to find.
+        absence: what would change of the mean over runs of each metric without each class; none where nobody knows.
         seconds: of training, for each run.
         epoch_seconds: of an epoch, for each run.
         cpu_seconds: of the process, for each run; None where nobody knows.
@@ -51,6 +52,7 @@ class Candidate:
     seeds: Sequence[int] = ()
     runs: Sequence[str] = ()
     values: Mapping[str, NDArray[np.float64]]
+    absence: Mapping[str, Absence] = field(default_factory=dict)
     seconds: Sequence[float] = ()
     epoch_seconds: Sequence[float] = ()
     cpu_seconds: Sequence[float | None] = ()
@@ -229,24 +231,38 @@ class Comparison:
     @cached_property
     def rows(self) -> list[Row]:
         """Those that could be trained, the best first."""
-        tables = [candidate.values[self.metric] for candidate in self.ranked]
-        pairs = list(combinations(tables, 2))
-        tests = [paired_runs_test(one, other, _bonferroni(len(pairs)), self.units) for one, other in pairs]
+        pairs = [self._pair(*two) for two in combinations(self.ranked, 2)]
+        level = _bonferroni(len(pairs))
+        tests = [paired_runs_test(one, other, level, self.units, absence) for one, other, absence in pairs]
         corrected = holm([test.p_value for test in tests])
         behind: list[GapToBest | None] = [None]
         what = "queries" if self.units is None else "classes"
-        for table, test, p_value in zip(tables[1:], tests, corrected, strict=False):  # pairs with the best come first
-            of_models = paired_test(tables[0].mean(axis=0), table.mean(axis=0), clusters=self.units).p_value
-            seeds = min(len(tables[0]), len(table))
+        with_best = pairs[: len(self.ranked) - 1]
+        for (one, other, absence), test, p_value in zip(with_best, tests, corrected, strict=False):
+            of_models = paired_test(one.mean(0), other.mean(0), clusters=self.units, absence=absence).p_value
+            seeds = min(len(one), len(other))
             behind.append(GapToBest.of(test._replace(over=what), p_value, of_models, seeds, len(pairs)))
         rows = []
-        for candidate, table, distance in zip(self.ranked, tables, behind, strict=True):
+        for candidate, distance in zip(self.ranked, behind, strict=True):
+            table = candidate.values[self.metric]
             of_seeds = np.nanmean(table, axis=1)
             deviation = float(of_seeds.std(ddof=1)) if len(table) > 1 else None
             value = float(of_seeds.mean())
-            ends = interval(table, self.units)
+            ends = interval(table, self.units, self._absence(candidate))
             rows.append(Row(candidate, value, ends, tuple(of_seeds.tolist()), deviation, distance))
         return rows
+
+    def _pair(
+        self, one: Candidate, other: Candidate
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Absence | None]:
+        """The values of two losses, and what would change of their difference without each class."""
+        ours, theirs = self._absence(one), self._absence(other)
+        absence = None if ours is None or theirs is None else ours.less(theirs)
+        return one.values[self.metric], other.values[self.metric], absence
+
+    def _absence(self, candidate: Candidate) -> Absence | None:
+        """What would change of its mean without each class, where classes could have been others and that is known."""
+        return None if self.units is None else candidate.absence.get(self.metric)
 
     @property
     def failed(self) -> list[Candidate]:
@@ -384,9 +400,11 @@ class Comparison:
         }
 
 
-def interval(values: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> Interval:
+def interval(
+    values: NDArray[np.float64], clusters: NDArray[np.int64] | None = None, absence: Absence | None = None
+) -> Interval:
     """Of the mean of a metric in [0, 1], over runs and queries, or runs and clusters of queries."""
-    return runs_interval(values, LEVEL, clusters, bounded=True)
+    return runs_interval(values, LEVEL, clusters, bounded=True, absence=absence)
 
 
 def _bonferroni(pairs: int) -> float:

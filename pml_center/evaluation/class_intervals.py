@@ -5,6 +5,7 @@ at a time.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ from pml_center.arrays import as_numbers
 from pml_center.checks import check_flags
 from pml_center.evaluation.statistics import Interval, Values, check_level, cluster_codes, means_by_class
 
-ENOUGH = 5  # units from which on intervals hold as often as they say
 ROUNDING = 1e-12  # a standard error below it, beside values of 1, is one of the computer's
 
 
@@ -27,6 +27,12 @@ class Absence(NamedTuple):
     """(P,) the class of queries that found it."""
     change: Values
     """(P,) of the sum of their values."""
+
+    @classmethod
+    def mean(cls, runs: Sequence["Absence"]) -> "Absence":
+        """What would change of the mean of several runs."""
+        gone, finder, change = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+        return cls(gone, finder, change / len(runs))
 
     def less(self, other: "Absence") -> "Absence":
         """What would change of the difference from another model."""
@@ -42,7 +48,9 @@ def class_interval(
     Its variance is that of the jackknife: each class is left out in turn, its queries and, where ``absence`` is known,
     its references too, which other classes are mistaken for. What a mistake between two classes brings in is then in
     the variance twice, once with either of them, and is taken out once. The interval is Wilson's, with as many trials
-    as would give that variance and Student's quantile, so that it stays in [0, 1] and says something at 0 and 1.
+    as would give that variance and Student's quantile, so that it stays in [0, 1] and says something at 0 and 1. The
+    quantile has fewer degrees of freedom where a few classes bring in most of the variance: other classes could as well
+    have held none of these.
 
     Args:
         values: (U,) of queries, in [0, 1]. NaN is left out.
@@ -61,8 +69,9 @@ def class_interval(
 
     Source: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981, section 5, for what is
         counted twice; Kish, Survey Sampling, 1965, section 11.7, for the number of classes that equal ones would be
-        worth; Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts
-        estimated from survey data, Survey Methodology 24, 1998, for the trials.
+        worth; O'Neill, Some useful moment results in sampling problems, The American Statistician 68, 2014, for the
+        degrees of freedom; Korn and Graubard, Confidence intervals for proportions with small expected number of
+        positive counts estimated from survey data, Survey Methodology 24, 1998, for the trials.
     """
     check_level(level)
     check_flags(macro=macro)
@@ -75,7 +84,7 @@ def class_interval(
             f"values must be in [0, 1], got {known.min():g} to {known.max():g}. runs_interval takes any, with clusters."
         )
     moments = class_moments(values, classes, absence, macro, "classes")
-    return score_interval(moments.mean, moments.variance, moments.worth, level)
+    return score_interval(moments.mean, moments.variance, moments.freedom + 1, level)
 
 
 class Moments(NamedTuple):
@@ -84,8 +93,8 @@ class Moments(NamedTuple):
     mean: float
     variance: float
     """Of the mean, by leaving out one class at a time."""
-    worth: float
-    """How many classes of one size they are worth."""
+    freedom: float
+    """The degrees of freedom of that variance."""
     classes: int
 
 
@@ -96,14 +105,15 @@ def class_moments(
 
     Example:
         >>> class_moments(np.array([0.0, 1, 2, 3]), [0, 0, 1, 1])
-        Moments(mean=1.5, variance=1.0, worth=2.0, classes=2)
+        Moments(mean=1.5, variance=1.0, freedom=1.0, classes=2)
     """
     measured = ~np.isnan(values)
     values, codes = by_cluster(values, classes, name)
     weights = 1 / np.bincount(codes)[codes] if macro else np.ones(len(codes))
     sizes = np.bincount(codes, weights).astype(np.float64)
     sums = means_by_class(values, codes) * sizes
-    mean, variance = float(sums.sum() / sizes.sum()), _jackknife(sums, sizes)
+    left = _left_out(sums, sizes)
+    variance = _jackknife(left)
     if absence is not None:
         present = np.unique(np.asarray(classes)[measured])
         gone, finder = (np.searchsorted(present, each) for each in (absence.gone, absence.finder))
@@ -112,9 +122,9 @@ def class_moments(
         change = absence.change[units] * weights[np.unique(codes, return_index=True)[1]][finder]
         pairs = np.minimum(gone, finder) * len(sizes) + np.maximum(gone, finder)
         twice = np.bincount(np.unique(pairs, return_inverse=True)[1], change)
-        without = _jackknife(sums, sizes, np.bincount(gone, change, len(sizes)).astype(np.float64))
-        variance = max(variance, without - float(np.square(twice).sum()) / sizes.sum() ** 2)
-    return Moments(mean, variance, _worth(sizes), len(sizes))
+        left = _left_out(sums, sizes, np.bincount(gone, change, len(sizes)).astype(np.float64))
+        variance = max(variance, _jackknife(left) - float(np.square(twice).sum()) / sizes.sum() ** 2)
+    return Moments(float(sums.sum() / sizes.sum()), variance, _freedom(left, _worth(sizes)), len(sizes))
 
 
 def over_classes(classes: int) -> str:
@@ -125,22 +135,6 @@ def over_classes(classes: int) -> str:
         'over 193 classes, left out one at a time'
     """
     return f"over {classes:,} classes, left out one at a time"
-
-
-def few_units(units: int, what: str) -> tuple[str, ...]:
-    """A warning where so few classes or people say little of others.
-
-    Example:
-        >>> few_units(3, "classes")[0]
-        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on ...'
-    """
-    if units >= ENOUGH:
-        return ()
-    some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
-    return (
-        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; "
-        "20 or more make them short",
-    )
 
 
 def score_interval(mean: float, variance: float, units: float, level: float) -> Interval:
@@ -201,10 +195,23 @@ def class_values(values: Values, codes: NDArray[np.int64]) -> tuple[Values, floa
     return mean + moved - moved.mean(axis=-1, keepdims=True), _worth(sizes)
 
 
-def _jackknife(sums: Values, sizes: Values, changes: Values | float = 0.0) -> float:
-    """The variance of the mean of all rows, by leaving out one class at a time."""
-    left = (sums.sum() - sums + changes) / (sizes.sum() - sizes)
-    return float(np.square(left - left.mean()).sum()) * (len(sizes) - 1) / len(sizes)
+def _left_out(sums: Values, sizes: Values, changes: Values | float = 0.0) -> Values:
+    """The mean of all rows without those of each class (C,)."""
+    return (sums.sum() - sums + changes) / (sizes.sum() - sizes)
+
+
+def _jackknife(left: Values) -> float:
+    """The variance of a mean, by what it is without each class."""
+    return float(np.square(left - left.mean()).sum()) * (len(left) - 1) / len(left)
+
+
+def _freedom(left: Values, worth: float) -> float:
+    """The degrees of freedom of that variance: as of so many equal classes at most, fewer where some stand far out."""
+    squares = np.square(left - left.mean())
+    if squares.mean() <= (ROUNDING * abs(left).max()) ** 2:
+        return worth - 1
+    kurtosis, count = np.square(squares).mean() / squares.mean() ** 2, len(left)
+    return float(min(worth - 1, 2 * count / (kurtosis - (count - 3) / (count - 1))))
 
 
 def _worth(sizes: Values) -> float:

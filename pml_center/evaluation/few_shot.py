@@ -15,11 +15,19 @@ from pml_center.arrays import as_array, as_list, check_count, check_several, cla
 from pml_center.checks import check_choices
 from pml_center.data import LabeledImages
 from pml_center.decoding import convert, decode
-from pml_center.evaluation.class_intervals import class_interval, few_units, over_classes
+from pml_center.evaluation.class_intervals import class_interval, over_classes
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import Interval, bootstrap_interval, check_intervals, check_seed, mean_of, settled
+from pml_center.evaluation.statistics import (
+    Interval,
+    bootstrap_interval,
+    check_intervals,
+    check_seed,
+    few_units,
+    mean_of,
+    settled,
+)
 from pml_center.text_files import decoded
 
 Classifier = Literal["mean", "knn"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import ENTRIES, as_matrix, check_count, check_several, class_codes, joined
 from pml_center.checks import check_choices
-from pml_center.evaluation.class_intervals import class_interval, few_units
+from pml_center.evaluation.class_intervals import class_interval
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report, ThresholdReport
@@ -29,6 +29,7 @@ from pml_center.evaluation.statistics import (
     Interval,
     bootstrap_intervals,
     check_intervals,
+    few_units,
     mean_of,
     resampled_counts,
     settled,

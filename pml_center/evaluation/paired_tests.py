@@ -153,8 +153,7 @@ def paired_test(
         )
     difference = first - second
     if clusters is not None:
-        mean, variance, worth, number = class_moments(difference, clusters, absence)
-        return _test(mean, variance, worth - 1, number, level)._replace(over="clusters")
+        return _test(*class_moments(difference, clusters, absence), level)._replace(over="clusters")
     difference = difference[~np.isnan(difference)]
     [(low, high)] = bootstrap_interval(difference, level=level, resamples=min(resamples, 1000), seed=seed)
     p_value = _sign_flip_p_value(difference, resamples, seed)
@@ -177,7 +176,9 @@ def _sign_flip_p_value(difference: Values, resamples: int, seed: int) -> float:
     return extreme / (resamples + 1)
 
 
-def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounded: bool = False) -> Interval:
+def runs_interval(
+    values: Any, level: float = 0.95, clusters: Any = None, bounded: bool = False, absence: Absence | None = None
+) -> Interval:
     """The interval of a mean over runs and units: how far it would move with other seeds and other units.
 
     The variance of the mean is that of an analysis of variance with two random factors: what the runs contribute, plus
@@ -191,6 +192,7 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
         clusters: (U,) integers: the class or the person of each unit, where others are to be met: these then count as
             units, by leaving out one at a time.
         bounded: the values lie in [0, 1], and so does the interval: Wilson's in place of Student's.
+        absence: what would change of the mean over runs without each cluster, where others find it.
 
     Raises:
         ValueError: another shape, or fewer than two units or clusters without NaN.
@@ -205,16 +207,21 @@ def runs_interval(values: Any, level: float = 0.95, clusters: Any = None, bounde
     """
     check_level(level)
     check_flags(bounded=bounded)
-    [table], worth = _units([_table(values)], clusters)
+    whole = _table(values)
+    [table], worth = _units([whole], clusters)
     units = table.mean(axis=0)
     mean, parts = mean_of(units), _parts([table], units, worth)
+    if absence is not None:
+        parts = parts._replace(units=class_moments(whole.mean(axis=0), clusters, absence).variance)
     if bounded:
         return score_interval(min(max(mean, 0.0), 1.0), parts.variance, parts.freedom + 1, level)
     half = students_quantile(level, parts.freedom) * parts.variance**0.5
     return mean - half, mean + half
 
 
-def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any = None) -> PairedTest:
+def paired_runs_test(
+    first: Any, second: Any, level: float = 0.95, clusters: Any = None, absence: Absence | None = None
+) -> PairedTest:
     """Whether two models, each trained several times, differ by more than other seeds and other units would make them.
 
     The values of a unit are averaged over the runs of each model and subtracted; what the runs of both contribute to
@@ -227,6 +234,7 @@ def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any
         second: (T, U) or (U,) the other's, for the same units in the same order.
         level: of the interval, in (0, 1).
         clusters: as of :func:`runs_interval`.
+        absence: what would change of the difference of the means over runs without each cluster.
 
     Raises:
         ValueError: other units, or fewer than two of them or of the clusters without NaN.
@@ -245,10 +253,13 @@ def paired_runs_test(first: Any, second: Any, level: float = 0.95, clusters: Any
             f"first and second must be values of the same units, got {one.shape[1]} and {other.shape[1]}. "
             "Measure both models on the same queries, in the same order."
         )
-    [one, other], worth = _units([one, other], clusters)
-    difference = one.mean(axis=0) - other.mean(axis=0)
-    parts = _parts([one, other], difference, worth)
-    test = _test(mean_of(difference), parts.variance, parts.freedom, one.shape[1], level)
+    [of_one, of_other], worth = _units([one, other], clusters)
+    difference = of_one.mean(axis=0) - of_other.mean(axis=0)
+    parts = _parts([of_one, of_other], difference, worth)
+    if absence is not None:
+        moments = class_moments(one.mean(axis=0) - other.mean(axis=0), clusters, absence)
+        parts = parts._replace(units=moments.variance)
+    test = _test(mean_of(difference), parts.variance, parts.freedom, len(difference), level)
     return test._replace(over="units" if clusters is None else "clusters", parts=parts)
 
 

@@ -112,6 +112,18 @@ class Report:
                 f"other must have a metric in common, got {', '.join(other.per_unit) or 'none'} beside "
                 f"{', '.join(self.per_unit) or 'none'}. Evaluate both with the same metrics."
             )
+        self._check_same_units(other)
+        tests = {}
+        for name in shared:
+            values, level = (self.per_unit[name], other.per_unit[name]), self.ci_level
+            both = name in self.absence and name in other.absence
+            absence = self.absence[name].less(other.absence[name]) if both else None
+            test = paired_test(*values, level, resamples, seed, clusters=self.clusters, absence=absence)
+            tests[name] = test._replace(over=self.over)
+        return tests
+
+    def _check_same_units(self, other: "Report") -> None:
+        """Values of two models pair up where the units are the same."""
         if self.over != other.over:
             raise ValueError(
                 f"other must be about the same units, got {other.over} beside {self.over}. "
@@ -122,14 +134,6 @@ class Report:
                 f"other must be about the same units in the same order, got others of the {self.over}. "
                 "Evaluate both models on the same data, in the same order."
             )
-        tests = {}
-        for name in shared:
-            values, level = (self.per_unit[name], other.per_unit[name]), self.ci_level
-            both = name in self.absence and name in other.absence
-            absence = self.absence[name].less(other.absence[name]) if both else None
-            test = paired_test(*values, level, resamples, seed, clusters=self.clusters, absence=absence)
-            tests[name] = test._replace(over=self.over)
-        return tests
 
     def content(self) -> dict[str, Any]:
         """What :meth:`to_json` writes: everything but the values of the units and the curves.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pml_center.arrays import check_count, check_several
 from pml_center.checks import check_choices
-from pml_center.evaluation.class_intervals import Absence, class_interval, few_units, over_classes
+from pml_center.evaluation.class_intervals import Absence, class_interval, over_classes
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
@@ -28,7 +28,14 @@ from pml_center.evaluation.search import (
     native_similarity,
     queries_among,
 )
-from pml_center.evaluation.statistics import Interval, bootstrap_intervals, check_intervals, mean_of, means_by_class
+from pml_center.evaluation.statistics import (
+    Interval,
+    bootstrap_intervals,
+    check_intervals,
+    few_units,
+    mean_of,
+    means_by_class,
+)
 from pml_center.names import unknown_name
 
 LOG = logging.getLogger("pml_center")

@@ -1,14 +1,15 @@
 """The result of a retrieval evaluation: what was found for each query, and what looks wrong with it."""
 
+import csv
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import check_count
-from pml_center.evaluation.paired_tests import PairedTest
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Neighbours
 from pml_center.evaluation.statistics import means_by_class
@@ -175,14 +176,28 @@ class RetrievalReport(Report):
         pairs = zip(self.codes[wrong].tolist(), self.reference_codes[nearest[wrong]].tolist(), strict=True)
         return [(self.classes[one], self.classes[other], n) for (one, other), n in Counter(pairs).most_common(k)]
 
-    def compare(self, other: Report, resamples: int = 10_000, seed: int = 0) -> dict[str, PairedTest]:
-        """Test whether this model differs from another on the same queries; see :meth:`Report.compare`."""
+    def absence_to_csv(self, path: str | Path) -> None:
+        """Write what would change without each class: a line for each class and each other that it was mistaken for.
+
+        Columns are ``gone``, ``finder``, and each metric's change, summed over the queries of the finder. Beside
+        :meth:`to_csv` it is what a test over classes needs.
+        """
+        gone, finder, _ = next(iter(self.absence.values()))  # the same of all metrics
+        different, place = np.unique(gone * len(self.classes) + finder, return_inverse=True)
+        sums = [np.bincount(place, each.change, len(different)).tolist() for each in self.absence.values()]
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["gone", "finder", *self.absence])
+            for pair, *changes in zip(different.tolist(), *sums, strict=True):
+                writer.writerow([*(self.classes[code] for code in divmod(pair, len(self.classes))), *changes])
+
+    def _check_same_units(self, other: Report) -> None:
         if isinstance(other, RetrievalReport) and self.labels != other.labels:
             raise ValueError(
                 f"other must be about the same queries, got other labels ({len(self.codes)} and {len(other.codes)} "
                 "queries). Evaluate both models on the same data, in the same order."
             )
-        return super().compare(other, resamples, seed)
+        super()._check_same_units(other)
 
     def _unit_columns(self) -> dict[str, Sequence]:
         return ({} if self.names is None else {"name": self.names}) | {"label": self.labels}

@@ -16,6 +16,7 @@ from pml_center.checks import check_between, check_choices
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
+ENOUGH = 5  # units from which on intervals hold as often as they say
 
 
 def mean_of(values: Any) -> float:
@@ -267,6 +268,22 @@ def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDAr
     random = np.random.default_rng(seed)
     for _ in range(check_count("resamples", resamples)):
         yield np.bincount(random.integers(units, size=units, dtype=np.int32), minlength=units)
+
+
+def few_units(units: int, what: str) -> tuple[str, ...]:
+    """A warning where so few classes or people say little of others.
+
+    Example:
+        >>> few_units(3, "classes")[0]
+        '3 classes are few to judge others by: no interval holds as often as it says. From 5 classes on ...'
+    """
+    if units >= ENOUGH:
+        return ()
+    some = f"1 of the {what} is too little" if units == 1 else f"{units} {what} are few"
+    return (
+        f"{some} to judge others by: no interval holds as often as it says. From {ENOUGH} {what} on they do; "
+        "20 or more make them short",
+    )
 
 
 def check_intervals(ci: str | None, kinds: Any, level: float, resamples: int, seed: int) -> None:

@@ -14,7 +14,6 @@ from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_choices
 from pml_center.evaluation.accuracy import over_folds
 from pml_center.evaluation.all_pairs import all_pairs
-from pml_center.evaluation.class_intervals import few_units
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
 from pml_center.evaluation.paired_tests import PairedTest
@@ -22,7 +21,7 @@ from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, che
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
-from pml_center.evaluation.statistics import Interval, check_intervals, mean_of
+from pml_center.evaluation.statistics import Interval, check_intervals, few_units, mean_of
 
 TAR = "tar_at_far_"
 

@@ -21,6 +21,7 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     """Batches for one epoch after the other: set ``loader.batch_sampler.epoch``, and ``start`` within it."""
     check_workers(config.workers)
     workers = config.workers
+    seed = config.seed if config.order_seed is None else config.order_seed
     if images.width is None and model.image_size is not None:
         images = images.with_transform(
             train_transform(
@@ -37,7 +38,7 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
     return DataLoader(
         SeededImages(images, is_random=config.crop_scale < 1 or config.hflip > 0),
-        batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, config.seed, rank, parts),
+        batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, seed, rank, parts),
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

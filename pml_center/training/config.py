@@ -11,7 +11,7 @@ from pml_center.names import unknown_name
 SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
 AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "eval_every")
-SEEDS = ("seed", "split_seed")
+SEEDS = ("seed", "init_seed", "order_seed", "split_seed")
 POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
 SHARES = ("held_out", "val", "hflip", "ema", "momentum", "layer_decay", "mlp_dropout")
@@ -175,6 +175,8 @@ class RunConfig:
 
     Attributes:
         seed: of everything random but the split.
+        init_seed: of the weights before the first step; by default seed.
+        order_seed: of which images make which batch, and of what their transforms draw; by default seed.
         deterministic: refuse operations whose result may change from run to run on one machine.
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
         checkpoint_every: steps between two checkpoints within an epoch; 0 writes one at the end of each epoch only.
@@ -184,6 +186,8 @@ class RunConfig:
     """
 
     seed: int = 0
+    init_seed: int | None = None
+    order_seed: int | None = None
     deterministic: bool = False
     device: str = "auto"
     checkpoint_every: int = 0

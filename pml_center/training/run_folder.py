@@ -25,7 +25,7 @@ from torch import Tensor
 from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
-from pml_center.evaluation import Report
+from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
@@ -359,6 +359,8 @@ class Run:
             (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
                 report.to_csv(folder / f"{kind}.csv")
+            if kind == "report" and data is None and isinstance(report, RetrievalReport) and report.absence:
+                report.absence_to_csv(folder / "absence.csv")
         first = next(iter(reports))
         self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
@@ -488,7 +490,7 @@ def starting_model(config: TrainConfig) -> Embedder:
         ValueError: ``init_from`` is a run of another model.
         OSError: weights that are not there.
     """
-    seed_everything(config.seed)
+    seed_everything(config.seed if config.init_seed is None else config.init_seed)
     model = embedder(config)
     if config.init_from is not None:
         weights = Run.open(config.init_from).weights("model")

@@ -137,7 +137,7 @@ class TrainState:
         validator(config)  # an unknown metric must not wait for the first epoch to end
         if config.tensorboard:
             summary_writer()
-        seed_everything(config.seed)
+        seed_everything(config.seed if config.init_seed is None else config.init_seed)
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's products refuse
             torch.use_deterministic_algorithms(True)

@@ -20,6 +20,7 @@ def run(capsys, *arguments):
     return out, err, code
 
 
+@pytest.mark.usefixtures("sketched")
 def test_train_then_eval(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["--model", "convnet", "--image-size", "8", "--epochs", "1", "--workers", "0", "--out", "first"]
@@ -74,6 +75,7 @@ def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_agai
     assert "<td>pretrained</td><td>True</td>" not in page
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_run_is_repeated_from_its_file_with_flags_before_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--image-size", "8", "--epochs", "1", "--workers", "0", "--batch-size", "256"]

@@ -188,6 +188,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.usefixtures("sketched")
 def test_report_writes_the_page_of_a_run(command, trained, photos, tmp_path):
     out, _, code = command("report", trained / "small", photos, "--workers", "0", "--json")
     assert code == 0

@@ -473,6 +473,9 @@ def test_intervals_are_over_classes_where_these_are_new_and_over_queries_where_e
     labels = [label for _, label in planning.open_runs([folder])[0].queries]
     assert np.array_equal(found.clusters, np.unique(labels, return_inverse=True)[1])
     assert found.over == f"{len(set(labels))} classes"
+    absence = found.ranked[0].absence[METRIC]  # as the runs wrote it down, with the numbers of these classes
+    assert absence.change.any()
+    assert set(absence.gone) | set(absence.finder) <= set(found.clusters)
     runs = [copy_of(folder / FOLDERS[0] / "seed-0", tmp_path / str(seed), {"seed": seed}) for seed in (5, 6)]
     for run, over in zip(runs, (found.over, f"{len(labels)} queries"), strict=True):
         (run / "labels.json").write_text(json.dumps(sorted(set(labels))))

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from pml_center.comparison.page import table, write_comparison
-from pml_center.evaluation import holm, paired_runs_test, paired_test, runs_interval
+from pml_center.evaluation import RetrievalEvaluator, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.paired_tests import VarianceParts
 from pml_center.training import Candidate, Comparison
 
@@ -74,6 +75,29 @@ def test_the_table_is_that_of_a_plain_computation():
             assert row.behind.p_corrected == corrected[0, place]
             assert row.behind.p_models == paired_test(tables[0].mean(axis=0), values.mean(axis=0)).p_value
     assert rows[0].behind is None
+
+
+def test_a_class_is_left_out_of_the_references_too_where_runs_say_what_would_change():
+    """With one run of each it is the test of two reports, and their intervals."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 5)
+    evaluate = RetrievalEvaluator(metrics=(METRIC,), recall_at=())
+    rows = rng.normal(size=(12, 6))[labels] + 0.9 * rng.normal(size=(2, 60, 6))
+    reports = [evaluate(each, labels) for each in rows]
+    best, other = sorted(reports, key=lambda report: -report[METRIC])
+    losses = [candidate(str(n), [r.per_unit[METRIC]], absence=r.absence) for n, r in enumerate((best, other))]
+    found = comparison(*losses, clusters=labels).rows[1].behind
+    blind = comparison(*(replace(loss, absence={}) for loss in losses), clusters=labels).rows[1].behind
+    expected = best.compare(other)[METRIC]
+    assert found.p_models == pytest.approx(expected.p_value)
+    assert found.test.parts.variance > blind.test.parts.variance
+    assert blind.test[:4] == paired_runs_test(best.per_unit[METRIC], other.per_unit[METRIC], clusters=labels)[:4]
+    many = [replace(loss, values={METRIC: np.repeat(loss.values[METRIC], 2, axis=0)}) for loss in losses]
+    assert comparison(*many, clusters=labels).rows[1].behind.test.parts.units == found.test.parts.units
+    alone = comparison(losses[0], clusters=labels).rows[0]
+    assert alone.interval == pytest.approx(best.ci[METRIC], abs=0.01)  # but for the degrees of freedom
+    over_queries = paired_runs_test(best.per_unit[METRIC], other.per_unit[METRIC])
+    assert comparison(*losses).rows[1].behind.test[:4] == over_queries[:4]  # where classes are known
 
 
 def test_the_order_of_candidates_does_not_matter_but_for_equal_ones():

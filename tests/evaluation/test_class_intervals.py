@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import kurtosis, t
 
 from pml_center.evaluation import (
     IdentificationEvaluator,
@@ -91,6 +91,19 @@ def test_an_interval_does_not_depend_on_which_other_metrics_are_asked_for():
     np.testing.assert_array_equal(beside.neighbours.ids, alone.neighbours.ids)
 
 
+def test_what_would_change_without_each_class_is_written_down_by_pairs_of_classes(tmp_path):
+    rng = np.random.default_rng(13)
+    rows, labels = drawn(rng, 8, 6)
+    report = RetrievalEvaluator(**METRICS)(rows, [f"class {label}" for label in labels])
+    report.absence_to_csv(tmp_path / "absence.csv")
+    table = np.genfromtxt(tmp_path / "absence.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    assert len(table) == len({(line["gone"], line["finder"]) for line in table}) > 8
+    gone, finder, change = report.absence["mean_average_precision_at_r"]
+    for line in table:
+        of_pair = (gone == int(line["gone"][6:])) & (finder == int(line["finder"][6:]))
+        assert line["mean_average_precision_at_r"] == pytest.approx(change[of_pair].sum())
+
+
 def test_classes_that_are_only_references_are_taken_as_they_are():
     rng = np.random.default_rng(2)
     rows, labels = drawn(rng, 9, 6)
@@ -108,6 +121,19 @@ def test_where_every_class_is_right_or_wrong_the_interval_is_that_of_wilson_with
     assert low == pytest.approx(20 / (20 + t.ppf(0.975, 19) ** 2))
     assert low == pytest.approx(wilson_interval(20, 20)[0], abs=0.03)
     assert class_interval(np.zeros(40), np.repeat(np.arange(20), 2)) == pytest.approx((0, 1 - low))
+
+
+def test_where_few_classes_bring_in_the_variance_there_are_few_degrees_of_freedom():
+    """Else 50 characters of which two are hard hold the true value of others too seldom."""
+    values, classes = np.ones(250), np.repeat(np.arange(50), 5)
+    values[:8] = 0
+    means = values.reshape(50, 5).mean(axis=1)
+    variance, outlying = means.var(ddof=1) / 50, kurtosis(means, fisher=False)
+    freedom = 2 / (2 / 49 + (outlying - 3) / 50)  # so that the chi-square of that many varies as the variance does
+    assert freedom < 5
+    assert class_interval(values, classes) == pytest.approx(interval_by_hand(0.968, variance, freedom + 1, 0.95))
+    test = paired_test(values, np.ones(250), clusters=classes)
+    assert test.p_value == pytest.approx(2 * t.sf(0.032 / variance**0.5, freedom))
 
 
 def test_few_classes_are_said_to_be_few():

@@ -15,6 +15,7 @@ from pml_center.data import image_folder
 from pml_center.training import Run, TrainConfig, fit, loop, resume
 from pml_center.training.loop import choose_device
 from pml_center.training.splitting import split_data
+from pml_center.training.train_state import TrainState
 
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
 
@@ -78,6 +79,19 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         fit(small(tmp_path / name, loss=formula, epochs=1, per_class=8))[0].load_model().state_dict() for name in "ab"
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_start_and_the_order_of_a_run_can_each_be_held():
+    def start_and_order(**seeds):
+        state = TrainState.build(dataclasses.replace(SMALL, crop_scale=0.5, **seeds), torch.device("cpu"))
+        weights = torch.cat([value.flatten() for value in (*state.model.parameters(), *state.loss.parameters())])
+        return weights.sum().item(), list(state.loader.batch_sampler)
+
+    (start, order), (other_start, other_order) = start_and_order(), start_and_order(seed=1)
+    assert start != other_start
+    assert order != other_order
+    assert start_and_order(seed=1, init_seed=0) == (start, other_order)
+    assert start_and_order(seed=1, order_seed=0) == (other_start, order)
 
 
 def test_runs_with_other_seeds_are_measured_on_the_same_images():
