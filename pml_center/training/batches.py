@@ -31,13 +31,16 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
                 model.std,
                 crop_scale=config.crop_scale,
                 hflip=config.hflip,
+                auto_augment=config.auto_augment,
+                color_jitter=config.color_jitter,
+                random_erasing=config.random_erasing,
             )
         )
     else:
         workers = 0  # which are in memory
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
     return DataLoader(
-        SeededImages(images, is_random=config.crop_scale < 1 or config.hflip > 0),
+        SeededImages(images, is_random=config.augments),
         batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, seed, rank, parts),
         collate_fn=collate,
         num_workers=workers,

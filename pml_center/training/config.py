@@ -9,12 +9,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pml_center.names import unknown_name
 
 SEE_HELP = "See pml-center train --help."
-AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
+AT_LEAST_0 = (
+    "color_jitter",
+    "embedding_size",
+    "workers",
+    "per_class",
+    "weight_decay",
+    "warmup_epochs",
+    "patience",
+    "checkpoint_every",
+)
 AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "eval_every")
 SEEDS = ("seed", "init_seed", "order_seed", "split_seed")
 POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-SHARES = ("held_out", "val", "hflip", "ema", "momentum", "layer_decay", "mlp_dropout")
+SHARES = ("held_out", "val", "hflip", "random_erasing", "ema", "momentum", "layer_decay", "mlp_dropout")
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,10 @@ class DataConfig:
             same images.
         crop_scale: smallest share of the area that a random crop keeps in training; 1 never crops.
         hflip: probability of a horizontal flip in training.
+        auto_augment: what timm does to images in training, in its own words: 'rand-m9-mstd0.5' for RandAugment,
+            'augmix-m3-w3', '3a', 'original' or 'v0'.
+        color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
+        random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
     """
 
@@ -50,6 +63,9 @@ class DataConfig:
     split_seed: int = 0
     crop_scale: float = 1.0
     hflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
     workers: int = 2
 
 
@@ -236,6 +252,12 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image is another one in every epoch."""
+        chances = self.hflip, self.color_jitter, self.random_erasing
+        return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
 
     @classmethod
     def of_sections(cls, *sections: Any, **others: Any) -> "TrainConfig":

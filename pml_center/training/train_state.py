@@ -208,7 +208,7 @@ class TrainState:
         """Whether the trunk gives the same features of an image in every epoch."""
         config = self.config
         is_still = config.freeze == "trunk" and config.unfreeze_at is None
-        return is_still and config.crop_scale == 1 and not config.hflip and self.images.train.width is None
+        return is_still and not config.augments and self.images.train.width is None
 
     def compute_features(self) -> None:
         """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.
@@ -310,7 +310,8 @@ def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
         wrong = ["features"] if config.features is not None else []
     else:
         usual = TrainConfig()
-        names = ("crop_scale", "hflip", "channels", "image_size", "pretrained", "weights", "freeze")
+        of_images = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "channels", "image_size")
+        names = (*of_images, "pretrained", "weights", "freeze")
         wrong = [name for name in names if getattr(config, name) != getattr(usual, name)]
         if config.features not in (None, width):
             raise ValueError(
