@@ -94,19 +94,10 @@ def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, 
     if not beside:
         print(report)
         return
-    rows = []
-    for name, value in report.metrics.items():
-        low, high = report.ci.get(name, (None, None))
-        others = (f"{other[name]:.4f}" for other in beside.values())
-        rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", *others])
     print(report.summary)
-    show_table(["", "model", f"{100 * report.ci_level:g} % interval", *(BESIDE[name] for name in beside)], rows)
-    for sentence in gained(report, beside, metric):
+    show_table(*report.table({BESIDE[name]: other for name, other in beside.items()}))
+    for sentence in [*gained(report, beside, metric), *report.remarks]:
         print(sentence)
-    if report.ci:
-        print(f"{100 * report.ci_level:g} % intervals: {report.ci_method}")
-    for warning in report.warnings:
-        print(f"warning: {warning}")
 
 
 def _beside(task: "Task") -> dict[str, "Report"]:

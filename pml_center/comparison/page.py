@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.result import LEVEL, Candidate, Comparison, interval
+from pml_center.comparison.result import LEVEL, Candidate, Comparison
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
 from pml_center.training.loss_catalog import describe_loss, list_losses, references
@@ -41,7 +41,7 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     comparison.to_json(folder / FILES["json"])
-    columns, rows = table(comparison)
+    columns, rows = comparison.table()
     _write_table(folder / FILES["csv"], columns, rows)
     (folder / FILES["latex"]).write_text(_latex(columns, rows), encoding="utf-8")
     trials = _tried(comparison)
@@ -49,48 +49,6 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
         _write_table(folder / TRIALS, *trials)
     _draw(comparison, folder / FILES["picture"])
     _write_page(comparison, folder / FILES["page"], options)
-
-
-def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
-
-    Args:
-        comparison: what was found.
-        digits: of a value, behind the point.
-    """
-
-    def written(value: float | None) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    columns = ["loss", "value", f"{100 * LEVEL:g} % over {comparison.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
-    rows = []
-    for rank, row in enumerate(comparison.rows, 1):
-        memory, behind = row.candidate.memory_gib, row.behind
-        rows.append(
-            [
-                f"{rank} {row.candidate.name}",
-                written(row.value),
-                " … ".join(map(written, row.interval)),
-                written(row.deviation),
-                "" if behind is None else written(behind.test.difference),
-                "" if behind is None else behind.shown_p,
-                f"{np.mean(row.candidate.seconds):.1f}",
-                f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
-                "" if memory is None else f"{memory:.2f}",
-            ]
-        )
-    rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
-    for name, metrics in comparison.beside.items():
-        if comparison.metric in metrics:
-            values = metrics[comparison.metric]
-            ends = " … ".join(map(written, interval(values, comparison.units)))
-            rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
-    settings = [row.candidate.setting for row in comparison.rows]
-    if any(settings):
-        columns.append("chosen by the search")
-        missing = [""] * (len(rows) - len(settings))
-        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
-    return columns, rows
 
 
 def _draw(comparison: Comparison, path: Path) -> None:
@@ -114,7 +72,7 @@ def _picture(comparison: Comparison, ax: Any) -> Any:
 
 
 def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) -> None:
-    columns, rows = table(comparison)
+    columns, rows = comparison.table()
     parts = [
         Part("Ranking", _how_to_read(comparison), columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
         *_unseen(comparison),

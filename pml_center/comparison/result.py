@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.class_intervals import Absence
 from pml_center.evaluation.statistics import Interval, few_units
+from pml_center.notebooks import data_frame, html_table
 from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
@@ -156,7 +157,7 @@ class Row(NamedTuple):
     behind: GapToBest | None  # None for the best
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Comparison:
     """Losses ranked by one metric.
 
@@ -197,6 +198,58 @@ class Comparison:
     clusters: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
     before: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def table(self, digits: int = 4) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
+
+        Args:
+            digits: of a value, behind the point.
+        """
+
+        def written(value: float | None) -> str:
+            return "" if value is None else f"{value:.{digits}f}"
+
+        columns = ["loss", "value", f"{100 * LEVEL:g} % over {self.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
+        rows = []
+        for rank, row in enumerate(self.rows, 1):
+            memory, behind = row.candidate.memory_gib, row.behind
+            rows.append(
+                [
+                    f"{rank} {row.candidate.name}",
+                    written(row.value),
+                    " … ".join(map(written, row.interval)),
+                    written(row.deviation),
+                    "" if behind is None else written(behind.test.difference),
+                    "" if behind is None else behind.shown_p,
+                    f"{np.mean(row.candidate.seconds):.1f}",
+                    f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
+                    "" if memory is None else f"{memory:.2f}",
+                ]
+            )
+        rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in self.failed]
+        for name, metrics in self.beside.items():
+            if self.metric in metrics:
+                values = metrics[self.metric]
+                ends = " … ".join(map(written, interval(values, self.units)))
+                rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
+        settings = [row.candidate.setting for row in self.rows]
+        if any(settings):
+            columns.append("chosen by the search")
+            missing = [""] * (len(rows) - len(settings))
+            rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
+        return columns, rows
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.candidates)} losses: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        columns, rows = self.table()
+        return html_table(columns, rows, above=self.verdict, below=[f"warning: {doubt}" for doubt in self.doubts])
+
+    def to_dataframe(self) -> Any:
+        """The ranking as a data frame of pandas, numbers as texts as the table has them."""
+        columns, rows = self.table()
+        return data_frame({name: [row[place] for row in rows] for place, name in enumerate(columns)})
 
     @property
     def beside(self) -> dict[str, Mapping[str, NDArray[np.float64]]]:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from pml_center.arrays import as_array, as_list, as_path, read_array
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages, eval_transform
+from pml_center.notebooks import progress_bar
 from pml_center.text_files import read_columns
 
 
@@ -199,7 +199,7 @@ def embed(
         model.to(device)
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
-        for images, batch_labels, *_ in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
+        for images, batch_labels, *_ in progress_bar(loader, is_shown=progress, desc="embed", unit="batch"):
             output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
             embeddings.append(output.float().cpu().numpy())

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
+from tqdm.std import tqdm as Bar
 
 from pml_center import distributed
 from pml_center.arrays import as_list, as_matrix
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, save_samples
+from pml_center.notebooks import progress_bar
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
@@ -30,15 +32,21 @@ from pml_center.training.train_state import TrainState, peak_memory
 
 LOG = logging.getLogger("pml_center")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what the model computes in, where not in what its weights are
+Tracker = Callable[[Mapping[str, float]], object]
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
-def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None]:
+def fit(
+    config: TrainConfig, test: bool = True, *, verbose: bool = True, on_epoch: Tracker | None = None
+) -> tuple[Run, Measurement | None]:
     """Train one model with one sum of losses, then measure retrieval on what was held out.
 
     Args:
         config: what to do; every random choice follows from its seed, but the split, which has a seed of its own.
         test: False leaves the images held out alone, as those must who only try settings.
+        verbose: say what happens, warnings included: where the program has no logging of its own, on stderr.
+        on_epoch: called after each epoch, in the first process, with ``epoch``, ``lr``, ``loss`` and its parts, and the
+            metrics of the validation images as ``val_...``: what a tracker of experiments takes.
 
     Returns:
         The run folder, and what the best model is worth on the images held out, None where there are none: the one
@@ -54,13 +62,13 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
     """
     config = with_full_paths(config)
-    with distributed.initialize(choose_device(config.device)) as device:
+    with spoken(verbose), distributed.initialize(choose_device(config.device)) as device:
         state = TrainState.build(config, device)
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
             distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
             _announce(describe(state, run))
-            return run, _finish(run, state, test)
+            return run, _finish(run, state, test, on_epoch)
 
 
 def resume(
@@ -71,6 +79,9 @@ def resume(
     test: bool = True,
     workers: int | None = None,
     accept_changes: bool = False,
+    *,
+    verbose: bool = True,
+    on_epoch: Tracker | None = None,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -84,6 +95,8 @@ def resume(
         workers: processes that read images, by default as before.
         accept_changes: go on although the data have changed, with those of the recorded images that are still there, in
             the classes that they had. Every report then says so.
+        verbose: as of :func:`fit`.
+        on_epoch: likewise.
 
     Returns:
         As :func:`fit`.
@@ -100,6 +113,7 @@ def resume(
     asked: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     with (
+        spoken(verbose),
         distributed.initialize(choose_device(config.device)) as where,
         owned(Path(folder)),
         explain_interrupt(Run.open(folder).how_to_go_on),
@@ -115,7 +129,7 @@ def resume(
             state.progress.renew_patience()
         run.record(config)
         _announce(f"{describe(state, run)}\n{_where(state)}")
-        return run, _finish(run, state, test)
+        return run, _finish(run, state, test, on_epoch)
 
 
 def _free_folder(config: TrainConfig) -> Path:
@@ -126,28 +140,46 @@ def _free_folder(config: TrainConfig) -> Path:
     return folder
 
 
-def _finish(run: Run, state: TrainState, test: bool) -> Measurement | None:
+@contextmanager
+def spoken(verbose: bool) -> Iterator[None]:
+    """Sentences on stderr, for a program that has no logging of its own; none at all where they are not wanted."""
+    level, handler = LOG.level, logging.StreamHandler()
+    if not verbose:
+        LOG.setLevel(logging.CRITICAL)
+    elif not LOG.hasHandlers():
+        LOG.setLevel(logging.INFO)
+        LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+
+
+def _finish(run: Run, state: TrainState, test: bool, on_epoch: Tracker | None) -> Measurement | None:
     """Train to the end, then measure, if that is wanted."""
     with run.with_board(state.progress.epoch) as logged:
-        _train(logged, state)
+        _train(logged, state, on_epoch)
         return _measure(logged, state) if test else None
 
 
-def _train(run: Run, state: TrainState) -> None:
+def _train(run: Run, state: TrainState, on_epoch: Tracker | None) -> None:
     config, progress = state.config, state.progress
     if state.has_fixed_features and progress.epoch <= config.epochs and not progress.is_over:
         state.compute_features()
-    bar = tqdm(
+    bar = progress_bar(
+        is_shown=distributed.is_main(),
         total=config.epochs * state.updates,
         initial=(progress.epoch - 1) * state.updates + progress.step,
         unit="step",
-        disable=None if distributed.is_main() else True,
     )
     with Interrupt() as interrupt, bar:
         while progress.epoch <= config.epochs and not progress.is_over:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
             _epoch(run, state, bar, interrupt)
-            epoch, seen = progress.epoch, _end_of_epoch(run, state)
+            epoch, rate, seen = progress.epoch, state.optimizer.param_groups[0]["lr"], _end_of_epoch(run, state)
+            if on_epoch is not None and distributed.is_main():
+                on_epoch({"epoch": epoch, "lr": rate} | seen)
             if bar.disable:  # no terminal: a line an epoch stands for the bar
                 numbers = "  ".join(f"{name} {value:.4g}" for name, value in seen.items())
                 _announce(f"epoch {epoch}/{config.epochs}  {numbers}")
@@ -155,7 +187,7 @@ def _train(run: Run, state: TrainState) -> None:
                 raise KeyboardInterrupt
 
 
-def _epoch(run: Run, state: TrainState, bar: tqdm, interrupt: Interrupt) -> None:
+def _epoch(run: Run, state: TrainState, bar: Bar, interrupt: Interrupt) -> None:
     """The steps of an epoch that are not done yet."""
     config, progress = state.config, state.progress
     state.model.train()
@@ -237,7 +269,7 @@ def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
     if is_best:
         state.save(run, "best")
     state.save(run)
-    return means | metrics
+    return means | {f"val_{name}": value for name, value in metrics.items()}
 
 
 def _measure(run: Run, state: TrainState) -> Measurement | None:

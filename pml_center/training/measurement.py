@@ -20,6 +20,7 @@ from pml_center.decoding import convert
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embed import transform_of
 from pml_center.evaluation.embedding_cache import cached_embeddings
+from pml_center.notebooks import html_table
 from pml_center.training.config import TrainConfig
 
 Embeddings = NDArray[np.float32]
@@ -29,7 +30,7 @@ BESIDE = {"before": "before training", "pixels": "raw pixels"}
 Classifier = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """Retrieval by a model's embeddings, and by what needs no training and any model has to beat.
 
@@ -54,6 +55,18 @@ class Measurement:
     def reports(self) -> dict[str, Report]:
         """By the name of their file in a run folder."""
         return {"report": self.model} | self.beside | ({} if self.accuracy is None else {"accuracy": self.accuracy})
+
+    def __repr__(self) -> str:
+        return f"<Measurement: {self.model.summary}>"
+
+    def _repr_html_(self) -> str:
+        beside = {BESIDE[name]: report for name, report in self.beside.items()}
+        said = gained(self.model, self.beside, next(iter(self.model.metrics)))
+        return html_table(*self.model.table(beside), above=self.model.summary, below=[*said, *self.model.remarks])
+
+    def to_dataframe(self) -> Any:
+        """The values of every query as a data frame of pandas."""
+        return self.model.to_dataframe()
 
     def with_warnings(self, warnings: Sequence[str]) -> "Measurement":
         """The same, whose report of the model says what makes it doubtful."""

@@ -27,6 +27,7 @@ from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
+from pml_center.notebooks import html_table
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
 from pml_center.training.config import TrainConfig, sides_of
@@ -371,6 +372,11 @@ class Run:
         name = "held-out" if where is None else Path(where).name
         key = where or (json.dumps(options, sort_keys=True) if options else None)
         return self.folder / "eval" / (f"{name}-{sha256(key.encode()).hexdigest()[:6]}" if key else name)
+
+    def _repr_html_(self) -> str:
+        epochs = self.epochs
+        rows = [[f"{value:.4g}" for value in epoch.values()] for epoch in epochs]
+        return html_table(list(epochs[0]) if epochs else [], rows, above=f"run {self.folder}: {self.config.loss}")
 
     def forget_reports(self) -> None:
         """Delete what was measured on the images held out: it is of weights that have given way to others."""
