@@ -29,9 +29,7 @@ from pml_center.names import one_line
 from pml_center.text_files import read_lines
 from pml_center.training import Run
 from pml_center.training.config import sides_of
-from pml_center.training.export import MODEL_FILE
-from pml_center.training.loop import choose_device
-from pml_center.training.run_folder import untouched
+from pml_center.training.run_folder import MODEL_FILE, untouched
 
 LOG = logging.getLogger("pml_center")
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
@@ -86,6 +84,8 @@ class Model:
     """
 
     def __init__(self, source: str, options: ModelOptions):
+        from pml_center.training.loop import choose_device  # and with it timm, which arrays do not need
+
         self.source, self.options = source, options
         self.device = choose_device(options.device)
         is_path = Path(source).is_dir() or (os.sep in source and ":" not in source)  # timm has sources with a colon

@@ -23,9 +23,8 @@ from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import owned
-from pml_center.training.run_folder import Run, check_holds_only
+from pml_center.training.run_folder import MODEL_FILE, Run, check_holds_only
 
-MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
 PROBES = 2  # images that both models must embed alike
 SLACK = 1e-4  # of the largest number in an embedding, for the order in which floating point adds

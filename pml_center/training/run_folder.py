@@ -38,6 +38,7 @@ from pml_center.training.tensorboard import show_event, summary_writer
 
 LOG = logging.getLogger("pml_center")
 DATA = "data.csv"  # every image of a run
+MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
