@@ -511,6 +511,17 @@ def _create_sized(
     return create()
 
 
+def full_name(name: str) -> str:
+    """The same model, to be made from any folder: the path of a ``local-dir:`` becomes absolute.
+
+    Example:
+        >>> full_name("resnet18"), full_name("local-dir:/models/../mine")
+        ('resnet18', 'local-dir:/mine')
+    """
+    source, _, place = name.partition(":")
+    return f"{source}:{Path(place).expanduser().resolve()}" if source.lower() == "local-dir" else name
+
+
 def _embedding_head(name: str, cache_dir: str | None) -> int:
     """The width of an embedding that the classifier of an exported model gives; 0 for a classifier of classes."""
     from timm.models import load_model_config_from_hf

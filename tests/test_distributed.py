@@ -285,7 +285,7 @@ def started_by_torchrun(rank, port):
 def work(rank, folder, port):
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", meeting, timedelta(seconds=60), rank=rank, world_size=2)
+    dist.init_process_group("gloo", meeting, timedelta(minutes=20), rank=rank, world_size=2)
     found = {name: train(**check) for name, check in CHECKS.items()}
     found |= {"references": references(), "errors": errors(), "drift": drift(), "sharded": sharded()}
     found["own"] = rank, distributed.rank(), distributed.world_size(), distributed.is_main()

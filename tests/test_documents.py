@@ -122,7 +122,6 @@ def in_short(monkeypatch, sketched):
     monkeypatch.setattr(demonstration, "train_with_each_weight", lambda epochs, seed: train(min(epochs, 2), seed))
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
 def test_every_block_of_code_runs(page, somewhere, in_short):
     parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]

@@ -54,7 +54,6 @@ DATA = ["py.typed", "pages/report.html.jinja", "training/model_card.md.jinja", "
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_wheel_and_sdist_are_whole(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
@@ -77,7 +76,6 @@ def test_wheel_and_sdist_are_whole(built):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_an_installed_wheel_works(built, tmp_path):
     """In an environment that has the wheel, and reads what it depends on from this one; nothing of the repository."""
     venv.create(tmp_path / "clean", with_pip=True)

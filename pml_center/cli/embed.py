@@ -34,15 +34,17 @@ def embed(
     from pml_center.cli.sources import MODEL_FILE, Model, embedded, name_order
     from pml_center.data.open_images import full_source
     from pml_center.evaluation import save_samples
-    from pml_center.training.run_folder import check_holds_only
+    from pml_center.training.owner import owned
+    from pml_center.training.run_folder import check_holds_only, write_whole
 
     check_holds_only({"embeddings.npy", "samples.csv", MODEL_FILE}, out)
     opened = Model(model, model_options)
     rows = embedded(model, None if data is None else full_source(data), model_options, opened)
-    (out / MODEL_FILE).unlink(missing_ok=True)  # nothing of an earlier model must stand beside these rows
-    save_samples(out, rows.samples)
-    facts = rows.facts | opened.identity | {"order": name_order(rows.samples.names or [])}
-    (out / MODEL_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    with owned(out):
+        (out / MODEL_FILE).unlink(missing_ok=True)  # nothing of an earlier model must stand beside these rows
+        save_samples(out, rows.samples)
+        facts = rows.facts | opened.identity | {"order": name_order(rows.samples.names or [])}
+        write_whole(out / MODEL_FILE, json.dumps(facts, indent=2) + "\n")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:
         show_json("embed", {**facts, "shape": shape, "folder": str(out)})

@@ -1,5 +1,6 @@
 """eval: measure a model, or embeddings, by one protocol or several."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,8 @@ IMAGES = (
     ".npy file or a line each."
 )
 
-# The options that decide what stands in a report on retrieval.
-OF_RETRIEVAL = (
-    *("gallery", "groups", "metrics", "recall_at", "similarity", "index", "singletons"),
-    *("ci", "ci_level", "resamples", "seed"),
-)
+LOG = logging.getLogger("pml_center")
+OF_NO_REPORT = ("protocol", "json", "report")  # options that decide nothing that stands in one
 
 
 def run_protocols(
@@ -124,17 +122,21 @@ def write_reports(
     if not task.rows.run:
         return {}
     named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
-    return {
-        "report": task.rows.run.write_reports(named | beside, data, None if data else _otherwise(task, task.rows.run))
-    }
+    run, model = task.rows.run, task.rows.model
+    path = run.write_reports(named | beside, data, _otherwise(task, run), model and model.weights_digest)
+    if model is not None and model.weights_digest != run.weights_digest:
+        LOG.warning("the run was trained on meanwhile: this is of weights that have given way to others")
+    return {"report": path}
 
 
 def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
-    """In which options it is measured otherwise than at the end of training, with what others compare the run by."""
+    """In which options it is measured otherwise than by default, which is as at the end of training."""
     from pml_center.cli.protocols import with_defaults
+    from pml_center.data.open_images import full_source
 
     asked, usual = vars(task.options), vars(with_defaults(EvalOptions(), run, task.rows.samples.labels))
-    options = {name: asked[name] for name in OF_RETRIEVAL if asked[name] != usual[name]}
+    options = {name: value for name, value in asked.items() if value != usual[name] and name not in OF_NO_REPORT}
+    options |= {name: full_source(options[name]) for name in ("gallery", "pairs") if name in options}
     options |= {"flip_test": True} if task.rows.facts["flip_test"] else {}
     warnings = [doubt for doubt in task.doubts if doubt not in run.accepted]
     return options | ({"warnings": warnings} if warnings else {})

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pml_center.arrays import read_array
-from pml_center.backbones import Embedder, create_embedder
+from pml_center.backbones import Embedder, create_embedder, full_name
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
@@ -90,6 +90,7 @@ class Model:
         self.device = choose_device(options.device)
         is_path = Path(source).is_dir() or (os.sep in source and ":" not in source)  # timm has sources with a colon
         self.run = Run.open(source) if is_path else None
+        self.weights_digest = self.run and self.run.weights_digest  # before they are read: others may come meanwhile
         self.embedder = self._of_run(self.run) if self.run else self._of_timm()
         self.network: nn.Module = _WithMirrorImage(self.embedder) if options.flip_test else self.embedder
         self.network.eval()
@@ -137,7 +138,7 @@ class Model:
     @property
     def facts(self) -> dict[str, Any]:
         """What made the embeddings, for a reader and for :func:`model_of`."""
-        source = str(self.run.folder.resolve()) if self.run else self.source
+        source = str(self.run.folder.resolve()) if self.run else full_name(self.source)
         kept = {name: getattr(self.options, name) for name in KEPT}
         if self.options.weights:
             kept |= {"weights": str(Path(self.options.weights).expanduser().resolve()), "pretrained": False}

@@ -415,7 +415,7 @@ def expected(plan: Plan, jobs: int | None = None) -> dict[str, Any]:
         looks = trial.epochs // trial.eval_every
         tried = [cost.trained(1 - share, looks, val or int(share * count)) for cost in costs]
         stages += [tried * plan.search, tried, tried * min(FINALISTS, plan.search + 1)]
-    minutes = sum(makespan(stage, processes) for stage in stages) / 60
+    minutes = (costs[0].once + sum(makespan(stage, processes) for stage in stages)) / 60
     return {
         "losses": {loss: cost.content(run / 60) for loss, cost, run in zip(plan.losses, costs, runs, strict=True)},
         "runs": sum(map(len, stages)),

@@ -4,23 +4,29 @@ import heapq
 import itertools
 import logging
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from pml_center.comparison.measured_run import MeasuredRun, options_of
+from pml_center.comparison.page import write_comparison
+from pml_center.comparison.result import Candidate, Comparison
 from pml_center.data import LabeledImages
 from pml_center.training.config import TrainConfig
 from pml_center.training.loop import choose_device, step, with_full_paths
-from pml_center.training.measurement import measure, of_known_classes, validate
-from pml_center.training.run_folder import Run
+from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
+from pml_center.training.run_folder import Run, untouched
 from pml_center.training.train_state import TrainState
 
+Found = TypeVar("Found")
 LONGEST = 5.0  # seconds of steps
 FEW = 4  # steps at least
 
@@ -37,6 +43,7 @@ class Cost:
     checkpoint: float  # after each epoch
     validate: float  # an image
     measure: float  # in the end, the images held out
+    once: float = 0.0  # before the first run and after the last: imports, the check of what is asked for, the page
 
     def trained(self, share: float, looks: int, images: int) -> float:
         """Training on a share of the images, with so many looks at so many validation images."""
@@ -61,12 +68,16 @@ def costs_of(configs: Sequence[TrainConfig], processes: int) -> list[Cost]:
     busy = -(-len(configs) // processes) * processes  # no core is idle that a comparison would keep busy
     asked = list(itertools.islice(itertools.cycle(configs), busy))
     costs: list[Cost] = []
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    # Of a session of its own, as a run is: Linux shares a busy machine among sessions first.
+    pool_of = partial(ProcessPoolExecutor, mp_context=context, initializer=os.setsid)
+    begun = time.perf_counter()
+    with pool_of(1) as pool:
         pool.submit(time.time).result()  # what all processes are forked from has imported everything now
+    imported = time.perf_counter() - begun
     for first in range(0, busy, processes):
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        with pool_of(processes) as pool:
             costs += pool.map(_cost, asked[first : first + processes], [time.time()] * processes)
-    return costs[: len(configs)]
+    return [replace(cost, once=cost.once + imported) for cost in costs[: len(configs)]]
 
 
 def makespan(seconds: Sequence[float], processes: int) -> float:
@@ -90,8 +101,10 @@ def _cost(config: TrainConfig, begun: float) -> Cost:
         torch.set_num_threads(1)
     config = with_full_paths(config)
     with TemporaryDirectory() as folder:
-        state = TrainState.build(config, device)
-        run = Run.create(replace(config, out=f"{folder}/run"), state.record)
+        state, built = _timed(lambda: TrainState.build(config, device), device)
+        run = Run.create(replace(state.config, out=f"{folder}/run"), state.record)
+        if state.has_fixed_features:
+            built += state.sketch_features(FEW * state.batch_size)
         state.model.train()
         state.loss.train()
         start = time.time() - begun
@@ -101,6 +114,7 @@ def _cost(config: TrainConfig, begun: float) -> Cost:
             again += _steps(state, device)
         held_out = state.images.test
         assert held_out is not None  # a comparison has some
+        measurement, measured = _timed(lambda: _measure(state, held_out), device)
         return Cost(
             epochs=config.epochs,
             steps_per_epoch=state.updates,
@@ -109,7 +123,8 @@ def _cost(config: TrainConfig, begun: float) -> Cost:
             step=fmean(again),
             checkpoint=_seconds(lambda: state.save(run), device),
             validate=_seconds(lambda: validate(state.model, held_out, config), device) / len(held_out),
-            measure=_seconds(lambda: _measure(state, held_out), device),
+            measure=measured,
+            once=built + _seconds(lambda: _write(run, measurement), device),
         )
 
 
@@ -124,14 +139,40 @@ def _steps(state: TrainState, device: torch.device) -> list[float]:
     return found
 
 
-def _measure(state: TrainState, images: LabeledImages) -> None:
+def _measure(state: TrainState, images: LabeledImages) -> Measurement:
     known = of_known_classes(images, state.images.train.classes)
-    measure(state.model, images, state.config, known, state.loss.classifier if known else None)
+    came = untouched(state.config) if images.width is None else None
+    return measure(state.model, images, state.config, known, state.loss.classifier if known else None, came)
+
+
+def _write(run: Run, measurement: Measurement) -> None:
+    """The page, as of a single loss."""
+    run.write_reports(measurement.reports)
+    one = MeasuredRun(run)
+    values = {name: each[None] for name, each in one.values.items()}
+    candidate = Candidate(
+        name=one.config.loss,
+        seeds=(one.config.seed,),
+        runs=(str(run.folder),),
+        values=values,
+        seconds=(0.0,),
+        epoch_seconds=(0.0,),
+        cpu_seconds=(None,),
+        options=options_of(one.config),
+    )
+    found = Comparison(
+        metric=one.config.metric, candidates=[candidate], pixels=one.beside("pixels"), classes=0, data=""
+    )
+    write_comparison(found, run.folder / "page", {})
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    return _timed(work, device)[1]
+
+
+def _timed(work: Callable[[], Found], device: torch.device) -> tuple[Found, float]:
     started = time.perf_counter()
-    work()
+    found = work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return found, time.perf_counter() - started

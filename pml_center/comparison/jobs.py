@@ -5,7 +5,6 @@ import logging
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from pml_center.names import one_line
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.loop import choose_device, fit, resume
-from pml_center.training.owner import wait_until_free
+from pml_center.training.owner import clear, owned, wait_until_free
 from pml_center.training.run_folder import Run, write_whole
 from pml_center.training.train_state import peak_memory
 
@@ -145,11 +144,17 @@ def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
 
 
 def drop_others(jobs: Sequence[Job]) -> None:
-    """Delete runs of other settings, which a search chose before it had tried as much as now."""
+    """Delete runs of other settings, which a search chose before it had tried as much as now.
+
+    Raises:
+        BlockingIOError: another process trains or resumes one of them.
+    """
     for job in jobs:
         if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
             LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
-            shutil.rmtree(job.run.folder)
+            wait_until_free(job.run.folder)
+            with owned(job.run.folder):
+                clear(job.run.folder)
 
 
 def _start(job: Job) -> BaseProcess:

@@ -94,7 +94,13 @@ class MeasuredRun:
 
     @property
     def _reports(self) -> Path:
-        return self.folder / "eval" / "held-out"
+        return self.run.report_folder()
+
+    @cached_property
+    def _what_is_outdated(self) -> str:
+        path = self._reports / "report.json"
+        is_outdated = path.is_file() and self.run.report is None
+        return "whose report is of weights that have given way to others" if is_outdated else ""
 
     def _values(self, kind: str) -> dict[str, NDArray[np.float64]]:
         table = self._table(kind)
@@ -106,9 +112,10 @@ class MeasuredRun:
 
     def _table(self, kind: str) -> dict[str, list[str]]:
         path = self._reports / f"{kind}.csv"
-        if not path.is_file():
+        lacks = f"without {path.name}" if not path.is_file() else self._what_is_outdated
+        if lacks:
             raise FileNotFoundError(
-                f"run must have been measured on images that it held out, got {self.folder} without {path.name}. "
+                f"run must have been measured on images that it held out, got {self.folder} {lacks}. "
                 f"Finish it with `pml-center resume {self.folder}`, or leave it out."
             )
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,6 +1,7 @@
 """From a model and images to embeddings, and the folder that keeps them."""
 
 import csv
+import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pml_center.arrays import as_array, as_list, as_path, read_array
-from pml_center.checks import check_workers
+from pml_center.checks import check_size, check_workers
 from pml_center.data import LabeledImages, eval_transform
 from pml_center.notebooks import progress_bar
 from pml_center.text_files import read_columns
@@ -71,10 +72,12 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
     for name in ("samples.csv", "embeddings.npy"):
         (folder / name).unlink(missing_ok=True)
     np.save(folder / "embeddings.npy", embeddings)
-    with (folder / "samples.csv").open("w", encoding="utf-8", newline="") as file:
+    partial = folder / "samples.csv.partial"  # a table that was cut off could still have a line for each row
+    with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(present)
         writer.writerows(zip(*present.values(), strict=True))
+    partial.replace(folder / "samples.csv")
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def load_samples(folder: str | Path) -> Samples:
     Raises:
         FileNotFoundError: no such files.
         ValueError: files that do not fit together.
+        BlockingIOError: another process writes to the folder.
     """
     folder = as_path(folder, "folder")
     missing = [name for name in ("embeddings.npy", "samples.csv") if not (folder / name).is_file()]
@@ -95,10 +99,15 @@ def load_samples(folder: str | Path) -> Samples:
             f"folder must hold embeddings.npy and samples.csv, got {str(folder)!r} without {' and '.join(missing)}. "
             f"Write them with `pml-center embed RUN DATA --out {folder}`, or with save_samples, and give that folder."
         )
+    file = (folder / "embeddings.npy").stat()
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
     columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group", "split"))
     rows = len(next(iter(columns.values()), []))
+    if not os.path.samestat(file, (folder / "embeddings.npy").stat()):
+        raise BlockingIOError(
+            f"folder must stay as it is while it is read, got {str(folder)!r}, which was written anew. Try again."
+        )
     if rows != count or "label" not in columns:
         raise ValueError(
             f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "
@@ -144,6 +153,7 @@ def embed_samples(
         progress: see :func:`embed`.
 
     Raises:
+        TypeError: as for :func:`embed`.
         ValueError: as for :func:`embed`; images without a transform for a model that does not say what it needs.
 
     Example:
@@ -153,6 +163,7 @@ def embed_samples(
         >>> samples.embeddings.shape, samples.labels, samples.names
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
+    check_model(model)
     names, classes, groups, splits = None, None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
@@ -160,6 +171,7 @@ def embed_samples(
         data = data if data.transform else data.with_transform(transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
+        check_size("batch_size", batch_size, "Use 64.")
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
     return Samples(
@@ -184,7 +196,7 @@ def embed(
         embeddings, (N, D) float32, and labels, (N,) int64, in the order of the loader.
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: a model or a loader of another type, labels that are not integers.
         ValueError: a loader without batches, a model whose output is not (B, D), another number of labels.
 
     Example:
@@ -193,13 +205,20 @@ def embed(
         >>> embeddings.shape, labels
         ((3, 3), array([7, 8, 9]))
     """
+    check_model(model)
+    if isinstance(loader, (Tensor, np.ndarray, str, os.PathLike)) or not isinstance(loader, Iterable):
+        raise TypeError(
+            f"data must be a DataLoader or a data set, got {type(loader).__name__}. Give one of (images, labels), or "
+            "call the evaluator with embeddings and their labels."
+        )
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     else:
         model.to(device)
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
-        for images, batch_labels, *_ in progress_bar(loader, is_shown=progress, desc="embed", unit="batch"):
+        for batch in progress_bar(loader, is_shown=progress, desc="embed", unit="batch"):
+            images, batch_labels = _pair(batch)
             output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
             embeddings.append(output.float().cpu().numpy())
@@ -207,6 +226,32 @@ def embed(
     if not embeddings:
         raise ValueError("loader must have at least one batch, got none. Check the data set, or drop_last=True.")
     return np.concatenate(embeddings), np.concatenate(labels)
+
+
+def check_model(model: object) -> None:
+    """What embeds must be a module.
+
+    Raises:
+        TypeError: anything else, such as embeddings.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}. Give a network; embeddings and their labels "
+            "are measured by calling the evaluator: evaluator(embeddings, labels)."
+        )
+
+
+def _pair(batch: Any) -> tuple[Tensor, Any]:
+    """The images and the labels of a batch."""
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(batch[0], Tensor):
+        return batch[0], batch[1]
+    got = type(batch).__name__
+    if isinstance(batch, (tuple, list)):
+        got += f" of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+    raise TypeError(
+        f"batches must be (images, labels, ...), images a tensor, got {got}. Let the data set return such a pair, and "
+        "turn pictures into tensors by its transform."
+    )
 
 
 @contextmanager

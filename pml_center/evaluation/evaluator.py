@@ -45,7 +45,7 @@ class Evaluator(Generic[AnyReport]):
             arguments: more of calling the evaluator, such as ``pairs`` of verification.
 
         Raises:
-            TypeError: labels that are not integers.
+            TypeError: as for :func:`embed_samples`.
             ValueError: as for :func:`embed_samples` and for calling the evaluator.
 
         Example:

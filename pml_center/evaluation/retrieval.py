@@ -69,7 +69,8 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             ranks the whole gallery for it.
         ci: what could have been others, and so what intervals and :meth:`Report.compare` are about: ``"class"``, where
             the classes are new to the model (:func:`class_interval`), or ``"query"``, new images of known classes (a
-            percentile bootstrap). None means no intervals, and tests by class.
+            percentile bootstrap). Metrics of the whole gallery, and all with ``ties="expected"``, leave a class out of
+            the queries alone, which makes intervals a little too short. None means no intervals, and tests by class.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap over queries.
         seed: of its random numbers.
@@ -259,7 +260,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
             per_unit=values,
             ci=ci,
             ci_level=self.ci_level,
-            ci_method=_ci_method(self.ci, metrics, task.codes[measured]),
+            ci_method=_ci_method(self.ci, metrics, task.codes[measured], [n for n in values if n not in absence]),
             clusters=None if self.ci == "query" else task.codes,
             absence=absence if self.ci == "class" else {},
             over="queries" if self.ci == "query" else "classes",
@@ -348,10 +349,12 @@ def _summary(
     return metrics, ci
 
 
-def _ci_method(ci: Resampled | None, metrics: Mapping[str, float], codes: Ids) -> str:
+def _ci_method(ci: Resampled | None, metrics: Mapping[str, float], codes: Ids, gallery: Sequence[str]) -> str:
+    """What intervals are over, and of which metrics a class is not left out of the gallery."""
     classes = over_classes(len(np.unique(codes)))
     if ci == "class":
-        return classes
+        alone = f" of {', '.join(gallery)}" if len(gallery) < len(metrics) else ""
+        return classes + (f", of the queries alone in intervals{alone}" if gallery else "")
     macro = any(name.startswith("macro_") for name in metrics)
     return f"bootstrap over {len(codes):,} queries" + (f", {classes} for macro averages" if macro else "")
 

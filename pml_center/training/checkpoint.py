@@ -1,5 +1,6 @@
 """Checkpoints: what a run needs to go on, on disk as a whole or not at all."""
 
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from pml_center.training.interrupt import is_dead_worker
@@ -99,13 +100,9 @@ def read_checkpoint(folder: Path, run: str) -> Checkpoint:
         FileNotFoundError: no checkpoint.
     """
     files = _files(folder, run)
-    for name, expected in files.items():
-        path = folder / name
-        there = _fingerprint(path) if path.is_file() else None
-        if there != expected:
-            raise _damaged(path, expected, there)
-    weights = {Path(name).stem: load_file(folder / name) for name in files if name.endswith(WEIGHTS)}
-    return Checkpoint(weights, torch.load(folder / STATE, map_location="cpu", weights_only=True))
+    weights = {Path(name).stem: _loaded(folder, name, files) for name in files if name.endswith(WEIGHTS)}
+    state = torch.load(io.BytesIO(_content(folder, STATE, files)), map_location="cpu", weights_only=True)
+    return Checkpoint(weights, state)
 
 
 def read_weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tensor]:
@@ -132,14 +129,28 @@ def read_weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tens
 def _weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tensor]:
     files = _files(folder, run)
     name = next(name for part in parts if (name := f"{part}{WEIGHTS}") in files or part == parts[-1])
+    return _loaded(folder, name, files)
+
+
+def _loaded(folder: Path, name: str, files: Mapping[str, Fingerprint]) -> dict[str, Tensor]:
+    """The tensors of a file, by name in order: safetensors gives them in any."""
+    return dict(sorted(load(_content(folder, name, files)).items()))
+
+
+def _content(folder: Path, name: str, files: Mapping[str, Fingerprint]) -> bytes:
+    """The bytes of a file, read once: what is checked is what is used.
+
+    Raises:
+        CheckpointError: a file that is damaged or missing.
+    """
     try:
-        content = (folder / name).read_bytes()  # once: what is checked is what is used
+        content = (folder / name).read_bytes()
     except FileNotFoundError:
         raise _damaged(folder / name, files.get(name), None) from None
     there = {"bytes": len(content), "crc32": zlib.crc32(content)}
     if there != files.get(name):
         raise _damaged(folder / name, files.get(name), there)
-    return load(content)
+    return content
 
 
 def check_finite(folder: Path, weights: Mapping[str, Weights], state: Mapping[str, Any] | None = None) -> None:

@@ -33,6 +33,7 @@ KINDS = (
 )  # of changes, as they are said
 SHOWN = 6  # changes in a sentence
 READERS = 16  # files that are read at a time: a disk, or a network, has to be waited for
+SAMPLED = 128  # images of a published data set, each of which has to be decoded, whose pixels are recorded
 
 
 class Recorded(NamedTuple):
@@ -219,6 +220,9 @@ def listing(
     images = [part.images[i] if is_read(name) else None for name, (_, part, i) in zip(names, places, strict=True)]
     with ThreadPoolExecutor(READERS) as readers:
         contents = list(readers.map(_content, images))
+    for place, image in enumerate(images):  # one by one: not every data set can be read by several threads
+        if isinstance(image, StoredImage):
+            contents[place] = _content_if_sampled(image)
     return {
         name: Recorded(
             split,
@@ -297,10 +301,7 @@ def _below_all(names: Iterable[str]) -> list[str]:
 
 
 def _content(image: Any) -> str:
-    """Bytes and CRC-32 of a file, or of pixels. Empty for what cannot be read, and for what others store.
-
-    Those are published data sets, which do not change and would have to be decoded.
-    """
+    """Bytes and CRC-32 of a file, or of pixels. Empty for what cannot be read, and for what others store."""
     if image is None or isinstance(image, StoredImage):
         return ""
     try:
@@ -309,9 +310,19 @@ def _content(image: Any) -> str:
                 content = file.read()
         else:
             content = np.asarray(image).tobytes()
-    except (OSError, KeyError, BadZipFile, zlib.error):
+    except (OSError, KeyError, ValueError, BadZipFile, zlib.error):  # of which the reader of its pixels tells
         return ""
     return f"{len(content)}-{zlib.crc32(content):08x}"
+
+
+def _content_if_sampled(image: StoredImage) -> str:
+    """That of the pixels of every n-th image of a data set, the same ones every time; empty for the others."""
+    if image.position % -(-len(image.data_set) // SAMPLED):
+        return ""
+    try:
+        return _content(np.asarray(image))
+    except Exception:  # decoders raise what they like, and tell of it where the image is used
+        return ""
 
 
 def _change(row: Recorded, now: Recorded | None, drawn: Collection[str]) -> Change | None:

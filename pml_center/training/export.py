@@ -22,10 +22,11 @@ from pml_center.evaluation.embedding_cache import model_fingerprint
 from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
-from pml_center.training.owner import owned
-from pml_center.training.run_folder import MODEL_FILE, Run, check_holds_only
+from pml_center.training.owner import clear, owned
+from pml_center.training.run_folder import MODEL_FILE, PARTIAL, Run, check_holds_only
 
-OWN = {"config.json", "model.safetensors", "labels.json", "README.md"}
+WEIGHTS = "model.safetensors"
+OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
 PROBES = 2  # images that both models must embed alike
 SLACK = 1e-4  # of the largest number in an embedding, for the order in which floating point adds
 
@@ -49,11 +50,16 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     Raises:
         ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
         FileExistsError: the folder holds other things.
-        BlockingIOError: another process trains or exports the run.
+        BlockingIOError: another process trains or exports the run, or writes to the folder.
     """
     folder = run.folder / "export" if folder is None else Path(folder)
-    with _alone(run):
-        return _export_timm(run, folder)
+    check_holds_only({*OWN, "model.onnx"}, folder)
+    draft = folder.with_name(f"{folder.name}.tmp")
+    with _alone(run), owned(draft):
+        try:
+            return _export_timm(run, folder, draft)
+        finally:
+            shutil.rmtree(draft)  # with the lock, which nobody wants to publish
 
 
 def export_onnx(run: Run, path: str | Path | None = None) -> Path:
@@ -137,29 +143,25 @@ def whole_model(run: Run) -> Embedder:
     return whole.eval()
 
 
-def _export_timm(run: Run, folder: Path) -> Path:
+def _export_timm(run: Run, folder: Path, draft: Path) -> Path:
     model = whole_model(run)
-    check_holds_only({*OWN, "model.onnx"}, folder)
     network = _with_head(model)
     _check_same(network, model, f"{model.name} with its neck as classifier")
-    draft = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        _write(network, model, run, draft)
-        reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
-        _check_same(reloaded, model, f"{model.name}, written and loaded again,")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in draft.iterdir():
-            file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    clear(draft)  # of an export that was killed
+    _write(network, model, run, draft)
+    reloaded = timm.create_model(f"local-dir:{draft}", pretrained=True).eval()
+    _check_same(reloaded, model, f"{model.name}, written and loaded again,")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)  # weights never stand beside what belongs to others, and come last
+    for name in sorted(OWN, key=WEIGHTS.__eq__):
+        (draft / name).replace(folder / name)
     return folder
 
 
 def _export_onnx(run: Run, path: Path, onnx: Any, runtime: Any) -> Path:
     model = whole_model(run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
+    draft = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # of two runs that are exported there, one is whole
     try:
         proto = _onnx_proto(model)
         inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
@@ -230,7 +232,7 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     if not run.config.pretrained:  # these are of weights that took no part
         facts |= dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids"))
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # which safetensors lets only its owner read
+    shutil.copymode(folder / "config.json", folder / WEIGHTS)  # which safetensors lets only its owner read
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
 
@@ -261,7 +263,6 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    report = run.folder / "eval" / "held-out" / "report.json"
     named = {term.name for term in parse_terms(run.config.loss)}
     names = [name for name in known_losses() if name in named]
     return environment.get_template("model_card.md.jinja").render(
@@ -271,7 +272,7 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         data=Path(run.config.data).name,
         classes=len(run.classes),
         head=bool(network.num_classes),
-        report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
+        report=run.report,
         sources={name: references(describe_loss(name).source) for name in names},
         versions={name: version(name) for name in ("pml-center", "timm", "torch")},
     )

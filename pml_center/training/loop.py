@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm.std import tqdm as Bar
 
 from pml_center import distributed
 from pml_center.arrays import as_list, as_matrix
+from pml_center.backbones import full_name
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Samples, save_samples
@@ -332,7 +334,8 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         if (value := getattr(config, name)) is not None
     }
     data: Any = config.data
-    return replace(config, data=keep_samples(data) if isinstance(data, tuple) else full_source(data), **full)
+    full["data"] = keep_samples(data) if isinstance(data, tuple) else full_source(data)
+    return replace(config, model=None if config.model is None else full_name(config.model), **full)
 
 
 def keep_samples(arrays: Sequence[Any]) -> str:
@@ -355,8 +358,12 @@ def keep_samples(arrays: Sequence[Any]) -> str:
     }
     digest = blake2b(matrix.tobytes() + repr((matrix.shape, others)).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "features" / digest
-    if not (folder / "samples.csv").is_file():
-        save_samples(folder, Samples(matrix, **others))
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as draft:
+            save_samples(f"{draft}/rows", Samples(matrix, **others))
+            with suppress(OSError):  # another process has written the same
+                Path(draft, "rows").rename(folder)
     return str(folder)
 
 

@@ -7,7 +7,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -285,9 +285,20 @@ class Run:
             FileNotFoundError: training wrote none.
             CheckpointError: files that are damaged or of another run.
         """
-        default = "best" if found(self.checkpoints / "best") else "last"
         parts = ("ema", "model") if part == "model" else (part,)
-        return read_weights(self.checkpoints / (checkpoint or default), parts, self.identity)
+        return read_weights(self.checkpoints / (checkpoint or self._best), parts, self.identity)
+
+    @property
+    def weights_digest(self) -> str | None:
+        """Bytes and CRC-32 of the weights that :meth:`load_model` takes; None where there are none."""
+        files = facts_of(self.checkpoints / self._best).get("files", {})
+        file = files.get("ema.safetensors", files.get("model.safetensors"))
+        return file and "{bytes}-{crc32:08x}".format(**file)
+
+    @property
+    def _best(self) -> str:
+        """The checkpoint that counts."""
+        return "best" if found(self.checkpoints / "best") else "last"
 
     @property
     def can_resume(self) -> bool:
@@ -341,7 +352,11 @@ class Run:
         return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
 
     def write_reports(
-        self, reports: Mapping[str, Report], data: str | None = None, options: Mapping[str, Any] | None = None
+        self,
+        reports: Mapping[str, Report],
+        data: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        weights: str | None = None,
     ) -> Path:
         """Write reports, and log the metrics of the first.
 
@@ -349,20 +364,25 @@ class Run:
             reports: by the name of their file: ``report`` is that of the model, ``pixels`` that of raw pixels.
             data: what was measured, which names the folder below ``eval``; None is what was held out.
             options: in which it was measured otherwise than at the end of training.
+            weights: that were measured, as :attr:`weights_digest` has them; by default those of now.
 
         Returns:
             The path of the first.
         """
         folder = self.report_folder(data, options)
         folder.mkdir(parents=True, exist_ok=True)
+        made_by: dict[str, Any] = {
+            "data": full_source(data) if data else "held out",
+            "weights": weights or self.weights_digest,
+        }
+        made_by |= {"options": options} if options else {}
         for kind, report in reports.items():
-            content = report.content() | {"data": full_source(data) if data else "held out"}
-            content |= {"options": options} if options else {}
-            (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             if report.per_unit:
-                report.to_csv(folder / f"{kind}.csv")
+                _whole(folder / f"{kind}.csv", report.to_csv)
             if kind == "report" and data is None and isinstance(report, RetrievalReport) and report.absence:
-                report.absence_to_csv(folder / "absence.csv")
+                _whole(folder / "absence.csv", report.absence_to_csv)
+            # Last, because it says of which weights all are.
+            write_whole(folder / f"{kind}.json", json.dumps(report.content() | made_by, indent=2) + "\n")
         first = next(iter(reports))
         self.log(event="eval", name=folder.name, **reports[first].metrics)
         return folder / f"{first}.json"
@@ -371,8 +391,19 @@ class Run:
         """Where reports are: of what was held out, as training measures it, or of anything else."""
         where = full_source(data) if data else None
         name = "held-out" if where is None else Path(where).name
-        key = where or (json.dumps(options, sort_keys=True) if options else None)
-        return self.folder / "eval" / (f"{name}-{sha256(key.encode()).hexdigest()[:6]}" if key else name)
+        key = (where or "") + (json.dumps(options, sort_keys=True) if options else "")
+        return self.folder / "eval" / (f"{name}-{sha256(os.fsencode(key)).hexdigest()[:6]}" if key else name)
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What the model is worth on the images held out; None where that was not measured, or of other weights."""
+        path = self.report_folder() / "report.json"
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return None if report is None or self.is_outdated(report) else report
+
+    def is_outdated(self, report: Mapping[str, Any]) -> bool:
+        """Whether what :meth:`write_reports` wrote is of weights that have given way to others."""
+        return report.get("weights", self.weights_digest) != self.weights_digest
 
     def _repr_html_(self) -> str:
         epochs = self.epochs
@@ -454,13 +485,21 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _whole(path: Path, write: Callable[[Path], None]) -> None:
+    """As :func:`write_whole`, by a function that writes a path."""
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    write(partial)
+    partial.replace(path)
+
+
 def check_holds_only(own: set[str], folder: Path) -> None:
     """A folder to write must be new, or hold nothing but what would be written anew.
 
     Raises:
         FileExistsError: it holds other things.
     """
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - own):
+    names = {path.name for path in folder.iterdir()} - own - owner.FILES if folder.is_dir() else set()
+    if any(not name.endswith(PARTIAL) for name in names) or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(
             f"out must be a new folder, got {folder}, which holds other things. Choose another --out."
         )
@@ -524,9 +563,7 @@ def untouched(config: TrainConfig) -> Embedder | Trunk | None:
 def start_of(config: TrainConfig) -> str | None:
     """Which weights a run starts from, by their bytes and CRC-32; None for no file and no run."""
     if config.init_from is not None:
-        folder = Run.open(config.init_from).checkpoints
-        files = facts_of(folder / ("best" if found(folder / "best") else "last"))["files"]
-        return "{bytes}-{crc32:08x}".format(**files.get("ema.safetensors", files["model.safetensors"]))
+        return Run.open(config.init_from).weights_digest
     if config.weights is not None:
         content = Path(config.weights).expanduser().read_bytes()
         return f"{len(content)}-{crc32(content):08x}"

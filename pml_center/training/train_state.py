@@ -3,12 +3,15 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from pml_center import distributed
 from pml_center.backbones import HEADS, Embedder, Trunk
-from pml_center.data import ImageSplits
+from pml_center.data import ImageSplits, LabeledImages
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
@@ -216,16 +219,27 @@ class TrainState:
         Raises:
             ValueError: an image that cannot be read.
         """
-        trunk = Trunk(self.model)
         parts = {split: part for split in ("train", "val") if (part := getattr(self.images, split)) is not None}
-        found = {
-            split: part.as_vectors(embeddings_of(trunk, part, self.config, is_kept=True))
-            for split, part in parts.items()
-        }
-        self.images = replace(self.images, **found)
-        self.loader = training_loader(
-            self.images.train, self.model, self.config, distributed.rank(), distributed.world_size()
-        )
+        self._take({split: self._features(part) for split, part in parts.items()})
+
+    def sketch_features(self, images: int) -> float:
+        """The same of a few images, repeated for all that are trained on; the seconds that it takes for all."""
+        train = self.images.train
+        some = train.subset(range(min(images, len(train))))
+        started = time.perf_counter()
+        rows = embeddings_of(Trunk(self.model), some, self.config)
+        seconds = time.perf_counter() - started
+        self._take({"train": np.resize(rows, (len(train), rows.shape[1]))})
+        return seconds / len(some) * (len(train) + len(self.images.val or ()))
+
+    def _features(self, images: LabeledImages) -> NDArray[np.float32]:
+        return embeddings_of(Trunk(self.model), images, self.config, is_kept=True)
+
+    def _take(self, features: Mapping[str, NDArray[np.float32]]) -> None:
+        vectors = {split: getattr(self.images, split).as_vectors(rows) for split, rows in features.items()}
+        self.images = replace(self.images, **vectors)
+        where = distributed.rank(), distributed.world_size()
+        self.loader = training_loader(self.images.train, self.model, self.config, *where)
 
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""

@@ -277,7 +277,6 @@ def test_group_is_the_whole_match_where_there_are_no_parentheses():
 
 
 @pytest.mark.shared_data
-@pytest.mark.timeout(300)
 def test_lfw_in_one_command(asked, shared_data, where):
     """Raw features of a small random network: that the protocols fit together, in seconds."""
     lfw = shared_data / "lfw"

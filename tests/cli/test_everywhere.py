@@ -9,7 +9,6 @@ import pty
 import subprocess
 import sys
 import termios
-import time
 
 import hypothesis.strategies as st
 import numpy as np
@@ -80,12 +79,15 @@ print("loaded", *{{name.partition(".")[0] for name in sys.modules}})
 
 
 def test_help_is_there_at_once():
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "pml_center", "eval", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1  # measured: 0.15 s; the rest is for machines that are busy
+    """What takes time is to import: 360 modules come in 0.15 s, and torch alone is more than a thousand."""
+    code = """
+import sys
+from pml_center.cli import main
+main(["eval", "--help"])
+print(len(sys.modules))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(ran.stdout.splitlines()[-1]) < 500
 
 
 def test_completion_knows_every_command_and_its_flags(tmp_path):

@@ -87,6 +87,10 @@ def test_an_interval_does_not_depend_on_which_other_metrics_are_asked_for():
     alone = RetrievalEvaluator(**METRICS)(rows, labels)
     beside = RetrievalEvaluator(metrics=(*METRICS["metrics"], "mean_average_precision"), recall_at=())(rows, labels)
     assert {name: beside.ci[name] for name in alone.ci} == dict(alone.ci)
+    assert alone.ci_method == "over 12 classes, left out one at a time"
+    assert beside.ci_method == f"{alone.ci_method}, of the queries alone in intervals of mean_average_precision"
+    in_expectation = RetrievalEvaluator(**METRICS, ties="expected")(rows, labels)
+    assert in_expectation.ci_method == f"{alone.ci_method}, of the queries alone in intervals"
     assert beside.tie_rate == alone.tie_rate == 0
     np.testing.assert_array_equal(beside.neighbours.ids, alone.neighbours.ids)
 

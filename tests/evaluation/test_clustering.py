@@ -69,9 +69,9 @@ def test_ami_of_many_classes_takes_milliseconds():
     found = np.where(rng.random(10_000) < 0.5, labels, rng.integers(0, 1100, 10_000))
     times = []
     for metric in (adjusted_mutual_information, adjusted_mutual_info_score):
-        started = time.perf_counter()
+        started = time.process_time()  # which does not pass while the machine does something else
         value = metric(labels, found)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert value == pytest.approx(adjusted_mutual_information(labels, found), abs=1e-9)
     assert times[0] < times[1] / 3
 

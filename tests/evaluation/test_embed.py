@@ -1,5 +1,7 @@
 """Embedding a data set: in evaluation mode, in order, and without traces in the model."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pml_center import create_embedder
 from pml_center.data import LabeledImages, digits
 from pml_center.evaluation import Samples, embed, embed_samples, load_samples, save_samples
+from pml_center.text_files import read_columns
 
 
 def data(rows=10):
@@ -190,4 +193,16 @@ def test_a_file_that_is_no_array_is_named(tmp_path, kind):
     else:
         path.write_bytes({"empty": b"", "cut off": path.read_bytes()[:-4], "text": b"0.1 0.2"}[kind])
     with pytest.raises(ValueError, match=r"array must be an .npy file of numbers or texts, got .*embeddings.npy"):
+        load_samples(tmp_path)
+
+
+def test_rows_that_are_written_anew_while_they_are_read_do_not_get_the_names_of_others(tmp_path, monkeypatch):
+    save_samples(tmp_path, Samples(np.zeros((2, 3), np.float32), ["a", "b"]))
+
+    def slow(*arguments):
+        save_samples(tmp_path, Samples(np.ones((2, 3), np.float32), ["b", "a"]))
+        return read_columns(*arguments)
+
+    monkeypatch.setattr(sys.modules["pml_center.evaluation.embed"], "read_columns", slow)
+    with pytest.raises(BlockingIOError, match=r"folder must stay as it is .* written anew"):
         load_samples(tmp_path)

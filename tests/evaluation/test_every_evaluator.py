@@ -295,3 +295,31 @@ def test_a_file_of_pairs_finds_its_images_by_the_names_of_the_folder(tmp_path):
     assert_alike(evaluator(embeddings, pairs=file, names=names), expected)
     with pytest.raises(ValueError, match="names must say which image each row is because pairs come from"):
         evaluator(embeddings, labels, pairs=file)
+
+
+@each_evaluator
+@pytest.mark.parametrize(
+    ("model", "data", "sentence"),
+    [
+        (
+            np.ones((4, 2)),
+            [0, 0, 1, 1],
+            r"model must be a torch.nn.Module, got ndarray. .* evaluator\(embeddings, labels",
+        ),
+        (torch.ones(4, 2), torch.zeros(4), "model must be a torch.nn.Module, got Tensor"),
+        (nn.Identity, [], "model must be a torch.nn.Module, got type"),
+        (nn.Identity(), torch.ones(4, 2), "data must be a DataLoader or a data set, got Tensor"),
+        (nn.Identity(), "photos", "data must be a DataLoader or a data set, got str"),
+        (nn.Identity(), None, "data must be a DataLoader or a data set, got NoneType"),
+        (
+            nn.Identity(),
+            TensorDataset(torch.ones(4, 2)),
+            r"batches must be \(images, labels, ...\).*, got list of Tensor",
+        ),
+        (nn.Identity(), [{"images": torch.ones(2, 2)}], "batches must be .*, got dict"),
+        (nn.Identity(), [torch.ones(2, 2)], "batches must be .*, got Tensor"),
+    ],
+)
+def test_what_is_no_model_or_no_data_is_named(evaluator, model, data, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        evaluator.run(model, data)

@@ -160,7 +160,7 @@ def nothing_for_one(rank):
 def work(rank, folder):
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", meeting, timedelta(seconds=60), rank=rank, world_size=2)
+    dist.init_process_group("gloo", meeting, timedelta(minutes=20), rank=rank, world_size=2)
     found = {name: train(**check) for name, check in {**EQUAL_TO_ONE_PROCESS, **SAME_ON_BOTH}.items()}
     found |= {"mistakes": mistakes(), "nothing for one": nothing_for_one(rank)}
     torch.save(found, folder / f"{rank}.pt")

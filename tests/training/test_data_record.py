@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from pml_center.cli import main
-from pml_center.data import digits
+from pml_center.data import ImageSplits, LabeledImages, StoredImage, archives, digits
+from pml_center.evaluation import RetrievalEvaluator
 from pml_center.training import Run, TrainConfig, fit, resume
-from pml_center.training.data_record import DataRecord, Recorded
+from pml_center.training.data_record import DataRecord, Recorded, listing
 from tests.training.test_processes import in_two_processes
 
 CONFIG = TrainConfig(
@@ -323,6 +324,48 @@ def test_what_was_measured_of_weights_that_training_left_behind_is_gone(there, m
     assert "run must have been measured" in capsys.readouterr().err
 
 
+def test_a_report_that_a_kill_left_behind_is_not_taken_for_one_of_the_weights_of_now(there, monkeypatch, capsys):
+    run = there("images")
+    assert run.report["weights"] == run.weights_digest
+    monkeypatch.setattr(Run, "forget_reports", lambda run: None)  # the process is killed before
+    resume(run.folder, epochs=2, test=False)
+    assert (run.report_folder() / "report.csv").is_file()
+    assert run.report is None
+    with pytest.raises(SystemExit):
+        main(["compare", str(run.folder), "--out", str(run.folder.parent / "compared")])
+    assert "whose report is of weights that have given way to others. Finish it" in capsys.readouterr().err
+    main(["eval", str(run.folder), "--workers", "0"])
+    assert run.report["weights"] == run.weights_digest
+
+
+def test_a_measurement_of_weights_that_gave_way_meanwhile_says_so(there, monkeypatch, caplog):
+    run, measure = there("images"), RetrievalEvaluator.__call__
+
+    def train_on(*arguments, **others):
+        if len(run.epochs) == 1:
+            resume(run.folder, epochs=2, test=False)
+        return measure(*arguments, **others)
+
+    monkeypatch.setattr(RetrievalEvaluator, "__call__", train_on)
+    main(["eval", str(run.folder), "--workers", "0", "--no-cache"])
+    assert "the run was trained on meanwhile" in caplog.text
+    assert run.report is None
+
+
+def test_measurements_of_other_data_in_other_ways_stand_side_by_side(there, capsys):
+    run = there("images")
+    kept = {}
+    verification = ["--protocol", "verification"]
+    for options in ([], ["--similarity", "dot"], verification, [*verification, "--far", 0.2]):
+        main([*map(str, ["eval", run.folder, run.config.data, "--json", "--workers", 0, *options])])
+        path = Path(json.loads(capsys.readouterr().out)["files"]["report"])
+        kept[path] = json.loads(path.read_text()).get("options", {})
+    assert list(kept.values()) == [{}, {"similarity": "dot"}, {}, {"far": [0.2]}]
+    first, dot, pairs, far = kept
+    assert first.parent == pairs.parent
+    assert len({first.parent, dot.parent, far.parent}) == 3
+
+
 @pytest.mark.parametrize(
     "otherwise", [["--flip-test"], ["--similarity", "dot"], ["--metrics", "r_precision"], ["--groups", r"[0-9]\.png"]]
 )
@@ -473,3 +516,37 @@ def test_a_record_that_is_damaged_is_named(there):
     (run.folder / "data.csv").write_text("nothing\n1\n")
     with pytest.raises(ValueError, match=r"data.csv must be as training wrote it, with columns split, label"):
         resume(run.folder)
+
+
+def test_images_of_a_published_data_set_are_known_by_a_sample_of_their_pixels():
+    class DataSet(list):
+        reads = 0
+
+        def __getitem__(self, i):
+            self.reads += 1
+            return super().__getitem__(i)
+
+    def opened(value):
+        data = DataSet((Image.new("L", (2, 2), (i + value) % 256), 0) for i in range(300))
+        return LabeledImages([StoredImage(data, i) for i in range(300)], [0] * 300, ["a"], source="torchvision/A")
+
+    images = opened(0)
+    record = DataRecord.of(ImageSplits(images), "torchvision/A")
+    assert images.images[0].data_set.reads == 100  # every third, at most 128
+    assert not record.found_in(listing({"train": opened(0)}, "torchvision/A")).said()
+    halves = {
+        "train": opened(0).subset(range(150)),
+        "test": opened(0).subset(range(150, 300)),
+    }
+    assert listing(halves, "torchvision/A")["torchvision/A[151]"].content == record.rows[151].content
+    said = record.found_in(listing({"train": opened(1)}, "torchvision/A")).said()
+    assert said.startswith("replaced: 100 images of class a")
+
+
+def test_a_file_of_a_zip_file_that_would_fill_the_memory_is_an_image_that_cannot_be_read(tmp_path, monkeypatch):
+    ZipFile(tmp_path / "photos.zip", "w").close()
+    with ZipFile(tmp_path / "photos.zip", "a") as archive:
+        archive.writestr("a/1.png", bytes(2**10))
+    monkeypatch.setattr(archives, "MOST_BYTES", 2**9)
+    images = LabeledImages([str(tmp_path / "photos.zip" / "a" / "1.png")], [0], ["a"])
+    assert DataRecord.of(ImageSplits(images), str(tmp_path)).rows[0].content == ""

@@ -58,7 +58,7 @@ def test_a_run_under_nohup_goes_on_when_sigint_comes_and_stops_when_sigterm_does
     os.killpg(process.pid, signal.SIGINT)
     wait_for_epoch(run, len(run.epochs) + 3, process)
     os.kill(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130
     assert "pml-center: interrupted; go on with: pml-center resume run" in said
     assert run.can_resume

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from pml_center.cli import main
 from pml_center.comparison.compare import compare
+from pml_center.comparison.jobs import Job, drop_others
 from pml_center.training import TrainConfig, export_timm, fit, resume
 from pml_center.training.owner import FILES, LOCK, OWNER, clear, owned, wait_until_free
-from pml_center.training.run_folder import Run
+from pml_center.training.run_folder import PARTIAL, Run
 
 CONFIG = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=1, workers=0, device="cpu")
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -60,6 +62,43 @@ def test_what_a_dead_owner_started_is_waited_for(tmp_path, monkeypatch):
     (tmp_path / OWNER).write_text(json.dumps(json.loads((tmp_path / OWNER).read_text()) | {"pid": dead.pid}))
     monkeypatch.setattr("time.sleep", lambda _: held.__exit__(None, None, None))
     own(tmp_path)
+
+
+def test_exports_embeddings_and_runs_of_a_comparison_have_an_owner_too(tmp_path, capsys):
+    run, _ = fit(replace(CONFIG, model="test_resnet", image_size=32, out=str(tmp_path / "run")), test=False)
+    embed = ["embed", str(run.folder), "digits", "--workers", "0", "--out", str(tmp_path / "rows")]
+    with owned(tmp_path / "export.tmp"), owned(tmp_path / "rows"), owned(run.folder):
+        with pytest.raises(BlockingIOError, match=ME):
+            export_timm(run, tmp_path / "export")
+        with pytest.raises(SystemExit, match="2"):
+            main(embed)
+        assert ME in capsys.readouterr().err
+        with pytest.raises(BlockingIOError, match=ME):
+            drop_others([Job("another", replace(run.config, lr=0.5))])
+        assert run.can_resume
+    drop_others([Job("another", replace(run.config, lr=0.5))])
+    assert not run.can_resume
+    main([*embed[:1], "test_resnet", "--no-pretrained", *embed[2:]])
+
+
+def test_an_export_that_was_killed_leaves_no_weights_beside_what_belongs_to_others(tmp_path, monkeypatch):
+    run, _ = fit(replace(CONFIG, model="test_resnet", image_size=32, out=str(tmp_path / "run")), test=False)
+    folder = export_timm(run)
+    replaced = []
+
+    def replace_two(path, target):
+        replaced.append(path.name)
+        if len(replaced) == 3:
+            raise OSError("killed")
+        os.replace(path, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", replace_two)
+    with pytest.raises(OSError, match="killed"):
+        export_timm(run)
+    assert "model.safetensors" not in {path.name for path in folder.iterdir()} | set(replaced)
+    monkeypatch.undo()
+    (folder / f"model.onnx{PARTIAL}").touch()  # of an export as ONNX that was killed
+    assert (export_timm(run) / "model.safetensors").is_file()
 
 
 def test_clearing_leaves_the_lock(tmp_path):

@@ -345,6 +345,18 @@ def test_what_a_gpu_wrote_is_read_where_there_is_none(finished, monkeypatch):
     assert_equal(again.state["optimizer"], checkpoint.state["optimizer"])
 
 
+def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(finished, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/H\xf6he"))
+    finished.folder.rename(folder)
+    assert resume(folder, epochs=3)[0].epochs[-1]["epoch"] == 3
+
+
+def test_a_model_in_a_folder_is_the_same_from_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert loop.with_full_paths(replace(CONFIG, model="local-dir:mine")).model == f"local-dir:{tmp_path}/mine"
+    assert loop.with_full_paths(CONFIG).model == CONFIG.model
+
+
 def test_a_run_can_be_made_longer(finished):
     run, _ = resume(finished.folder, epochs=3)
     assert [event["epoch"] for event in run.epochs] == [1, 2, 3]
@@ -384,7 +396,7 @@ def test_an_interrupt_of_the_whole_group_leaves_workers_to_the_end(tmp_path):
     while not Run(tmp_path / "run").log_size and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130
     assert "pml-center: interrupted; go on with: pml-center resume run" in said
     assert "Traceback" not in said
