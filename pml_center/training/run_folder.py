@@ -7,9 +7,8 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -32,9 +31,9 @@ from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
 from pml_center.training.config import TrainConfig, sides_of
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
+from pml_center.training.event_log import EventLog
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.seeding import seed_everything
-from pml_center.training.tensorboard import show_event, summary_writer
 
 LOG = logging.getLogger("pml_center")
 DATA = "data.csv"  # every image of a run
@@ -46,8 +45,7 @@ PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(EventLog):
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
@@ -55,12 +53,6 @@ class Run:
     ``checkpoints/last/`` and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports, ``tb/`` the events
     for TensorBoard.
     """
-
-    folder: Path
-    writes: bool = True  # False in all processes but the first
-    board: Any = field(
-        default=None, repr=False, compare=False
-    )  # TensorBoard's writer, where events go besides metrics.jsonl
 
     @classmethod
     def create(cls, config: TrainConfig, data: DataRecord) -> "Run":
@@ -225,35 +217,14 @@ class Run:
         return _find_held_out(self, images, accept_changes)
 
     @property
+    def wants_board(self) -> bool:
+        """Whether TensorBoard was asked for."""
+        return self.config.tensorboard
+
+    @property
     def accepted(self) -> list[str]:
         """Sentences on changes of the data that training went on with."""
         return [accepted(what) for what in dict.fromkeys(event["what"] for event in self.events("data"))]
-
-    def log(self, **event: Any) -> None:
-        """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
-        if not self.writes:
-            return
-        path = self.folder / "metrics.jsonl"
-        size = path.stat().st_size if path.is_file() else 0  # looked at first: `eval` may log while the run is trained
-        if self.log_size < size:
-            self.forget_after(self.log_size)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-        if self.board is not None:
-            show_event(self.board, event, event.get("epoch", len(self.epochs)))
-
-    @contextmanager
-    def with_board(self, epoch: int) -> Iterator["Run"]:
-        """This run, whose events also go to ``tb/`` if that was asked for.
-
-        Args:
-            epoch: the one under way. What TensorBoard knows of it and of later ones no longer counts.
-        """
-        if not (self.writes and self.config.tensorboard):
-            yield self
-            return
-        with closing(summary_writer()(str(self.folder / "tb"), purge_step=epoch)) as writer:
-            yield replace(self, board=writer)
 
     def load_model(self, checkpoint: str | None = None) -> Embedder:
         """The trained model, in evaluation mode, on the CPU.
@@ -323,33 +294,6 @@ class Run:
             return kept
         events, metric = self.events("val"), self.config.metric
         return max(events, key=lambda event: event[metric])["epoch"] if events else None
-
-    @property
-    def log_size(self) -> int:
-        """How long ``metrics.jsonl`` is, in bytes."""
-        return len(self._log)
-
-    def forget_after(self, size: int) -> None:
-        """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
-        path = self.folder / "metrics.jsonl"
-        if self.writes and path.is_file() and path.stat().st_size > size:
-            os.truncate(path, size)
-
-    @property
-    def _log(self) -> bytes:
-        """``metrics.jsonl`` but for a last line that a process did not live to finish."""
-        path = self.folder / "metrics.jsonl"
-        content = path.read_bytes() if path.is_file() else b""
-        return content[: content.rfind(b"\n") + 1]
-
-    @property
-    def epochs(self) -> list[dict[str, float]]:
-        """What was logged of each epoch: ``epoch``, ``lr``, ``seconds``, ``loss`` and its parts."""
-        return [{name: value for name, value in event.items() if name != "event"} for event in self.events("epoch")]
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
-        return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
 
     def write_reports(
         self,
