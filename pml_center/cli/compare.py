@@ -180,13 +180,14 @@ def _check_runs(sources: Sequence[str]) -> None:
 
 def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
     from pml_center.comparison.page import FILES
+    from pml_center.comparison.result import table
 
     files = {name: str(folder / file) for name, file in FILES.items()}
     if as_json:
         print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
     else:
         print(comparison.summary)
-        columns, rows = comparison.table(digits=3)
+        columns, rows = table(comparison, digits=3)
         if any(one.chosen for one in comparison.candidates):  # beside the name, which a narrow terminal wraps
             columns, rows = columns[:-1], [[f"{row[0]}: {row[-1]}" if row[-1] else row[0], *row[1:-1]] for row in rows]
         show_table(columns, rows)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.result import LEVEL, Candidate, Comparison
+from pml_center.comparison.result import LEVEL, Candidate, Comparison, table
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
 from pml_center.training.loss_catalog import describe_loss, list_losses, references
@@ -41,7 +41,7 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     comparison.to_json(folder / FILES["json"])
-    columns, rows = comparison.table()
+    columns, rows = table(comparison)
     _write_table(folder / FILES["csv"], columns, rows)
     (folder / FILES["latex"]).write_text(_latex(columns, rows), encoding="utf-8")
     trials = _tried(comparison)
@@ -72,7 +72,7 @@ def _picture(comparison: Comparison, ax: Any) -> Any:
 
 
 def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) -> None:
-    columns, rows = comparison.table()
+    columns, rows = table(comparison)
     parts = [
         Part("Ranking", _how_to_read(comparison), columns=columns[:RANKED], rows=[row[:RANKED] for row in rows]),
         *_unseen(comparison),

@@ -199,56 +199,16 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     before: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
-    def table(self, digits: int = 4) -> tuple[list[str], list[list[str]]]:
-        """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
-
-        Args:
-            digits: of a value, behind the point.
-        """
-
-        def written(value: float | None) -> str:
-            return "" if value is None else f"{value:.{digits}f}"
-
-        columns = ["loss", "value", f"{100 * LEVEL:g} % over {self.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
-        rows = []
-        for rank, row in enumerate(self.rows, 1):
-            memory, behind = row.candidate.memory_gib, row.behind
-            rows.append(
-                [
-                    f"{rank} {row.candidate.name}",
-                    written(row.value),
-                    " … ".join(map(written, row.interval)),
-                    written(row.deviation),
-                    "" if behind is None else written(behind.test.difference),
-                    "" if behind is None else behind.shown_p,
-                    f"{np.mean(row.candidate.seconds):.1f}",
-                    f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
-                    "" if memory is None else f"{memory:.2f}",
-                ]
-            )
-        rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in self.failed]
-        for name, metrics in self.beside.items():
-            if self.metric in metrics:
-                values = metrics[self.metric]
-                ends = " … ".join(map(written, interval(values, self.units)))
-                rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
-        settings = [row.candidate.setting for row in self.rows]
-        if any(settings):
-            columns.append("chosen by the search")
-            missing = [""] * (len(rows) - len(settings))
-            rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
-        return columns, rows
-
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.candidates)} losses: {self.verdict}>"
 
     def _repr_html_(self) -> str:
-        columns, rows = self.table()
+        columns, rows = table(self)
         return html_table(columns, rows, above=self.verdict, below=[f"warning: {doubt}" for doubt in self.doubts])
 
     def to_dataframe(self) -> Any:
         """The ranking as a data frame of pandas, numbers as texts as the table has them."""
-        columns, rows = self.table()
+        columns, rows = table(self)
         return data_frame({name: [row[place] for row in rows] for place, name in enumerate(columns)})
 
     @property
@@ -513,3 +473,45 @@ def _listed(names: Sequence[str]) -> str:
 
 def _counted(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
+
+
+def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
+
+    Args:
+        comparison: what was found.
+        digits: of a value, behind the point.
+    """
+
+    def written(value: float | None) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    columns = ["loss", "value", f"{100 * LEVEL:g} % over {comparison.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
+    rows = []
+    for rank, row in enumerate(comparison.rows, 1):
+        memory, behind = row.candidate.memory_gib, row.behind
+        rows.append(
+            [
+                f"{rank} {row.candidate.name}",
+                written(row.value),
+                " … ".join(map(written, row.interval)),
+                written(row.deviation),
+                "" if behind is None else written(behind.test.difference),
+                "" if behind is None else behind.shown_p,
+                f"{np.mean(row.candidate.seconds):.1f}",
+                f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
+                "" if memory is None else f"{memory:.2f}",
+            ]
+        )
+    rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
+    for name, metrics in comparison.beside.items():
+        if comparison.metric in metrics:
+            values = metrics[comparison.metric]
+            ends = " … ".join(map(written, interval(values, comparison.units)))
+            rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
+    settings = [row.candidate.setting for row in comparison.rows]
+    if any(settings):
+        columns.append("chosen by the search")
+        missing = [""] * (len(rows) - len(settings))
+        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
+    return columns, rows

@@ -28,7 +28,7 @@ from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, default_folder, untouched
+from pml_center.training.run_folder import Run, check_new, default_folder, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -138,7 +138,7 @@ def _free_folder(config: TrainConfig) -> Path:
     """Where a new run goes. What holds other things is refused before there is a lock in it."""
     folder = Path(config.out or default_folder(config))
     if not (folder / LOCK).exists():  # else whoever owns it is to be named
-        Run(folder).check_new(config.overwrite)
+        check_new(Run(folder), config.overwrite)
     return folder
 
 

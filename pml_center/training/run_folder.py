@@ -63,7 +63,7 @@ class Run(EventLog):
                 not to be overwritten; or a run and something else.
         """
         run = cls(Path(config.out or default_folder(config)))
-        run.check_new(config.overwrite)
+        check_new(run, config.overwrite)
         run.folder.mkdir(parents=True, exist_ok=True)
         owner.clear(run.folder)
         start = {} if (weights := start_of(config)) is None else {"start": weights}
@@ -74,25 +74,6 @@ class Run(EventLog):
         run.record_data(data)
         run.record(config)
         return run
-
-    def check_new(self, overwrite: bool = False) -> None:
-        """A new run may have this folder.
-
-        Raises:
-            FileExistsError: see :meth:`create`.
-        """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"out must be a folder, got {self.folder}, which is a file. Choose another --out.")
-        is_run, others = self._contents()
-        if (is_run or others) and not (is_run and not others and (overwrite or not self.can_resume)):
-            choices = [f"go on with `pml-center resume {self.folder}`"] if self.can_resume else []
-            choices += [] if others else ["delete it with --overwrite"]
-            choices += ["choose another with --out"]
-            which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
-            remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
-            raise FileExistsError(
-                f"out must be a new folder, got {self.folder}, {which}. {remedy[0].upper()}{remedy[1:]}."
-            )
 
     @classmethod
     def open(cls, folder: str | Path, writes: bool = True) -> "Run":
@@ -359,13 +340,6 @@ class Run(EventLog):
         if self.writes:
             shutil.rmtree(self.report_folder(), ignore_errors=True)
 
-    def _contents(self) -> tuple[bool, list[str]]:
-        """Whether the folder is that of a run, and what else is in it."""
-        names = {path.name for path in self.folder.glob("*")} - owner.FILES - {f"env.json{PARTIAL}"}
-        mark = self.folder / "env.json"
-        is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
-        return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
-
     def _read(self, name: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
@@ -382,6 +356,32 @@ class Run(EventLog):
     def _write(self, name: str, text: str) -> None:
         if self.writes:
             write_whole(self.folder / name, text + "\n")
+
+
+def check_new(run: Run, overwrite: bool = False) -> None:
+    """A new run may have this folder.
+
+    Raises:
+        FileExistsError: see :meth:`Run.create`.
+    """
+    if run.folder.exists() and not run.folder.is_dir():
+        raise FileExistsError(f"out must be a folder, got {run.folder}, which is a file. Choose another --out.")
+    is_run, others = _contents(run.folder)
+    if (is_run or others) and not (is_run and not others and (overwrite or not run.can_resume)):
+        choices = [f"go on with `pml-center resume {run.folder}`"] if run.can_resume else []
+        choices += [] if others else ["delete it with --overwrite"]
+        choices += ["choose another with --out"]
+        which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
+        remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
+        raise FileExistsError(f"out must be a new folder, got {run.folder}, {which}. {remedy[0].upper()}{remedy[1:]}.")
+
+
+def _contents(folder: Path) -> tuple[bool, list[str]]:
+    """Whether the folder is that of a run, and what else is in it."""
+    names = {path.name for path in folder.glob("*")} - owner.FILES - {f"env.json{PARTIAL}"}
+    mark = folder / "env.json"
+    is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
+    return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
 
 def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tuple[LabeledImages, list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pml_center.comparison.page import write_comparison
+from pml_center.comparison.result import table
 from pml_center.evaluation import RetrievalEvaluator, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.paired_tests import VarianceParts
 from pml_center.training import Candidate, Comparison
@@ -344,7 +345,7 @@ def test_the_page_shows_how_validation_went_where_it_did(tmp_path):
 
 
 def test_the_table_lists_all_failed_ones_and_raw_pixels_too():
-    columns, rows = comparison(*LOSSES, failed("F")).table(digits=3)
+    columns, rows = table(comparison(*LOSSES, failed("F")), digits=3)
     assert [row[0].split()[0] for row in rows] == ["1", "2", "3", "4", "–", "–"]
     assert rows[4][:2] == ["– F", "failed"]
     assert rows[5][:2] == ["– raw pixels", "0.100"]
