@@ -86,7 +86,7 @@ def over_folds(scores: Scores, same: Flags, folds: Counts) -> FoldAccuracy:
 
 
 def over_own_folds(scores: Scores, same: Flags, folds: Counts) -> FoldAccuracy:
-    """The same where each fold scores all pairs in a way of its own, (F, P): its threshold is that of its own scores."""
+    """The same where each fold scores all pairs its own way, (F, P): its threshold is that of its own scores."""
     numbers = range(folds.max() + 1)
     threshold = np.array([best_threshold(scores[fold][folds != fold], same[folds != fold]) for fold in numbers])
     return _judged(scores[folds, np.arange(len(folds))], same, folds, threshold)
