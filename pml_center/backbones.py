@@ -501,6 +501,8 @@ def _create_sized(
     from timm import create_model
 
     head = _embedding_head(name, timm_kwargs.get("cache_dir"))
+    overlay = safetensors_of(name) | (timm_kwargs.get("pretrained_cfg_overlay") or {})
+    timm_kwargs = timm_kwargs | {"pretrained_cfg_overlay": overlay or None}
     create = partial(create_model, name, pretrained=pretrained, num_classes=head, **timm_kwargs)
     if image_size is not None:
         try:
@@ -509,6 +511,15 @@ def _create_sized(
             if "img_size" not in str(error):
                 raise  # else a convolutional model: it takes images of any size and no such argument
     return create()
+
+
+def safetensors_of(name: str) -> dict[str, Any]:
+    """What makes timm read the weights of a local folder; before 1.0.26 it takes safetensors there for a pickle."""
+    source, _, place = name.partition(":")
+    file = Path(place).expanduser() / "model.safetensors"
+    if source.lower() != "local-dir" or not file.is_file():
+        return {}
+    return {"source": "", "file": str(file), "custom_load": False}
 
 
 def full_name(name: str) -> str:
@@ -583,7 +594,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights must be an existing file, got {str(path)!r}. Check the path.")
     try:
-        return load_state_dict(str(path))
+        return load_state_dict(str(path), weights_only=True)  # an older timm would run what a pickle holds
     except Exception as error:  # each format and each kind of damage raises its own
         raise ValueError(
             f"weights must be a safetensors or PyTorch file of tensors, got {str(path)!r} "

@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import functools
 import inspect
 import re
 import subprocess
@@ -391,6 +392,7 @@ def test_nobody_imports_the_command_line():
     assert len(modules) >= 30
 
 
+@functools.cache
 def loaded_by(module):
     """The top-level modules in memory after one import, in a process of its own."""
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"

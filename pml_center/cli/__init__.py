@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
@@ -72,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("pml_center").setLevel(logging.WARNING if "--quiet" in arguments else logging.INFO)
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths may be any bytes, and are printed as they are
     logging.getLogger("huggingface_hub").propagate = False  # it prints by itself, and would say everything twice
     try:
         with _terminable(), _progress(shown=not {"--quiet", "--json"} & set(arguments)):

@@ -184,7 +184,7 @@ def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
 
     files = {name: str(folder / file) for name, file in FILES.items()}
     if as_json:
-        print(json.dumps(comparison.content() | {"files": files}, ensure_ascii=False))
+        print(json.dumps(comparison.content() | {"files": files}))
     else:
         print(comparison.summary)
         columns, rows = table(comparison, digits=3)

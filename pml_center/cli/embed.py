@@ -31,7 +31,7 @@ def embed(
         json_: print one JSON object.
         model_options: how images become embeddings.
     """
-    from pml_center.cli.sources import MODEL_FILE, Model, embedded, name_order
+    from pml_center.cli.sources import MODEL_FILE, Model, embedded, name_order, sum_of
     from pml_center.data.open_images import full_source
     from pml_center.evaluation import save_samples
     from pml_center.training.owner import owned
@@ -44,6 +44,7 @@ def embed(
         (out / MODEL_FILE).unlink(missing_ok=True)  # nothing of an earlier model must stand beside these rows
         save_samples(out, rows.samples)
         facts = rows.facts | opened.identity | {"order": name_order(rows.samples.names or [])}
+        facts["sum"] = sum_of(rows.samples.embeddings)
         write_whole(out / MODEL_FILE, json.dumps(facts, indent=2) + "\n")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:

@@ -55,7 +55,11 @@ def run_protocols(
             raise ValueError(f"--{name} must come with --protocol {' or '.join(by)}, got {asked}. Leave it out.")
     task = load_task(model, data, options, model_options)
     reports, beside = measured(task, protocols)
-    files = write_reports(task, data, reports, beside)
+    try:
+        files = write_reports(task, data, reports, beside)
+    except OSError as error:  # a folder that can only be read must not lose what was computed
+        LOG.warning("reports are not kept: %s", error)
+        files = {}
     notes = known_classes(task, data) if data else []
     if options.report is not None:
         files["page"] = write_page_of(Path(options.report), task, reports, beside, notes, facts_of(task))

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -211,10 +212,16 @@ def read_embeddings(folder: str | Path) -> Samples:
 
     Raises:
         FileNotFoundError: no such files.
-        ValueError: files that do not fit together, or names that were put into another order.
+        ValueError: embeddings that are damaged, files that do not fit together, names that were put into another order.
     """
     samples, path = load_samples(folder), Path(folder) / MODEL_FILE
-    order = _made_by(path).get("order") if path.is_file() else None
+    facts = _made_by(path) if path.is_file() else {}
+    if facts.get("sum") not in (None, sum_of(samples.embeddings)):
+        raise ValueError(
+            f"embeddings.npy must be as `pml-center embed` wrote it, got other numbers in {str(folder)!r}: the file is "
+            "damaged, or was edited. Embed again; what is made of embeddings goes to another folder by save_samples."
+        )
+    order = facts.get("order")
     if order and samples.names:
         now = name_order(samples.names)
         if now[0] == order[0] and now[1] != order[1]:
@@ -223,6 +230,11 @@ def read_embeddings(folder: str | Path) -> Samples:
                 "than `pml-center embed` wrote. Restore the order, or embed again."
             )
     return samples
+
+
+def sum_of(embeddings: np.ndarray) -> int:
+    """The CRC-32 of embeddings (N, D)."""
+    return zlib.crc32(np.ascontiguousarray(embeddings).data)
 
 
 def name_order(names: Sequence[str]) -> list[str]:

@@ -233,13 +233,14 @@ class Plan:
 
     def _check_same_data(self, record: DataRecord) -> None:
         """Runs that began must have been trained and measured on the images that others will be."""
+        start = start_of(self.config)
         for path in sorted(self.folder.glob("*/seed-*/held_out.json")) + sorted(self.folder.glob(f"*/search/*/{DATA}")):
             run = Run.open(path.parent)
-            if run.start not in (None, start_of(self.config)):
+            if run.start not in (None, start):
+                where = self.config.init_from or self.config.weights or self.config.model
                 raise ValueError(
                     f"weights to start from must be those of the runs in {self.folder}, got others in "
-                    f"{self.config.init_from or self.config.weights} than {path.parent} had. Restore them, or choose "
-                    "another --out."
+                    f"{where} than {path.parent} had. Restore them, or choose another --out."
                 )
             if said := changes_since(run, record):
                 raise ValueError(

@@ -77,6 +77,7 @@ def costs_of(configs: Sequence[TrainConfig], processes: int) -> list[Cost]:
     for first in range(0, busy, processes):
         with pool_of(processes) as pool:
             costs += pool.map(_cost, asked[first : first + processes], [time.time()] * processes)
+    imported *= 2  # by the command itself, too
     return [replace(cost, once=cost.once + imported) for cost in costs[: len(configs)]]
 
 

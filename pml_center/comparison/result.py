@@ -381,7 +381,8 @@ class Comparison:
         """All but the values of the queries, also written to ``path`` where one is given."""
         text = json.dumps(self.content(), indent=2, ensure_ascii=False)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            # Paths may be any bytes; what a backslash makes of them is JSON, too.
+            Path(path).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         return text
 
     def content(self) -> dict[str, Any]:

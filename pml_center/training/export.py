@@ -23,7 +23,7 @@ from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import MODEL_FILE, PARTIAL, Run, check_holds_only
+from pml_center.training.run_folder import MODEL_FILE, PARTIAL, Run, check_holds_only, input_of
 
 WEIGHTS = "model.safetensors"
 OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
@@ -34,6 +34,7 @@ SLACK = 1e-4  # of the largest number in an embedding, for the order in which fl
 def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     """Write the model of a run as a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
 
+    To load it takes timm 1.0.26; :func:`pml_center.create_embedder` does it with an older one, too.
     The neck becomes timm's classifier, so that the model gives embeddings; with ``num_classes=0`` it gives the features
     before the neck. ``config.json`` has the input that it was trained with, which
     ``timm.data.resolve_model_data_config`` reads; ``labels.json`` the classes; ``README.md`` is a card with the loss,
@@ -48,10 +49,16 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
         The folder.
 
     Raises:
+        ImportError: timm is older than 1.0.31.
         ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
         FileExistsError: the folder holds other things.
         BlockingIOError: another process trains or exports the run, or writes to the folder.
     """
+    if Version(timm.__version__) < Version("1.0.31"):  # which writes how images are prepared, and how a model is built
+        raise ImportError(
+            f"timm must be 1.0.31 or newer to write what timm loads, got {timm.__version__}. "
+            "Run: python -m pip install 'timm>=1.0.31', or use --format onnx."
+        )
     folder = run.folder / "export" if folder is None else Path(folder)
     check_holds_only({*OWN, "model.onnx"}, folder)
     draft = folder.with_name(f"{folder.name}.tmp")
@@ -164,7 +171,7 @@ def _export_onnx(run: Run, path: Path, onnx: Any, runtime: Any) -> Path:
     draft = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # of two runs that are exported there, one is whole
     try:
         proto = _onnx_proto(model)
-        inputs = {"channels": model.in_chans, "image_size": model.image_size, "mean": model.mean, "std": model.std}
+        inputs = input_of(model)
         onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in inputs.items()})
         onnx.save(proto, draft)
         session = runtime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])

@@ -41,6 +41,7 @@ MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
+WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")  # of which timm takes one, from a folder
 PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
@@ -215,6 +216,7 @@ class Run(EventLog):
                 no validation images chose one. The moving average of the weights, if there is one.
         """
         model = embedder(self.config, from_scratch=True)
+        check_input(model, self.checkpoints / (checkpoint or self._best))
         model.load_state_dict(self.weights("model", checkpoint))
         return model.eval()
 
@@ -504,12 +506,40 @@ def untouched(config: TrainConfig) -> Embedder | Trunk | None:
     return Trunk(model).eval() if config.init_from is None else model.eval()
 
 
+def input_of(model: Embedder) -> dict[str, Any]:
+    """What images are made into for a model, in values of JSON."""
+    size, mean, std = (
+        list(each) if isinstance(each, tuple) else each for each in (model.image_size, model.mean, model.std)
+    )
+    return {"channels": model.in_chans, "image_size": size, "mean": mean, "std": std}
+
+
+def check_input(model: Embedder, checkpoint: Path) -> None:
+    """A model must take images as it did in training; timm, or a folder of its models, may say otherwise by now.
+
+    Raises:
+        ValueError: it does not.
+    """
+    now = input_of(model)
+    then = facts_of(checkpoint).get("input", now)
+    changed = [f"{name} {now[name]} in place of {value}" for name, value in then.items() if now[name] != value]
+    if changed:
+        raise ValueError(
+            f"model must take images as in training, got {' and '.join(changed)} for {model.name} in {checkpoint}. "
+            "Restore its config.json, or install the version of timm that env.json names."
+        )
+
+
 def start_of(config: TrainConfig) -> str | None:
-    """Which weights a run starts from, by their bytes and CRC-32; None for no file and no run."""
+    """Which weights a run starts from, by their bytes and CRC-32; None where nothing on this machine has them."""
     if config.init_from is not None:
         return Run.open(config.init_from).weights_digest
-    if config.weights is not None:
-        content = Path(config.weights).expanduser().read_bytes()
+    source, _, place = config.model.partition(":")
+    files = [Path(config.weights).expanduser()] if config.weights is not None else []
+    if source.lower() == "local-dir" and config.pretrained and not files:
+        files = sorted(path for path in Path(place).iterdir() if path.suffix in WEIGHT_FILES)
+    if files:
+        content = b"".join(path.read_bytes() for path in files)
         return f"{len(content)}-{crc32(content):08x}"
     return None
 

@@ -29,7 +29,7 @@ from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.measurement import check_measurable, embeddings_of, validator
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
-from pml_center.training.run_folder import Run, embedder, starting_model
+from pml_center.training.run_folder import Run, check_input, embedder, input_of, starting_model
 from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
@@ -268,7 +268,7 @@ class TrainState:
             "progress": vars(self.progress),
             "log_size": run.log_size,
         }
-        facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch}
+        facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch, "input": input_of(self.model)}
         write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
         run.forget_reports()  # of the weights that were there before
 
@@ -279,6 +279,7 @@ class TrainState:
             CheckpointError: one that is damaged, or does not fit.
         """
         checkpoint = read_checkpoint(folder, run.identity)
+        check_input(self.model, folder)
         state, updates = checkpoint.state, self.updates
         try:
             self.model.load_state_dict(checkpoint.weights["model"])

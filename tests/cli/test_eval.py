@@ -280,7 +280,7 @@ def test_group_is_the_whole_match_where_there_are_no_parentheses():
 def test_lfw_in_one_command(asked, shared_data, where):
     """Raw features of a small random network: that the protocols fit together, in seconds."""
     lfw = shared_data / "lfw"
-    options = ("--no-pretrained", "--image-size", "32", "--workers", "2", "--ci", "none")
+    options = ("--no-pretrained", "--image-size", "16", "--workers", "2", "--ci", "none")
     protocols = ("--protocol", "retrieval", "verification", "identification", "--pairs", lfw / "pairs.txt")
     found = asked("eval", "test_vit", lfw / "lfw_aligned_112.zip", *options, *protocols, "--far", "0.1", "0.01")
     retrieval, verification, identification = (found["reports"][name] for name in protocols[1:4])
@@ -336,10 +336,20 @@ def test_rows_that_were_sorted_otherwise_are_refused(run, where):
         assert "samples.csv must have its rows in the order of embeddings.npy" in run(*command, code=2)
 
 
+def test_embeddings_that_are_damaged_are_refused(run, where):
+    shutil.copytree(where / "rows", where / "damaged")
+    path = where / "damaged" / "embeddings.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40
+    path.write_bytes(content)
+    for command in (("eval", "damaged"), ("search", "damaged", str(next((where / "photos").rglob("*.png"))))):
+        assert "embeddings.npy must be as `pml-center embed` wrote it" in run(*command, code=2)
+
+
 def test_a_gallery_of_another_model_is_said(run, asked, where):
     shutil.copytree(where / "rows", where / "theirs")
     path = where / "theirs" / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another run"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "of another run", "sum": None}))
     rows = load_samples(where / "theirs")
     save_samples(where / "theirs", rows._replace(embeddings=rows.embeddings[:, ::-1]))
     found = asked("eval", "rows", "--gallery", "theirs", *QUICK)["reports"]["retrieval"]
@@ -354,3 +364,13 @@ def test_embeddings_that_were_not_written_to_their_end_are_no_embeddings(run, wh
         with pytest.raises(TypeError):
             run("embed", "run", "photos", "--out", "half", "--workers", "0", "--debug")
     assert "got 0 rows" in run("eval", "half", code=2)
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_kept(command, trained, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "eval")
+
+    monkeypatch.setattr("pml_center.training.Run.write_reports", refuse)
+    out, _, code = command("eval", trained / "small", "digits", "--workers", 0, "--ci", "none")
+    assert (code, "reports are not kept: [Errno 13] Permission denied" in caplog.text) == (0, True)
+    assert "recall_at_1" in out

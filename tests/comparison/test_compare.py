@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +72,18 @@ def done(tmp_path_factory):
     """Two losses with two seeds, two runs at a time: the folder, and what was found."""
     folder = tmp_path_factory.mktemp("done") / "out"
     return folder, compare(at(folder), LOSSES, seeds=(0, 1), jobs=2)
+
+
+def test_runs_may_lie_in_a_folder_whose_name_is_no_text(done, tmp_path):
+    moved = os.fsdecode(os.fsencode(tmp_path) + b"/H\xf6he")
+    shutil.copytree(done[0], moved)
+    runs = [f"{moved}/{name}/seed-0" for name in FOLDERS]
+    command = [sys.executable, "-m", "pml_center", "compare", *runs, "--out", f"{moved}/found"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    shown = subprocess.run(command, capture_output=True, env=strict, check=True)
+    assert b"/H\xf6he/found/compare.html" in shown.stdout
+    found = json.loads(Path(moved, "found", "compare.json").read_text(encoding="utf-8"))
+    assert {run for one in found["candidates"] for run in one["runs"]} == set(runs)
 
 
 def test_every_loss_is_trained_with_every_seed_on_the_same_images(done):

@@ -21,7 +21,7 @@ from pml_center.evaluation import (
 )
 from pml_center.evaluation.search.exact_search import ExactSearch
 from pml_center.pages.pair_samples import nearest_mates
-from pml_center.pages.parts import Material
+from pml_center.pages.parts import Material, Part
 from pml_center.pages.retrieval import RetrievalParts
 from pml_center.pages.thumbnails import SIDE, Thumbnails
 
@@ -284,3 +284,13 @@ def test_a_curve_that_no_plot_is_made_for_is_a_line(page):
     found = page(evaluator.distractor_curve(PIXELS[:100], LABELS[:100], PIXELS[100:299]))
     assert "distractors" in found.text
     assert "rank_1_at_199" in found.text
+
+
+def test_on_a_phone_each_number_of_a_wide_table_stands_beside_the_name_of_its_column(page):
+    rows = [["ArcFaceLoss", "0.81", "0.79 … 0.83"]]
+    part = Part("Ranking", columns=["loss", "value", "95 % over classes"], rows=rows)
+    html = page({"": Report(metrics={}, protocol="", counts={})}, extra=[part]).html
+    assert '<td class="number" data-column="95 % over classes">0.79 … 0.83</td>' in html
+    narrow = html[html.index("@media (max-width: 40rem)") :]
+    assert ".wide, .wide tbody, .wide tr { display: block; }" in narrow
+    assert "content: attr(data-column)" in narrow

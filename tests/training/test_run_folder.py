@@ -10,7 +10,8 @@ import yaml
 
 from pml_center.data import digits
 from pml_center.pages.parts import history
-from pml_center.training import Run, TrainConfig, fit, resume
+from pml_center.training import Run, TrainConfig, export_timm, fit, resume
+from pml_center.training.run_folder import start_of
 
 CONFIG = TrainConfig(
     model="convnet", image_size=8, embedding_size=8, batch_size=128, val=0.3, epochs=2, workers=0, device="cpu"
@@ -50,6 +51,36 @@ def test_a_file_of_a_run_that_is_no_json_is_named(run, name, of):
     (run.folder / name).write_text('["ant", ')
     with pytest.raises(ValueError, match=rf"{name} must be what training wrote, got no JSON .*Restore it"):
         getattr(run, of)
+
+
+def test_a_model_that_takes_images_otherwise_by_now_is_refused(tmp_path):
+    """A folder of timm's says how images are prepared, and may be another by the time that a run is measured."""
+    size = {
+        "image_size": 32,
+        "channels": 1,
+        "data": "digits",
+        "held_out": 0,
+        "epochs": 1,
+        "workers": 0,
+        "device": "cpu",
+    }
+    first, _ = fit(TrainConfig(model="test_resnet", out=str(tmp_path / "first"), **size))
+    model = export_timm(first, tmp_path / "mine")
+    config = TrainConfig(model=f"local-dir:{model}", pretrained=True, out=str(tmp_path / "second"), **size)
+    run, _ = fit(config)
+    assert run.start == start_of(config) is not None
+    assert run.load_model().mean == first.load_model().mean
+    text = (model / "config.json").read_text()
+    values = json.loads(text)
+    values["pretrained_cfg"]["std"] = [0.125]
+    (model / "config.json").write_text(json.dumps(values))
+    for use in (run.load_model, lambda: resume(run.folder, epochs=2)):
+        with pytest.raises(ValueError, match=r"model must take images as in training, got std .0.125. in place of"):
+            use()
+    (model / "config.json").write_text(text)
+    assert resume(run.folder, epochs=2)[0].epochs[-1]["epoch"] == 2
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes() + b" ")
+    assert start_of(config) != run.start
 
 
 @pytest.fixture
