@@ -534,7 +534,7 @@ def start_of(config: TrainConfig) -> str | None:
     """Which weights a run starts from, by their bytes and CRC-32; None where nothing on this machine has them."""
     if config.init_from is not None:
         return Run.open(config.init_from).weights_digest
-    source, _, place = config.model.partition(":")
+    source, _, place = (config.model or "").partition(":")
     files = [Path(config.weights).expanduser()] if config.weights is not None else []
     if source.lower() == "local-dir" and config.pretrained and not files:
         files = sorted(path for path in Path(place).iterdir() if path.suffix in WEIGHT_FILES)
