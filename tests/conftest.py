@@ -93,3 +93,19 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real images at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs a command: what it prints, (stdout, stderr), and its exit code."""
+    from pml_center.cli import main  # not needed by tests beside torch and PML alone
+
+    def typed(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code or 0
+        return *capsys.readouterr(), code
+
+    return typed

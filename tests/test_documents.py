@@ -61,6 +61,7 @@ INTERNAL = {
     "pages",
     "decoding",
     "text_files",
+    "notebooks",
 }  # the command line has a page of its own
 PUBLIC = [module.name for module in pkgutil.iter_modules(pml_center.__path__) if module.name not in INTERNAL]
 PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in PUBLIC)]

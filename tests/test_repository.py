@@ -191,6 +191,7 @@ HOUSE = [
         "arrays": "embeddings and labels, from whatever holds them",
         "decoding": "images, from whatever holds them",
         "text_files": "lists and tables, from whatever wrote them",
+        "notebooks": "bars and tables where no terminal is",
         "distributed": "several processes that hold the joined batch",
     },
     {

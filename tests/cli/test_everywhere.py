@@ -436,3 +436,21 @@ def test_more_workers_than_a_machine_can_have_are_refused(command, photos, tmp_p
     _, err, code = command(*words, photos, "--workers", 10**6, *options)
     assert code == 2
     assert "workers must be in [0, " in err
+
+
+def test_commands_load_what_they_need(photos, tmp_path):
+    np.save(tmp_path / "rows.npy", np.eye(8, dtype=np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(8) // 2)
+    program = (
+        "import sys\n"
+        "from pml_center.cli import main\n"
+        "for words in eval(sys.argv[1]):\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code\n"
+        "print([name for name in ('timm', 'torchvision', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    words = [["eval", str(tmp_path / "rows.npy"), str(tmp_path / "labels.npy")], ["data", "check", str(photos)]]
+    ran = subprocess.run([sys.executable, "-c", program, repr(words)], capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == "[]", ran.stderr
