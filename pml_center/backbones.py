@@ -1,8 +1,9 @@
 """Networks that turn images into embeddings: any timm model, or a small one of our own, behind one interface."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,13 +11,15 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from pml_center.checks import check_between
 from pml_center.names import require, unknown_name
 
 require(__name__, "timm")
 
-__all__ = ["ConvNet", "Embedder", "create_embedder"]
+__all__ = ["MLP", "ConvNet", "Embedder", "create_embedder"]
 
 HEAD_EMBEDS = "pml-center: the classifier gives the embedding"  # a note in the config.json of an exported model
+HEADS = ("linear", "mlp")  # models of vectors
 _NECKS = ("none", "linear", "bnneck")
 
 
@@ -33,11 +36,12 @@ def create_embedder(
     """An image model by name, ready to embed.
 
     ``"convnet"`` is this package's own small network for digits and characters (``ConvNet``: 1 channel, 32 × 32
-    pixels, no pretrained weights). Every other name is timm's: ``resnet50``, ``resnet50.a1_in1k`` (with the tag of
-    its weights), ``hf-hub:owner/model`` or ``local-dir:path``.
+    pixels, no pretrained weights). ``"linear"`` and ``"mlp"`` are heads for vectors, such as the features of a
+    pretrained model: the neck alone, or behind hidden layers (``MLP``). Every other name is timm's: ``resnet50``,
+    ``resnet50.a1_in1k`` (with the tag of its weights), ``hf-hub:owner/model`` or ``local-dir:path``.
 
     Args:
-        name: ``"convnet"`` or a timm model; ``timm.list_models("*resn*")`` lists timm's.
+        name: ``"convnet"``, ``"linear"``, ``"mlp"`` or a timm model; ``timm.list_models("*resn*")`` lists timm's.
         embedding_size: D; None keeps the width F of the features.
         neck: ``"linear"``, ``"bnneck"`` or ``"none"``; see ``Embedder``.
         pretrained: load the weights that timm names, from the Hugging Face cache or the network.
@@ -47,7 +51,8 @@ def create_embedder(
             classifier is left out, half precision is cast up, an RGB stem is adapted to ``in_chans``. Position
             embeddings are not resized to ``image_size``: ``pretrained=True, pretrained_cfg_overlay={"file": path}``
             is timm's way, which resizes them and does not mind missing weights.
-        timm_kwargs: for ``timm.create_model`` (``in_chans=1``, ``drop_path_rate=0.1``, ...) or for ``ConvNet``.
+        timm_kwargs: for ``timm.create_model`` (``in_chans=1``, ``drop_path_rate=0.1``, ...), or for ``ConvNet``; for a
+            head ``in_chans``, the numbers in a vector, and what else ``MLP`` takes.
 
     Returns:
         An embedder in training mode.
@@ -70,7 +75,9 @@ def create_embedder(
         raise ValueError(
             f"weights must be None because pretrained=True, got {str(weights)!r}. Choose one source of weights."
         )
-    if name == "convnet":
+    if name in HEADS:
+        trunk, inputs = _head(name, pretrained or weights is not None, image_size, timm_kwargs)
+    elif name == "convnet":
         trunk, inputs = _convnet(pretrained, timm_kwargs)
     else:
         trunk, inputs = _timm_model(name, pretrained, image_size, timm_kwargs)
@@ -100,12 +107,12 @@ class Embedder(nn.Module):
         embedding_size: D; None keeps F.
         neck: ``"none"``, ``"linear"`` or ``"bnneck"``.
         name: of the trunk; recorded.
-        in_chans: channels C of the images.
-        image_size: pixels. The side of the images, or (height, width).
+        in_chans: channels C of the images, or numbers in a vector.
+        image_size: pixels. The side of the images, or (height, width); None for a trunk of vectors (B, C).
         mean: of each channel, which the input transform subtracts; recorded.
         std: of each channel, by which the input transform divides; recorded.
 
-    Shape: images (B, C, H, W) -> embeddings (B, D).
+    Shape: images (B, C, H, W), or vectors (B, C) -> embeddings (B, D).
 
     Raises:
         ValueError: unknown neck, an embedding size that it cannot give, a trunk that does not pool; in ``forward``
@@ -128,25 +135,129 @@ class Embedder(nn.Module):
         *,
         name: str,
         in_chans: int,
-        image_size: int | tuple[int, int],
+        image_size: int | tuple[int, int] | None,
         mean: Sequence[float],
         std: Sequence[float],
     ):
         super().__init__()
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        features = _feature_width(trunk, (in_chans, height, width))
+        sides = (image_size, image_size) if isinstance(image_size, int) else image_size or ()
+        features = _feature_width(trunk, (in_chans, *sides))
         self.trunk = trunk
         self.neck = _build_neck(neck, features, embedding_size)
         self.name = name
+        self.num_features = features
         self.embedding_size = embedding_size or features
         self.in_chans = in_chans
-        self.image_size = height if height == width else (height, width)
+        self.image_size: Any = (sides[0] if len(set(sides)) == 1 else sides) if sides else None
         self.mean = tuple(mean)
         self.std = tuple(std)
         self._channels_last = not any(map(_dies_in_channels_last, trunk.modules()))
+        self._held: list[nn.Parameter] = []  # by freeze
+        self._still: list[nn.Module] = []  # likewise: in evaluation mode whatever the rest is in
+
+    def freeze(self, part: str | int | None) -> None:
+        """Keep a part of the trunk as it is, and nothing else: what was frozen before moves again.
+
+        Args:
+            part: ``"trunk"``, all of it; ``"batchnorm"``, the statistics of its BatchNorm layers, whose weights go on
+                learning; a number N, its stem and its first N blocks, as timm groups them; None, nothing. What is
+                frozen stays in evaluation mode.
+
+        Raises:
+            ValueError: another part, more blocks than there are, a trunk of unknown blocks.
+
+        Example:
+            >>> embedder = create_embedder("convnet", embedding_size=4)
+            >>> embedder.freeze(2)
+            >>> sum(p.numel() for p in embedder.trunk.parameters() if not p.requires_grad)
+            93120
+            >>> embedder.freeze("trunk")
+            >>> [name for name, p in embedder.named_parameters() if p.requires_grad], embedder.train().trunk.training
+            (['neck.weight', 'neck.bias'], False)
+        """
+        held, still = self._to_freeze(part)
+        for parameter in self._held:
+            parameter.requires_grad_(True)
+        is_training = self.training
+        self._held, self._still = [p for p in held if p.requires_grad], still
+        for parameter in self._held:
+            parameter.requires_grad_(False)
+        self.train(is_training)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether :meth:`freeze` holds a part."""
+        return bool(self._held or self._still)
+
+    @property
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """The parameters of the trunk from its stem to its last block, as timm groups them.
+
+        Raises:
+            ValueError: a trunk that does not say.
+        """
+        from timm.models import group_parameters
+
+        if not hasattr(self.trunk, "group_matcher"):
+            raise ValueError(
+                f"model must say which blocks it has, got {self.name!r}, which has no group_matcher. "
+                "Freeze 'trunk' or 'batchnorm', and leave out layer_decay."
+            )
+        trunk: Any = self.trunk
+        groups = group_parameters(trunk, trunk.group_matcher(coarse=False), return_values=True)
+        return [groups[number] for number in sorted(groups)]
+
+    def _to_freeze(self, part: str | int | None) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        if part is None:
+            return [], []
+        if part == "trunk":
+            return list(self.trunk.parameters()), [self.trunk]
+        if part == "batchnorm":
+            return [], [layer for layer in self.trunk.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if not isinstance(part, int) or part < 1:
+            raise ValueError(
+                f"freeze must be 'trunk', 'batchnorm' or a number of blocks from 1 on, got {part!r}. Choose one."
+            )
+        blocks = self.blocks
+        if part >= len(blocks):
+            raise ValueError(
+                f"freeze must be at most the {len(blocks) - 1} blocks of {self.name!r}, got {part}. "
+                "Use freeze='trunk' for all."
+            )
+        held = [parameter for block in blocks[: part + 1] for parameter in block]
+        whole = {id(parameter) for parameter in held}
+        layers = [(layer, [id(p) for p in layer.parameters()]) for layer in self.trunk.modules()]
+        return held, [layer for layer, own in layers if own and whole.issuperset(own)]
+
+    def train(self, mode: bool = True) -> "Embedder":
+        """As of any module, but for what is frozen."""
+        super().train(mode)
+        for module in self._still:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings (B, D) of images (B, C, H, W)."""
+        """Embeddings (B, D) of images (B, C, H, W), or of the features (B, F) of images."""
+        are_features = images.ndim == 2 and self.image_size is not None
+        try:
+            return self.neck(images if are_features else self.features(images))
+        except ValueError as error:
+            if len(images) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "images must be at least 2 in training because BatchNorm has no variance over a batch of one, got 1. "
+                "Use drop_last=True in the DataLoader or a larger batch; to embed one image, call .eval() first."
+            ) from error
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, F) of images (B, C, H, W): what the trunk gives, before the neck."""
+        if self.image_size is None:
+            if images.ndim != 2 or images.shape[1] != self.in_chans:
+                raise ValueError(
+                    f"features must have shape (batch, {self.in_chans}) because in_chans={self.in_chans}, got shape "
+                    f"{tuple(images.shape)}. Take them from the model that made those of training."
+                )
+            return self.trunk(images)
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(
                 f"images must have shape (batch, {self.in_chans}, height, width) because in_chans={self.in_chans}, "
@@ -155,15 +266,28 @@ class Embedder(nn.Module):
             )
         if self._channels_last:
             images = images.to(memory_format=torch.channels_last)  # convolutions are up to twice as fast, ViTs the same
-        try:
-            return self.neck(self.trunk(images))
-        except ValueError as error:
-            if len(images) > 1 or "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                "images must be at least 2 in training because BatchNorm has no variance over a batch of one, got 1. "
-                "Use drop_last=True in the DataLoader or a larger batch; to embed one image, call .eval() first."
-            ) from error
+        return self.trunk(images)
+
+
+class Trunk(nn.Module):
+    """The features of an embedder as embeddings.
+
+    Args:
+        model: whose neck is left out.
+
+    Shape: as of the model, but for the width of the features.
+    """
+
+    def __init__(self, model: Embedder):
+        super().__init__()
+        self.trunk = model.trunk
+        self.features = model.features
+        self.embedding_size = model.num_features
+        self.image_size, self.in_chans, self.mean, self.std = model.image_size, model.in_chans, model.mean, model.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, F) of images."""
+        return self.features(images)
 
 
 class ConvNet(nn.Module):
@@ -208,6 +332,51 @@ class ConvNet(nn.Module):
             )
         return self.blocks(images).mean((-2, -1))
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The block of a parameter by its name, as timm's models say it; there is no coarser division."""
+        return lambda name: int(name.split(".")[1]) // 4  # three layers, and a pooling that has no parameters
+
+
+class MLP(nn.Sequential):
+    """Hidden layers for vectors: for each width a linear layer, a normalisation, ReLU and dropout.
+
+    Args:
+        in_chans: numbers in a vector.
+        widths: of the hidden layers; none leaves the vector as it is.
+        norm: ``"batch"``, ``"layer"`` or ``"none"``.
+        dropout: share of the numbers that training sets to 0 behind each layer, in [0, 1).
+
+    Shape: (B, in_chans) -> features (B, last width).
+
+    Raises:
+        ValueError: a width below 1, an unknown norm, a share outside [0, 1).
+
+    Example:
+        >>> MLP(8, widths=(16, 4))(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, in_chans: int, widths: Sequence[int] = (512,), norm: str = "batch", dropout: float = 0.0):
+        for width in (in_chans, *widths):
+            check_between("an integer of at least 1", "It is the numbers in a vector.", width=width)
+        check_between("in [0, 1)", "0 is none.", dropout=dropout)
+        norms: dict[str, Callable[[int], nn.Module]] = {
+            "batch": nn.BatchNorm1d,
+            "layer": nn.LayerNorm,
+            "none": lambda width: nn.Identity(),
+        }
+        if norm not in norms:
+            raise ValueError(unknown_name("norm", norm, list(norms), "Use 'batch', 'layer' or 'none'."))
+        layers = [
+            nn.Sequential(nn.Linear(before, width), norms[norm](width), nn.ReLU(), nn.Dropout(dropout))
+            for before, width in pairwise((in_chans, *widths))
+        ]
+        super().__init__(*layers)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layer of a parameter by its name, as timm's models say it; there is no coarser division."""
+        return lambda name: int(name.split(".")[0])
+
 
 def _block(in_chans: int, out_chans: int) -> list[nn.Module]:
     convolution = nn.Conv2d(in_chans, out_chans, 3, padding=1, bias=False)  # BatchNorm subtracts any bias again
@@ -251,7 +420,7 @@ def _dies_in_channels_last(layer: nn.Module) -> bool:
     )
 
 
-def _feature_width(trunk: nn.Module, input_size: tuple[int, int, int]) -> int:
+def _feature_width(trunk: nn.Module, input_size: tuple[int, ...]) -> int:
     """F by trying one image: what models say of themselves (``num_features``) is wrong for some."""
     like = next(trunk.parameters(), torch.empty(0))
     was_training = trunk.training
@@ -269,6 +438,20 @@ def _feature_width(trunk: nn.Module, input_size: tuple[int, int, int]) -> int:
             "Leave out global_pool='' and features_only, or add a pooling layer."
         )
     return features.shape[1]
+
+
+def _head(name: str, pretrained: bool, image_size: Any, kwargs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    if pretrained or image_size is not None:
+        what = "weights" if pretrained else f"image_size={image_size}"
+        raise ValueError(f"{name!r} must start from nothing and takes vectors, got {what}. Leave it out.")
+    if "in_chans" not in kwargs:
+        raise ValueError(f"in_chans must say how many numbers are in a vector for {name!r}, got none. Give it.")
+    if name == "linear" and len(kwargs) > 1:
+        raise TypeError(
+            f"'linear' must have no hidden layers, got {', '.join(kwargs.keys() - {'in_chans'})}. Use 'mlp'."
+        )
+    trunk = nn.Identity() if name == "linear" else MLP(**kwargs)
+    return trunk, {"in_chans": kwargs["in_chans"], "image_size": None, "mean": (), "std": ()}
 
 
 def _convnet(pretrained: bool, kwargs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -318,6 +501,8 @@ def _create_sized(
     from timm import create_model
 
     head = _embedding_head(name, timm_kwargs.get("cache_dir"))
+    overlay = safetensors_of(name) | (timm_kwargs.get("pretrained_cfg_overlay") or {})
+    timm_kwargs = timm_kwargs | {"pretrained_cfg_overlay": overlay or None}
     create = partial(create_model, name, pretrained=pretrained, num_classes=head, **timm_kwargs)
     if image_size is not None:
         try:
@@ -326,6 +511,15 @@ def _create_sized(
             if "img_size" not in str(error):
                 raise  # else a convolutional model: it takes images of any size and no such argument
     return create()
+
+
+def safetensors_of(name: str) -> dict[str, Any]:
+    """What makes timm read the weights of a local folder; before 1.0.26 it takes safetensors there for a pickle."""
+    source, _, place = name.partition(":")
+    file = Path(place).expanduser() / "model.safetensors"
+    if source.lower() != "local-dir" or not file.is_file():
+        return {}
+    return {"source": "", "file": str(file), "custom_load": False}
 
 
 def full_name(name: str) -> str:
@@ -359,7 +553,7 @@ def _check_timm_name(name: str) -> None:
 
     if ":" in name or "/" in name:
         return  # a source and a path, which timm checks and explains
-    known = ["convnet", *list_models(), *list_models(include_tags=True)]
+    known = ["convnet", *HEADS, *list_models(), *list_models(include_tags=True)]
     if name not in known and ("." in name or not is_model(name)):  # is_model also knows names that are no longer listed
         remedy = f"List the models with timm.list_models('*{name[:4]}*'), or `pml-center models '*{name[:4]}*'`."
         raise ValueError(unknown_name("model", name, known, remedy))
@@ -400,7 +594,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"weights must be an existing file, got {str(path)!r}. Check the path.")
     try:
-        return load_state_dict(str(path))
+        return load_state_dict(str(path), weights_only=True)  # an older timm would run what a pickle holds
     except Exception as error:  # each format and each kind of damage raises its own
         raise ValueError(
             f"weights must be a safetensors or PyTorch file of tensors, got {str(path)!r} "

@@ -67,6 +67,22 @@ def sketched(monkeypatch):
 
 
 @pytest.fixture
+def few_digits(monkeypatch):
+    """A third of the digits, 599, stand for all of them; who asks scikit-learn for the arrays gets them all."""
+    import sklearn.datasets
+
+    load = sklearn.datasets.load_digits
+
+    def third(**options):
+        bunch = load(**options)
+        if not options:  # as digits() asks
+            bunch.images, bunch.target = bunch.images[::3], bunch.target[::3]
+        return bunch
+
+    monkeypatch.setattr(sklearn.datasets, "load_digits", third)
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -77,3 +93,19 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real images at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs a command: what it prints, (stdout, stderr), and its exit code."""
+    from pml_center.cli import main  # not needed by tests beside torch and PML alone
+
+    def typed(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code or 0
+        return *capsys.readouterr(), code
+
+    return typed

@@ -428,3 +428,13 @@ def test_images_are_in_channels_last_order_but_where_backward_would_end_the_proc
     embedder = Embedder(trunk, name="mine", in_chans=channels, image_size=8, mean=half, std=half)
     embedder(torch.zeros(2, channels, 8, 8))
     assert seen[-1] == forced
+
+
+def test_a_file_of_weights_runs_nothing(tmp_path, monkeypatch):
+    """Before 1.0.26 timm's own default was to run what a pickle holds."""
+    torch.save({"weight": torch.zeros(2, 3)}, tmp_path / "weights.pt")
+    given = []
+    monkeypatch.setattr("timm.models.load_state_dict", lambda path, **options: given.append(options) or {})
+    with pytest.raises(ValueError, match="every weight"):
+        create_embedder("test_resnet", weights=tmp_path / "weights.pt")
+    assert given == [{"weights_only": True}]

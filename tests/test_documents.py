@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 import matplotlib.pyplot as plt
 import pytest
-import sklearn.datasets
 from filelock import FileLock
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
@@ -62,6 +61,7 @@ INTERNAL = {
     "pages",
     "decoding",
     "text_files",
+    "notebooks",
 }  # the command line has a page of its own
 PUBLIC = [module.name for module in pkgutil.iter_modules(pml_center.__path__) if module.name not in INTERNAL]
 PUBLIC = ["pml_center", *(f"pml_center.{name}" for name in PUBLIC)]
@@ -107,17 +107,9 @@ def somewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def in_short(monkeypatch, sketched):
+def in_short(monkeypatch, sketched, few_digits):
     """What takes a user a minute: a third of the digits, and two epochs of the demonstration."""
-    load, train = sklearn.datasets.load_digits, demonstration.train_with_each_weight
-
-    def third(**options):
-        bunch = load(**options)
-        if not options:  # as digits() asks; the pages themselves ask for the arrays
-            bunch.images, bunch.target = bunch.images[::3], bunch.target[::3]
-        return bunch
-
-    monkeypatch.setattr(sklearn.datasets, "load_digits", third)
+    train = demonstration.train_with_each_weight
     monkeypatch.setattr(demonstration, "train_with_each_weight", lambda epochs, seed: train(min(epochs, 2), seed))
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import functools
 import inspect
 import re
 import subprocess
@@ -190,6 +191,7 @@ HOUSE = [
         "arrays": "embeddings and labels, from whatever holds them",
         "decoding": "images, from whatever holds them",
         "text_files": "lists and tables, from whatever wrote them",
+        "notebooks": "bars and tables where no terminal is",
         "distributed": "several processes that hold the joined batch",
     },
     {
@@ -390,6 +392,7 @@ def test_nobody_imports_the_command_line():
     assert len(modules) >= 30
 
 
+@functools.cache
 def loaded_by(module):
     """The top-level modules in memory after one import, in a process of its own."""
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"

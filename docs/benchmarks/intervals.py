@@ -34,7 +34,9 @@ from pml_center.evaluation import (
     paired_runs_test,
     runs_interval,
 )
+from pml_center.evaluation.class_intervals import Absence
 from pml_center.losses import CosFaceLoss
+from pml_center.training import Candidate, Comparison
 
 DIMENSION = 16
 METRICS = {"metrics": ("precision_at_1", "mean_average_precision_at_r"), "recall_at": ()}
@@ -56,15 +58,18 @@ class Drawn:
     def _classes(self, classes):
         return self.rng.normal(size=(classes, DIMENSION)), self.rng.uniform(0.5, 1.3, classes)
 
-    def __call__(self, sizes, models=1):
-        """Rows of each model, and labels; models differ in which classes they have trouble with."""
+    def __call__(self, sizes, models=1, seeds=1):
+        """Rows of each model, and labels; models differ in which classes they have trouble with, and seeds a little."""
         means, spreads = self.known or self._classes(len(sizes))
         labels = np.repeat(np.arange(len(sizes)), sizes)
         rows = means[labels] + spreads[labels, None] * self.rng.normal(size=(len(labels), DIMENSION))
         if models == 1:
             return [rows.astype(np.float32)], labels
         trouble = self.rng.uniform(0, 0.7, (models, len(sizes)))
-        noise = trouble[:, labels, None] * self.rng.normal(size=(models, len(labels), DIMENSION))
+        if seeds > 1:
+            of_seed = self.rng.uniform(0, 0.3, (models * seeds, len(sizes)))
+            trouble = np.repeat(trouble, seeds, axis=0) + of_seed
+        noise = trouble[:, labels, None] * self.rng.normal(size=(len(trouble), len(labels), DIMENSION))
         return list((rows + noise).astype(np.float32)), labels
 
 
@@ -187,6 +192,28 @@ def verification_alarms(draw, sizes, draws):
     return alarms
 
 
+def called_real(draws, classes, seeds=3, each=10):
+    """How often `compare` calls one of two equally good losses, trained with several seeds, really better."""
+    draw, labels = Drawn(np.random.default_rng(10)), np.repeat(np.arange(classes), each)
+    evaluate, found = retrieval("class"), dict.fromkeys(METRICS["metrics"], 0.0)
+    for _ in range(draws):
+        reports = [evaluate(rows, labels) for rows in draw([each] * classes, 2, seeds)[0]]
+        for name in found:
+            losses = [
+                Candidate(
+                    name=str(first),
+                    seeds=range(seeds),
+                    values={name: np.stack([report.per_unit[name] for report in reports[first:][:seeds]])},
+                    absence={name: Absence.mean([report.absence[name] for report in reports[first:][:seeds]])},
+                    options={},
+                )
+                for first in (0, seeds)
+            ]
+            given = {"metric": name, "candidates": losses, "pixels": {}, "classes": classes, "data": ""}
+            found[name] += Comparison(**given, clusters=labels).is_real / draws
+    return found
+
+
 def runs(draws, classes, clusters, rng, seeds=3, each=10):
     """Intervals and tests of models that were trained with several seeds: seeds and classes both matter."""
     held, alarms = [], []
@@ -260,6 +287,7 @@ def cases(sources, draws):
         for ci in ("query", "class"):
             name = f"retrieval interval by {ci}: known {classes} of {each}"
             found[name] = partial(coverage, draw, Sizes(classes, each, each), retrieval(ci), draws)
+    found["compare of three seeds: drawn 20 equal"] = partial(called_real, draws, 20)
     for classes in CLASSES[:-1]:
         for how in ("class", "query"):
             rng = np.random.default_rng(9)
@@ -364,6 +392,8 @@ def page(result):
         for classes in (5, 10, 20, 50)
     ]
     lines += table(["classes", "interval over classes", "over queries", "test over classes", "over queries"], rows)
+    if called := cell("compare of three seeds: drawn 20 equal"):
+        lines += [f"By drawn classes, 20 of 10, `compare` called {called} % of two equally good losses different.", ""]
     lines += ["## Pairs, people and episodes", "", *TEXT["others"].strip().split("\n")]
     rows = []
     for source in ("drawn", "omniglot"):
@@ -385,7 +415,8 @@ def page(result):
     chance = [100 * (share * (1 - share) / draws) ** 0.5 for share in (0.95, 0.05)]
     lines += [
         f"Each number is of {draws} draws, intervals over 20 and 50 characters of four times as many, 200 classes of a "
-        f"quarter and pairs of a third: where 95 is right, chance moves it by {chance[0]:.1f}, two and a half times that where it is 50. "
+        f"quarter and pairs of a third: where 95 is right, chance moves it by {chance[0]:.1f}, "
+        "two and a half times that where it is 50. "
         f"Made by `{result['command']}`; the numbers are in `intervals.json`.",
         "",
     ]

@@ -209,6 +209,7 @@ def page(name: str) -> str:
     return template.render(loss=Loss(name), head=head, formula=formula, pitfalls=pitfalls)
 
 
+@cache  # every page asks, and builds all losses
 def table(family: str) -> str:
     """All losses of a family, a row each."""
     columns = "loss", "paper", "what it does", "use it when", "needs", "learned", "memory", "margin", "in PML"

@@ -179,7 +179,8 @@ def _check_runs(sources: Sequence[str]) -> None:
 
 
 def _show(comparison: "Comparison", folder: Path, as_json: bool) -> None:
-    from pml_center.comparison.page import FILES, table
+    from pml_center.comparison.page import FILES
+    from pml_center.comparison.result import table
 
     files = {name: str(folder / file) for name, file in FILES.items()}
     if as_json:

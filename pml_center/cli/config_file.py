@@ -74,5 +74,7 @@ def check_numbers(app: App, commands: tuple[str, ...], arguments: "ArgumentColle
 
 
 def _number(hint: Any) -> type | None:
-    """The kind of number in a type hint, such as ``tuple[float, ...] | None``."""
+    """The kind of number in a type hint, such as ``tuple[float, ...] | None``; none where any text will do."""
+    if str in get_args(hint):
+        return None
     return hint if hint in WRITTEN else next(filter(None, map(_number, get_args(hint))), None)

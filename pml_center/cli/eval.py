@@ -1,7 +1,7 @@
 """eval: measure a model, or embeddings, by one protocol or several."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,80 +54,80 @@ def run_protocols(
             asked = " and ".join(protocols)
             raise ValueError(f"--{name} must come with --protocol {' or '.join(by)}, got {asked}. Leave it out.")
     task = load_task(model, data, options, model_options)
-    reports, pixels = measured(task, protocols)
+    reports, beside = measured(task, protocols)
     try:
-        files = write_reports(task, data, reports, pixels)
+        files = write_reports(task, data, reports, beside)
     except OSError as error:  # a folder that can only be read must not lose what was computed
         LOG.warning("reports are not kept: %s", error)
         files = {}
     notes = known_classes(task, data) if data else []
     if options.report is not None:
-        files["page"] = write_page_of(Path(options.report), task, reports, pixels, notes, facts_of(task))
+        files["page"] = write_page_of(Path(options.report), task, reports, beside, notes, facts_of(task))
     if options.json:
-        show_json("eval", _content(task, reports, pixels, files))
+        show_json("eval", _content(task, reports, beside, files))
         return
     for name, report in reports.items():
         if len(reports) > 1:
             print(f"\n{name}")
-        show_report(report, pixels if name == "retrieval" else None)
+        run = task.rows.run
+        show_report(report, beside if name == "retrieval" else None, run.config.metric if run else "")
     for note in notes:
         print(note)
     show_files(files)
 
 
-def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], "Report | None"]:
-    """A report for each protocol, and retrieval by raw pixels beside that by a run."""
+def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], dict[str, "Report"]]:
+    """A report for each protocol, and beside that of retrieval by a run, retrieval by what needs no training."""
     from pml_center.cli.protocols import PROTOCOLS
-    from pml_center.training.measurement import beside_pixels
+    from pml_center.training.measurement import with_doubts
 
     reports = {name: PROTOCOLS[name](task) for name in protocols}
     reports = {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
-    pixels = _raw_pixels(task) if "retrieval" in reports else None
-    if pixels is not None and task.rows.run:
-        reports["retrieval"] = beside_pixels(reports["retrieval"], pixels, task.rows.run.config.metric)
-    return reports, pixels
+    beside = _beside(task) if "retrieval" in reports else {}
+    if task.rows.run and beside:
+        reports["retrieval"] = with_doubts(reports["retrieval"], beside, task.rows.run.config.metric)
+    return reports, beside
 
 
-def show_report(report: "Report", pixels: "Report | None" = None) -> None:
-    """Print the metrics of a model with their intervals, beside those of raw pixels where there are any."""
-    if pixels is None:
+def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, metric: str = "") -> None:
+    """Print the metrics of a model with their intervals, beside those of what needs no training if there are any."""
+    from pml_center.training.measurement import BESIDE, gained
+
+    if not beside:
         print(report)
         return
-    rows = []
-    for name, value in report.metrics.items():
-        low, high = report.ci.get(name, (None, None))
-        rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", f"{pixels[name]:.4f}"])
     print(report.summary)
-    show_table(["", "model", f"{100 * report.ci_level:g} % interval", "raw pixels"], rows)
-    if report.ci:
-        print(f"{100 * report.ci_level:g} % intervals: {report.ci_method}")
-    for warning in report.warnings:
-        print(f"warning: {warning}")
+    show_table(*report.table({BESIDE[name]: other for name, other in beside.items()}))
+    for sentence in [*gained(report, beside, metric), *report.remarks]:
+        print(sentence)
 
 
-def _raw_pixels(task: "Task") -> "Report | None":
-    """Retrieval by raw pixels, which a run has to beat; None for other models, and where only embeddings are known."""
+def _beside(task: "Task") -> dict[str, "Report"]:
+    """Retrieval by what needs no training; nothing for other models, and where only embeddings are known."""
     from pml_center.cli.protocols import retrieval
-    from pml_center.cli.sources import pixels
+    from pml_center.cli.sources import before, pixels
 
     if not task.rows.run or (task.gallery and not task.gallery.run):
-        return None
+        return {}
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
-    options = replace(task.options, similarity="euclidean", ci="none")
-    gallery = task.gallery and pixels(task.gallery)
-    return retrieval(replace(task, rows=pixels(task.rows), gallery=gallery, options=options))
+    by_pixels = replace(task.options, similarity="euclidean", ci="none")
+    found = {}
+    for name, embed, options in (("before", before, task.options), ("pixels", pixels, by_pixels)):
+        rows, gallery = embed(task.rows), task.gallery and embed(task.gallery)
+        if rows is not None and (gallery is not None or task.gallery is None):
+            found[name] = retrieval(replace(task, rows=rows, gallery=gallery, options=options))
+    return found
 
 
 def write_reports(
-    task: "Task", data: str | None, reports: dict[str, "Report"], pixels: "Report | None"
+    task: "Task", data: str | None, reports: dict[str, "Report"], beside: dict[str, "Report"]
 ) -> dict[str, Path]:
     """Write the reports to the folder of the run, if there is one; the path of the first."""
     if not task.rows.run:
         return {}
     named = {"report" if name == "retrieval" else name: report for name, report in reports.items()}
-    named |= {} if pixels is None else {"pixels": pixels}
     run, model = task.rows.run, task.rows.model
-    path = run.write_reports(named, data, _otherwise(task, run), model and model.weights_digest)
+    path = run.write_reports(named | beside, data, _otherwise(task, run), model and model.weights_digest)
     if model is not None and model.weights_digest != run.weights_digest:
         LOG.warning("the run was trained on meanwhile: this is of weights that have given way to others")
     return {"report": path}
@@ -179,7 +179,7 @@ def write_page_of(
     path: Path,
     task: "Task",
     reports: dict[str, "Report"],
-    pixels: "Report | None",
+    beside: dict[str, "Report"],
     notes: Sequence[str],
     facts: dict[str, Any] | None,
 ) -> Path:
@@ -189,7 +189,7 @@ def write_page_of(
         path,
         reports,
         rows.run,
-        pixels,
+        beside,
         notes,
         facts,
         images=rows.images,
@@ -201,12 +201,11 @@ def write_page_of(
 
 
 def _content(
-    task: "Task", reports: dict[str, "Report"], pixels: "Report | None", files: dict[str, Path]
+    task: "Task", reports: dict[str, "Report"], beside: dict[str, "Report"], files: dict[str, Path]
 ) -> dict[str, object]:
     content: dict[str, object] = dict(task.rows.facts)
     if task.gallery is not None:
         content["gallery"] = task.gallery.facts
     content["reports"] = {name: report.content() for name, report in reports.items()}
-    if pixels is not None:
-        content["pixels"] = pixels.content()
+    content |= {name: report.content() for name, report in beside.items()}
     return content | {"files": {name: str(path) for name, path in files.items()}}

@@ -27,6 +27,8 @@ def export(
     if json_:
         show_json("export", {"run": str(run), "format": format, "path": str(path)})
     elif format == "timm":
-        print(f'export  {path}\nload    timm.create_model("local-dir:{path}", pretrained=True)')
+        print(
+            f'export  {path}\nload    timm.create_model("local-dir:{path}", pretrained=True), by timm 1.0.26 or newer'
+        )
     else:
         print(f'export  {path}\nload    onnxruntime.InferenceSession("{path}")')

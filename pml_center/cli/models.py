@@ -32,5 +32,5 @@ def models(pattern: str = "*", /, *, pretrained: Flag = False, json_: Json = Fal
 
 
 def _input(config) -> str:
-    """What a model takes, such as 3×224×224."""
-    return "×".join(map(str, config.input_size))
+    """What a model takes, such as 3×224×224; of some an older timm does not say it."""
+    return "×".join(map(str, config.input_size)) if config else "unknown"

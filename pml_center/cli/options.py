@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pml_center.training.config import check_at_least
+from pml_center.training.config import check_at_least, sides_of
 
 # What a user may give as data, said once for the help of every command that takes some.
 DATA = (
     "'digits'; a folder with one sub-folder of images per class, or with such folders in train/, val/ and test/; a zip "
     "file of either; a CSV file with columns path, label and, if wanted, group and split; or a data set by name: "
     "torchvision/CIFAR10, pml/CUB, or timm's torch/..., hfds/..., wds/..., tfds/.... One split of it is photos/test, "
-    "images.csv/test, pml/CUB/test."
+    "images.csv/test, pml/CUB/test. Or features in the place of images: a folder that embed wrote, or an .npz file."
 )
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -27,7 +27,8 @@ class ModelOptions:
     Attributes:
         pretrained: load the weights that timm names, for a timm model without --weights.
         weights: a file of weights for a timm model, safetensors or pth.
-        image_size: side of the square that images are resized to, in pixels; by default what the model takes.
+        image_size: side of the square that images are resized to, in pixels, or height and width, such as 256x128; by
+            default what the model takes.
         channels: 1 for grey, 3 for colour; by default what the model takes.
         flip_test: add the embedding of the mirror image.
         batch_size: images at a time.
@@ -35,6 +36,7 @@ class ModelOptions:
         workers: processes that read images; 0 reads in the main process.
         cache: keep embeddings, and use those that the same model made of the same files before.
         data_root: where data sets by name lie, or are downloaded to; by default data in ~/.cache/pml-center.
+        labels: of features in an .npy file, for a run that was trained on features.
         skip_bad: leave out images that cannot be read, and list them; without it, the first one ends the command.
         accept_changes: measure what a run held out although it has changed: what is still there, in the classes that it
             had. The report then says so.
@@ -42,7 +44,7 @@ class ModelOptions:
 
     pretrained: bool = True
     weights: str | None = None
-    image_size: int | None = None
+    image_size: int | str | None = None
     channels: Literal[1, 3] | None = None
     flip_test: Flag = False
     batch_size: int = 128
@@ -50,12 +52,14 @@ class ModelOptions:
     workers: int = 2
     cache: bool = True
     data_root: str | None = None
+    labels: str | None = None
     skip_bad: Flag = False
     accept_changes: Flag = False
 
     def __post_init__(self) -> None:
         check_at_least(0, "See --help.", workers=self.workers)
-        check_at_least(1, "See --help.", batch_size=self.batch_size, image_size=self.image_size)
+        check_at_least(1, "See --help.", batch_size=self.batch_size)
+        sides_of(self.image_size)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def write_page(
     path: Path,
     reports: Mapping[str, "Report"],
     run: "Run | None",
-    pixels: "Report | None" = None,
+    beside: "Mapping[str, Report] | None" = None,
     notes: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
     **material: Any,
@@ -25,26 +25,34 @@ def write_page(
         path: to write.
         reports: by protocol.
         run: the run, None for other models.
-        pixels: retrieval by raw pixels.
+        beside: retrieval by what needs no training, by the names of their files.
         notes: sentences below the heading, beside the one on the epoch that was chosen.
         facts: what was measured, where it is not what the run held out.
         material: arguments of :func:`~pml_center.evaluation.write_html`.
     """
+    from pml_center.cli.sources import pictures
     from pml_center.evaluation import write_html
     from pml_center.pages.parts import history
+    from pml_center.training.measurement import gained
     from pml_center.training.run_folder import environment
 
+    retrieval = reports.get("retrieval")
+    brought = gained(retrieval, beside, run.config.metric) if run and beside and retrieval else []
     details: dict[str, Mapping[str, Any]] = {} if facts is None else {"Measurement": facts}
     if run is not None:
         details["Configuration"] = asdict(run.config)
     # The page of a run says the same whoever writes it.
     made = environment() if run is None or facts is not None else run.environment
+    for name in ("images", "reference_images"):
+        images: Any = material.get(name)
+        if getattr(images, "width", None) is not None:
+            material[name] = pictures([images.name(i) for i in range(len(images))])
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_html(
         path,
         {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
-        pixels=pixels,
-        notes=[*([] if run is None else chosen_epoch(run)), *notes],
+        **(beside or {}),
+        notes=[*([] if run is None else chosen_epoch(run)), *brought, *notes],
         details=details | {"Environment": made},
         extra=[] if run is None else history(run.epochs, run.events("val")),
         **material,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pml_center.arrays import read_array
 from pml_center.backbones import Embedder, create_embedder, full_name
@@ -23,15 +24,15 @@ from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source
-from pml_center.evaluation import Samples, load_samples
+from pml_center.evaluation import Samples, embed, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.names import one_line
 from pml_center.text_files import read_lines
 from pml_center.training import Run
-from pml_center.training.loop import choose_device
+from pml_center.training.config import sides_of
+from pml_center.training.run_folder import MODEL_FILE, untouched
 
 LOG = logging.getLogger("pml_center")
-MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
 
@@ -84,6 +85,8 @@ class Model:
     """
 
     def __init__(self, source: str, options: ModelOptions):
+        from pml_center.training.loop import choose_device  # and with it timm, which arrays do not need
+
         self.source, self.options = source, options
         self.device = choose_device(options.device)
         is_path = Path(source).is_dir() or (os.sep in source and ":" not in source)  # timm has sources with a colon
@@ -93,11 +96,14 @@ class Model:
         self.network: nn.Module = _WithMirrorImage(self.embedder) if options.flip_test else self.embedder
         self.network.eval()
 
-    def embed(self, images: LabeledImages) -> np.ndarray:
-        """Embed images, or take the embeddings from the cache: (N, D)."""
+    def embed(self, images: LabeledImages, network: nn.Module | None = None) -> np.ndarray:
+        """Embed images, or take the embeddings from the cache: (N, D); by another network of the same input, if any."""
         options = self.options
+        if self.embedder.image_size is None:
+            images = self._features(images)
+            return embed(network or self.network, DataLoader(images, options.batch_size), self.device)[0]
         return cached_embeddings(
-            self.network,
+            network or self.network,
             images.with_transform(eval_transform(*self.recipe)),
             self.recipe,
             self.device,
@@ -105,6 +111,18 @@ class Model:
             options.workers,
             cache_folder() if options.cache else None,
         )
+
+    def _features(self, images: LabeledImages) -> LabeledImages:
+        """Features in the place of images, by the model that made those of training."""
+        if images.width is not None:
+            return images
+        source = Path(self.run.config.data) if self.run else Path()
+        if not (source / MODEL_FILE).is_file():
+            raise ValueError(
+                f"data must be features, as {self.source} was trained on, got images. Embed them with the model that "
+                "made its features, and give that folder."
+            )
+        return images.as_vectors(model_of(source, self.options).embed(images))
 
     @property
     def recipe(self) -> tuple[Any, ...]:
@@ -145,7 +163,7 @@ class Model:
             neck="none",
             pretrained=pretrained,
             weights=options.weights,
-            image_size=options.image_size,
+            image_size=sides_of(options.image_size),
             **({} if options.channels is None else {"in_chans": options.channels}),
         )
 
@@ -269,10 +287,11 @@ def embedded(
     if look is not None:
         look(of_images)
     labels = [images.classes[label] for label in images.labels]
-    groups = None if images.groups is None else images.groups.tolist()
+    groups, splits = (None if each is None else each.tolist() for each in (images.groups, images.splits))
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
     facts |= {"skipped": skipped} if options.skip_bad else {}
-    return Embedded(Samples(model.embed(images), labels, groups, of_images), images, model.facts | facts, model, doubts)
+    samples = Samples(model.embed(images), labels, groups, of_images, splits)
+    return Embedded(samples, images, model.facts | facts, model, doubts)
 
 
 def is_embedding_folder(source: str) -> bool:
@@ -280,10 +299,29 @@ def is_embedding_folder(source: str) -> bool:
     return (Path(source) / "embeddings.npy").is_file()
 
 
-def pixels(rows: Embedded) -> Embedded:
-    """The same images with raw pixels as embeddings."""
+def before(rows: Embedded) -> Embedded | None:
+    """The same images with the embeddings of the model of a run before training; None where that is gone."""
+    from pml_center.training.measurement import feature_rows
+
+    model = rows.model
+    if model is None or model.run is None:
+        return None
+    found = feature_rows(rows.images)
+    if found is None:
+        came = untouched(model.run.config)
+        if came is None:
+            return None
+        network = _WithMirrorImage(came) if model.options.flip_test else came
+        found = model.embed(rows.images, network.eval())
+    return replace(rows, samples=rows.samples._replace(embeddings=found))
+
+
+def pixels(rows: Embedded) -> Embedded | None:
+    """The same images with raw pixels as embeddings; None for features in the place of images."""
     from pml_center.training.measurement import pixel_rows
 
+    if rows.images.width is not None:
+        return None
     options = ModelOptions() if rows.model is None else rows.model.options
     cache = cache_folder() if options.cache else None
     found = pixel_rows(rows.images, options.batch_size, options.workers, cache)
@@ -355,9 +393,9 @@ def _images(
     """The images to embed, the names of those left out because they cannot be read, and what makes all doubtful."""
     doubts = [] if run is None else run.accepted
     if data is not None:
-        images = open_images(data, options.data_root)
+        images = open_images(data, options.data_root, options.labels)
     elif run is not None:
-        images = open_images(run.config.data, options.data_root or run.config.data_root)
+        images = open_images(run.config.data, options.data_root or run.config.data_root, run.config.labels)
         images, doubts = run.find_held_out(images, options.accept_changes)
     else:
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")

@@ -86,7 +86,7 @@ def show_run(run: "Run", measurement: "Measurement | None", as_json: bool) -> No
     for note in chosen_epoch(run):
         print(note)
     if measurement is not None:
-        show_report(measurement.model, measurement.pixels)
+        show_report(measurement.model, measurement.beside, run.config.metric)
     if measurement is not None and measurement.accuracy is not None:
         print(measurement.accuracy)
     show_files({"run": run.folder} | ({} if page is None else {"page": page}))
@@ -102,9 +102,9 @@ def _write_page(run: "Run", measurement: "Measurement") -> Path:
         run.report_folder() / "report.html",
         reports,
         run,
-        measurement.pixels,
+        measurement.beside,
         images=run.held_out(  # as it was measured
-            open_images(run.config.data, run.config.data_root), accept_changes=True
+            open_images(run.config.data, run.config.data_root, run.config.labels), accept_changes=True
         ),
         embeddings=measurement.embeddings,
         title=f"Evaluation of {run.folder.name}",

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from pml_center.comparison.dry_run import costs_of, makespan
 from pml_center.comparison.jobs import Job, train_all
@@ -435,6 +436,15 @@ def folder_name(loss: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(loss.encode()).hexdigest()[:6]}"
 
 
+def _mean_values(tables: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    """The mean of each metric that all tables have."""
+    return {
+        name: np.mean([table[name] for table in tables], axis=0)
+        for name in tables[0]
+        if all(name in table for table in tables)
+    }
+
+
 def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: tuple[str, ...] = ()) -> Comparison:
     trained = [candidate for candidate in candidates if candidate.error is None]
     if not trained:
@@ -446,7 +456,8 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     return Comparison(
         metric=config.metric,
         candidates=candidates,
-        pixels=runs[0].pixels,
+        pixels=runs[0].beside("pixels"),
+        before=_mean_values([run.beside("before") for run in open_runs(trained[0].runs)]),
         classes=len(set(labels)),
         data=config.data,
         clusters=None if is_known else np.unique(labels, return_inverse=True)[1],

@@ -23,7 +23,7 @@ from pml_center.data import LabeledImages
 from pml_center.training.config import TrainConfig
 from pml_center.training.loop import choose_device, step, with_full_paths
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
-from pml_center.training.run_folder import Run
+from pml_center.training.run_folder import Run, untouched
 from pml_center.training.train_state import TrainState
 
 Found = TypeVar("Found")
@@ -77,6 +77,7 @@ def costs_of(configs: Sequence[TrainConfig], processes: int) -> list[Cost]:
     for first in range(0, busy, processes):
         with pool_of(processes) as pool:
             costs += pool.map(_cost, asked[first : first + processes], [time.time()] * processes)
+    imported *= 2  # by the command itself, too
     return [replace(cost, once=cost.once + imported) for cost in costs[: len(configs)]]
 
 
@@ -102,7 +103,9 @@ def _cost(config: TrainConfig, begun: float) -> Cost:
     config = with_full_paths(config)
     with TemporaryDirectory() as folder:
         state, built = _timed(lambda: TrainState.build(config, device), device)
-        run = Run.create(replace(config, out=f"{folder}/run"), state.record)
+        run = Run.create(replace(state.config, out=f"{folder}/run"), state.record)
+        if state.has_fixed_features:
+            built += state.sketch_features(FEW * state.batch_size)
         state.model.train()
         state.loss.train()
         start = time.time() - begun
@@ -139,7 +142,8 @@ def _steps(state: TrainState, device: torch.device) -> list[float]:
 
 def _measure(state: TrainState, images: LabeledImages) -> Measurement:
     known = of_known_classes(images, state.images.train.classes)
-    return measure(state.model, images, state.config, known, state.loss.classifier if known else None)
+    came = untouched(state.config) if images.width is None else None
+    return measure(state.model, images, state.config, known, state.loss.classifier if known else None, came)
 
 
 def _write(run: Run, measurement: Measurement) -> None:
@@ -157,7 +161,9 @@ def _write(run: Run, measurement: Measurement) -> None:
         cpu_seconds=(None,),
         options=options_of(one.config),
     )
-    found = Comparison(metric=one.config.metric, candidates=[candidate], pixels=one.pixels, classes=0, data="")
+    found = Comparison(
+        metric=one.config.metric, candidates=[candidate], pixels=one.beside("pixels"), classes=0, data=""
+    )
     write_comparison(found, run.folder / "page", {})
 
 

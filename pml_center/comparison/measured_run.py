@@ -74,6 +74,10 @@ class MeasuredRun:
         """Each metric's values, (Q,)."""
         return self._values("report")
 
+    def beside(self, kind: str) -> dict[str, NDArray[np.float64]]:
+        """Those of what needs no training, ``"before"`` or ``"pixels"``; none where that was not measured."""
+        return self._values(kind) if (self._reports / f"{kind}.csv").is_file() else {}
+
     @cached_property
     def absence(self) -> dict[str, Absence]:
         """What would change of each metric without each class; none of a run that did not write it down."""
@@ -82,11 +86,6 @@ class MeasuredRun:
         table, labels = self._table("absence"), np.unique([label for _, label in self.queries])
         gone, finder = (np.searchsorted(labels, np.array(table.pop(name), labels.dtype)) for name in ("gone", "finder"))
         return {metric: Absence(gone, finder, np.array(change, np.float64)) for metric, change in table.items()}
-
-    @cached_property
-    def pixels(self) -> dict[str, NDArray[np.float64]]:
-        """Those of raw pixels."""
-        return self._values("pixels")
 
     @property
     def cost(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from pml_center import plots
-from pml_center.comparison.result import LEVEL, Candidate, Comparison, interval
+from pml_center.comparison.result import LEVEL, Candidate, Comparison, table
 from pml_center.evaluation import Report, write_html
 from pml_center.pages.parts import Part, drawn
 from pml_center.training.loss_catalog import describe_loss, list_losses, references
@@ -49,47 +49,6 @@ def write_comparison(comparison: Comparison, folder: Path, options: Mapping[str,
         _write_table(folder / TRIALS, *trials)
     _draw(comparison, folder / FILES["picture"])
     _write_page(comparison, folder / FILES["page"], options)
-
-
-def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, raw pixels.
-
-    Args:
-        comparison: what was found.
-        digits: of a value, behind the point.
-    """
-
-    def written(value: float | None) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    columns = ["loss", "value", f"{100 * LEVEL:g} % over {comparison.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
-    rows = []
-    for rank, row in enumerate(comparison.rows, 1):
-        memory, behind = row.candidate.memory_gib, row.behind
-        rows.append(
-            [
-                f"{rank} {row.candidate.name}",
-                written(row.value),
-                " … ".join(map(written, row.interval)),
-                written(row.deviation),
-                "" if behind is None else written(behind.test.difference),
-                "" if behind is None else behind.shown_p,
-                f"{np.mean(row.candidate.seconds):.1f}",
-                f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
-                "" if memory is None else f"{memory:.2f}",
-            ]
-        )
-    rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
-    if comparison.metric in comparison.pixels:
-        pixels = comparison.pixels[comparison.metric]
-        ends = " … ".join(map(written, interval(pixels, comparison.units)))
-        rows.append(["– raw pixels", written(float(np.nanmean(pixels))), ends, *[""] * 6])
-    settings = [row.candidate.setting for row in comparison.rows]
-    if any(settings):
-        columns.append("chosen by the search")
-        missing = [""] * (len(rows) - len(settings))
-        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
-    return columns, rows
 
 
 def _draw(comparison: Comparison, path: Path) -> None:
@@ -203,9 +162,8 @@ def _metrics(comparison: Comparison) -> Part:
         [row.candidate.name, *(f"{np.nanmean(row.candidate.values[name]):.4f}" for name in names)]
         for row in comparison.rows
     ]
-    if comparison.pixels:
-        pixels = comparison.pixels
-        rows.append(["raw pixels", *(f"{np.nanmean(pixels[name]):.4f}" if name in pixels else "" for name in names)])
+    for beside, values in comparison.beside.items():
+        rows.append([beside, *(f"{np.nanmean(values[name]):.4f}" if name in values else "" for name in names)])
     return Part("All metrics", "Means over seeds and queries.", columns=["loss", *names], rows=rows, sortable=True)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.class_intervals import Absence
 from pml_center.evaluation.statistics import Interval, few_units
+from pml_center.notebooks import data_frame, html_table
 from pml_center.training.config import TrainConfig
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
@@ -156,7 +157,7 @@ class Row(NamedTuple):
     behind: GapToBest | None  # None for the best
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Comparison:
     """Losses ranked by one metric.
 
@@ -171,7 +172,8 @@ class Comparison:
     Args:
         metric: to rank by.
         candidates: at least one that has values, in the order in which equal ones are listed.
-        pixels: each metric's values by raw pixels, (Q,).
+        pixels: each metric's values by raw pixels, (Q,); none for features.
+        before: likewise by the model before training, the mean over seeds.
         classes: how many the queries are of.
         data: what was measured.
         clusters: (Q,) integers, the class of each query, where classes are new; None where they were trained on.
@@ -195,6 +197,25 @@ class Comparison:
     data: str
     clusters: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
+    before: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.candidates)} losses: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        columns, rows = table(self)
+        return html_table(columns, rows, above=self.verdict, below=[f"warning: {doubt}" for doubt in self.doubts])
+
+    def to_dataframe(self) -> Any:
+        """The ranking as a data frame of pandas, numbers as texts as the table has them."""
+        columns, rows = table(self)
+        return data_frame({name: [row[place] for row in rows] for place, name in enumerate(columns)})
+
+    @property
+    def beside(self) -> dict[str, Mapping[str, NDArray[np.float64]]]:
+        """Each metric's values by what needs no training, where they are known."""
+        found = {"before training": self.before, "raw pixels": self.pixels}
+        return {name: values for name, values in found.items() if values}
 
     @cached_property
     def ranked(self) -> list[Candidate]:
@@ -321,9 +342,13 @@ class Comparison:
     def doubts(self) -> list[str]:
         """Sentences on what makes the comparison doubtful."""
         found = list(self.warnings)
-        pixels = float(np.nanmean(self.pixels[self.metric])) if self.metric in self.pixels else -np.inf
-        if pixels >= self.rows[0].value:
-            found.append(f"raw pixels reach {pixels:.4f}, and no loss does better: train longer, or look at the data")
+        remedies = {"before training": "train the neck alone with --freeze trunk, or with a smaller --lr"}
+        for name, values in self.beside.items():
+            reached = float(np.nanmean(values[self.metric])) if self.metric in values else -np.inf
+            if reached >= self.rows[0].value:
+                remedy = remedies.get(name, "train longer, or look at the data")
+                verb = "reach" if name == "raw pixels" else "the model reached"
+                found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedy}")
         if self.clusters is not None:
             found += few_units(len(np.unique(self.clusters[self._measured])), "classes")
         if any(len(row.of_seeds) == 1 for row in self.rows):
@@ -379,6 +404,7 @@ class Comparison:
             "p_method": f"paired by {'query' if self.units is None else 'class'}, seeds in the variance, Holm's "
             "correction for all pairs",
             "candidates": ranked + failed,
+            "before": {name: float(np.nanmean(values)) for name, values in self.before.items()},
             "pixels": {name: float(np.nanmean(values)) for name, values in self.pixels.items()},
             "warnings": self.doubts,
             "best": self.rows[0].candidate.name,
@@ -448,3 +474,45 @@ def _listed(names: Sequence[str]) -> str:
 
 def _counted(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
+
+
+def table(comparison: Comparison, digits: int = 4) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the ranking, for a terminal or a page: losses, those that failed, what needs no training.
+
+    Args:
+        comparison: what was found.
+        digits: of a value, behind the point.
+    """
+
+    def written(value: float | None) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    columns = ["loss", "value", f"{100 * LEVEL:g} % over {comparison.over}", "±", "behind", "p", "s", "s/epoch", "GiB"]
+    rows = []
+    for rank, row in enumerate(comparison.rows, 1):
+        memory, behind = row.candidate.memory_gib, row.behind
+        rows.append(
+            [
+                f"{rank} {row.candidate.name}",
+                written(row.value),
+                " … ".join(map(written, row.interval)),
+                written(row.deviation),
+                "" if behind is None else written(behind.test.difference),
+                "" if behind is None else behind.shown_p,
+                f"{np.mean(row.candidate.seconds):.1f}",
+                f"{np.mean(row.candidate.epoch_seconds):.2f}" if row.candidate.epoch_seconds else "",
+                "" if memory is None else f"{memory:.2f}",
+            ]
+        )
+    rows += [[f"– {candidate.name}", "failed", *[""] * 7] for candidate in comparison.failed]
+    for name, metrics in comparison.beside.items():
+        if comparison.metric in metrics:
+            values = metrics[comparison.metric]
+            ends = " … ".join(map(written, interval(values, comparison.units)))
+            rows.append([f"– {name}", written(float(np.nanmean(values))), ends, *[""] * 6])
+    settings = [row.candidate.setting for row in comparison.rows]
+    if any(settings):
+        columns.append("chosen by the search")
+        missing = [""] * (len(rows) - len(settings))
+        rows = [[*cells, setting] for cells, setting in zip(rows, [*settings, *missing], strict=True)]
+    return columns, rows

@@ -12,6 +12,7 @@ from pml_center.data.labeled_images import LabeledImages
 from pml_center.data.open_images import is_name, is_table, one_part, parts_by_name, parts_of_table, split_apart
 from pml_center.data.published import Parts
 from pml_center.data.split_folders import SPLITS, scan_splits
+from pml_center.data.vectors import is_vectors
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,10 @@ def _contents(source: str, root: str | Path | None) -> tuple[Parts, dict[str, An
         table = read_table(path)
         parts = one_part(parts_of_table(table), split, source)
         return parts, {"misnamed": _misnamed(parts), "missing": list(table.missing), "wrong_lines": table.faults}
+    if is_vectors(whole):
+        raise ValueError(
+            f"data must be images to be looked at, got features in {source!r}. Training checks these itself."
+        )
     found, kinds = scan_splits(path)
     parts = {split: as_classes(where, part[1:]) for split, (where, part) in found.items()}
     return parts, {

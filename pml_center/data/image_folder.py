@@ -27,6 +27,9 @@ SERVICE = {
     "lost+found",
 }
 
+# Those of torchvision, which is not asked: it takes seconds to load, and a folder is looked at without it.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 
 def image_folder(root: str | Path) -> LabeledImages:
     """The images below a folder, one class for every folder that directly holds images.
@@ -166,7 +169,6 @@ def readable_name(path: str) -> str:
 
 
 def _scan(root: Path) -> list[Folder]:
-    suffixes = _suffixes()
     found: list[Folder] = []
     waiting: list[tuple[str, str, tuple]] = [(str(root), "", ())]
     while waiting:
@@ -184,7 +186,7 @@ def _scan(root: Path) -> list[Folder]:
                     others.append(_kind(entry.name, is_folder))
                 elif is_folder:
                     inner.append((entry.path, f"{name}/{entry.name}" if name else entry.name, (*above, identity)))
-                elif entry.name.lower().endswith(suffixes):
+                elif entry.name.lower().endswith(SUFFIXES):
                     images.append(entry.path)
                 else:
                     others.append(_kind(entry.name))
@@ -211,18 +213,12 @@ def _scan_archive(archive: Path, inner: str) -> list[Folder]:
         name = "" if len(file.parts) == 1 else file.parent.as_posix()
         own = folders.setdefault(name, Folder(name, [], is_leaf=True))
         own.passed_over.extend(["entry that comes again"] * (times - 1))
-        if file.name.lower().endswith(_suffixes()):
+        if file.name.lower().endswith(SUFFIXES):
             own.images.append(str(archive / inner / file))
         else:
             own.passed_over.append(_kind(file.name))
     outer = {parent.as_posix() for name in folders for parent in Path(name).parents}
     return [replace(folder, is_leaf=folder.name not in outer) for folder in folders.values()]
-
-
-def _suffixes() -> tuple[str, ...]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return tuple(IMG_EXTENSIONS)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -29,7 +30,8 @@ class LabeledImages(Dataset):
     A data set never changes: ``subset`` and ``with_transform`` return another one that shares the images.
 
     Args:
-        images: N file paths, PIL images, :class:`StoredImage`, or uint8 arrays of shape (H, W) or (H, W, 3).
+        images: N file paths, PIL images, :class:`StoredImage`, or uint8 arrays of shape (H, W) or (H, W, 3); or a
+            :class:`Vector` for each, to which no transform applies.
         labels: (N,) integers in [0, C).
         classes: the C class names; the index is the label.
         transform: called with a PIL image that is upright and has 8 bits a channel, see
@@ -37,8 +39,9 @@ class LabeledImages(Dataset):
         source: the name of the data set, which names the images that are no files.
         indices: (N,) position of each image in the data set it was first part of; None is 0..N-1.
         groups: (N,) the camera, sequence or session of each image; None where there are none.
+        splits: (N,) what the data set that all are from has each image for; None where it does not say.
 
-    Shape: ``data[i]`` is ``(transform(image), label)`` with an int label.
+    Shape: ``data[i]`` is ``(transform(image), label)`` with an int label; the image of a vector is a float32 (F,).
 
     Raises:
         ValueError: labels, classes, groups and images that do not fit together; at ``data[i]``, an unreadable image.
@@ -63,6 +66,7 @@ class LabeledImages(Dataset):
         source: str = "images",
         indices: np.ndarray | None = None,
         groups: ArrayLike | None = None,
+        splits: NDArray | None = None,
     ):
         self.images = images
         self.labels = _integer_labels(labels, len(images), len(classes))
@@ -73,13 +77,22 @@ class LabeledImages(Dataset):
         if groups is not None:
             groups = _one_each("groups", groups, len(images), "Give each image one group, or none at all.")
         self.groups: np.ndarray | None = groups
+        self.splits = splits
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Any, int]:
+        if isinstance(vector := self.images[i], Vector):
+            return torch.from_numpy(vector.values), int(self.labels[i])
         image = self._read(i)
         return (image if self.transform is None else self.transform(image)), int(self.labels[i])
+
+    @property
+    def width(self) -> int | None:
+        """The numbers F in a vector; None of images."""
+        first = self.images[0] if len(self) else None
+        return len(first.values) if isinstance(first, Vector) else None
 
     @property
     def num_classes(self) -> int:
@@ -94,6 +107,8 @@ class LabeledImages(Dataset):
     def name(self, i: int) -> str:
         """The file of image ``i``; for images that are no files, where in ``source`` it was before any subset."""
         image = self.images[i]
+        if isinstance(image, Vector) and image.name:
+            return image.name
         return os.fspath(image) if _is_path(image) else f"{self.source}[{self.indices[i]}]"
 
     def subset(self, indices: ArrayLike, renumber: bool = False) -> "LabeledImages":
@@ -118,12 +133,23 @@ class LabeledImages(Dataset):
             classes = [classes[label] for label in present]
         images = [self.images[row] for row in rows]
         groups = None if self.groups is None else self.groups[rows]
-        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows], groups)
+        splits = None if self.splits is None else self.splits[rows]
+        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows], groups, splits)
 
     def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> "LabeledImages":
         """The same images and labels behind another transform."""
         other = copy.copy(self)
         other.transform = transform
+        return other
+
+    def as_vectors(self, rows: NDArray[np.float32]) -> "LabeledImages":
+        """The same with a vector in the place of each image.
+
+        Args:
+            rows: (N, F).
+        """
+        other = copy.copy(self)
+        other.images = [Vector(row, self.name(i)) for i, row in enumerate(rows)]
         return other
 
     def stored(self, i: int) -> Image.Image:
@@ -136,6 +162,7 @@ class LabeledImages(Dataset):
 
     def _read(self, i: int, as_stored: bool = False) -> Image.Image:
         image = self.images[i]
+        image = image.name if isinstance(image, Vector) else image  # the image that it is of, if that is still there
         is_array = not isinstance(image, (Image.Image, StoredImage)) and not _is_path(image)
         image = self._pixels(i) if is_array else image
         try:
@@ -183,6 +210,22 @@ class StoredImage:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.load(), dtype)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Numbers in the place of an image, such as an embedding of it.
+
+    Args:
+        values: (F,) float32.
+        name: of the row, such as the path of the image; empty where nobody said.
+    """
+
+    values: NDArray[np.float32]
+    name: str = ""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.values, dtype)
 
 
 def _opened(image: Any) -> Image.Image:

@@ -11,6 +11,7 @@ from pml_center.data.image_table import Table, read_table, sound
 from pml_center.data.labeled_images import LabeledImages
 from pml_center.data.published import Parts, is_published, published
 from pml_center.data.split_folders import SPLITS, scan_splits, split_named
+from pml_center.data.vectors import is_vectors, open_vectors
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ImageSplits:
     test: LabeledImages | None = None
 
 
-def open_images(source: str | Path, root: str | Path | None = None) -> LabeledImages:
+def open_images(source: str | Path, root: str | Path | None = None, labels: str | None = None) -> LabeledImages:
     """The data set that a name or a path stands for, all its splits together or one of them.
 
     Args:
@@ -43,12 +44,14 @@ def open_images(source: str | Path, root: str | Path | None = None) -> LabeledIm
             - a CSV file with columns path and label, and group and split if wanted: see
               :func:`~pml_center.data.image_table`;
             - ``"torchvision/CIFAR10"``, ``"pml/CUB"``: a data set of torchvision or of PML;
-            - ``"torch/cifar10"``, ``"hfds/mnist"``, ``"wds/…"``, ``"tfds/…"``: a data set as timm names it.
+            - ``"torch/cifar10"``, ``"hfds/mnist"``, ``"wds/…"``, ``"tfds/…"``: a data set as timm names it;
+            - vectors in the place of images: see :func:`~pml_center.data.vectors.open_vectors`.
 
             One of its splits is ``photos/test``, ``photos.zip/test``, ``images.csv/test`` or
             ``torchvision/CIFAR10/test``.
         root: where data sets by name lie, or are downloaded to if their package does that. By default ``data`` in
             ``PML_CENTER_CACHE``, or in ``~/.cache/pml-center``.
+        labels: of vectors in an ``.npy`` file: theirs.
 
     Returns:
         The images. With several splits, train comes first, then val and test, and classes are numbered as by
@@ -63,18 +66,19 @@ def open_images(source: str | Path, root: str | Path | None = None) -> LabeledIm
         >>> len(open_images("digits"))
         1797
     """
-    parts, split = _open(str(source), root)
+    parts, split = _open(str(source), root, labels)
     if split is not None:
         return parts[split]
     return _joined(_numbered_alike(parts))
 
 
-def open_splits(source: str | Path, root: str | Path | None = None) -> ImageSplits:
+def open_splits(source: str | Path, root: str | Path | None = None, labels: str | None = None) -> ImageSplits:
     """The splits that a data set brings along; all of it in ``train`` where it brings none.
 
     Args:
         source: see :func:`open_images`. Of one split, such as ``photos/train``, all images are in ``train``.
         root: likewise.
+        labels: likewise.
 
     Raises:
         ValueError: as for :func:`open_images`, or splits without ``train``.
@@ -92,7 +96,7 @@ def open_splits(source: str | Path, root: str | Path | None = None) -> ImageSpli
         >>> splits.train.classes, splits.test.classes, splits.test.labels.tolist(), splits.val
         (['bee', 'cat'], ['bee', 'cat', 'ant'], [2, 0], None)
     """
-    parts, split = _open(str(source), root)
+    parts, split = _open(str(source), root, labels)
     if split is not None:
         return ImageSplits(parts[split])
     if "train" not in parts:
@@ -123,7 +127,9 @@ def split_apart(source: str) -> tuple[str, str | None]:
     whole, _, last = source.rstrip("/").rpartition("/")
     split = split_named(last)
     is_part = split is not None and not Path(source).expanduser().exists()
-    return (whole, split) if is_part and (is_table(whole) or is_published(whole)) else (source, None)
+    return (
+        (whole, split) if is_part and (is_table(whole) or is_published(whole) or is_vectors(whole)) else (source, None)
+    )
 
 
 def parts_of_table(table: Table) -> Parts:
@@ -163,12 +169,16 @@ def is_table(source: str) -> bool:
     return source.lower().endswith(".csv")
 
 
-def _open(source: str, root: str | Path | None) -> tuple[Parts, str | None]:
+def _open(source: str, root: str | Path | None, labels: str | None) -> tuple[Parts, str | None]:
     """The parts of the data set, and the one that is meant, None for all."""
     whole, split = split_apart(source)
     path = Path(whole).expanduser()
     if is_name(whole):
         return one_part(parts_by_name(whole, root), split, source), split
+    if is_vectors(whole):
+        return one_part(open_vectors(whole, labels), split, source), split
+    if labels is not None:
+        raise ValueError(f"labels must come with an .npy file of features, got {source!r}. Leave --labels out.")
     if is_table(whole):
         return one_part(parts_of_table(sound(path, read_table(path))), split, source), split
     found, kinds = scan_splits(path)
@@ -195,10 +205,13 @@ def _numbered_alike(parts: Parts) -> Parts:
 def _joined(parts: Parts) -> LabeledImages:
     """The images of all parts, which number their classes alike."""
     every = list(parts.values())
+    splits = None if [*parts] == ["train"] else np.repeat(list(parts), [len(part) for part in every])
     if len(every) == 1:
-        return every[0]
+        whole = every[0].subset(range(len(every[0])))
+        whole.splits = splits
+        return whole
     images = [image for part in every for image in part.images]
     labels, indices = (np.concatenate(arrays) for arrays in zip(*((p.labels, p.indices) for p in every), strict=True))
     groups = [part.groups for part in every if part.groups is not None]
     together = np.concatenate(groups) if len(groups) == len(every) else None
-    return LabeledImages(images, labels, every[-1].classes, None, every[0].source, indices, together)
+    return LabeledImages(images, labels, every[-1].classes, None, every[0].source, indices, together, splits)

@@ -94,8 +94,8 @@ def _of_pml(name: str, class_name: str, root: Path) -> Parts:
         from pytorch_metric_learning import datasets
     except ImportError as error:
         raise ValueError(
-            f"{name!r} must be a data set that PML has, which has them from 2.9 on, got PML {version(PML)}. "
-            "Run: python -m pip install 'pytorch-metric-learning>=2.9'"
+            f"{name!r} must be a data set that PML has, which has them from 2.8.1 on, got PML {version(PML)}. "
+            "Run: python -m pip install 'pytorch-metric-learning>=2.8.1'"
         ) from error
 
     kind = _class_named(class_name, datasets)

@@ -128,8 +128,10 @@ def _check_not_misspelt(root: Path, parts: dict[str, list[Folder]], holders: lis
     for name in sorted(holders, key=lambda name: split_named(name) is not None):
         words = _split_and_rest(name)
         near = [words[0]] if words else [SYNONYMS[each] for each in get_close_matches(name.lower(), SYNONYMS, 1, 0.7)]
+        if not near:  # thousands of classes would be compared with each other
+            continue
         alike = next((other for other in holders if other != name and _same_classes([parts[name], parts[other]])), None)
-        if near and alike:
+        if alike:
             hint = "" if split_named(name) else f"Did you mean {near[0]!r}? "
             raise ValueError(
                 f"root must hold classes alone, or splits named {', '.join(SPLITS)} alone, got {name!r} beside "

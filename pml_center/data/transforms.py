@@ -8,7 +8,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from pml_center.checks import check_between
 from pml_center.decoding import convert
+from pml_center.names import one_line
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -52,11 +54,14 @@ def train_transform(
     std: Sequence[float],
     crop_scale: float = 1.0,
     hflip: float = 0.0,
+    auto_augment: str | None = None,
+    color_jitter: float = 0.0,
+    random_erasing: float = 0.0,
 ) -> Transform:
-    """``eval_transform`` with a random crop and a random mirror image, both off by default.
+    """``eval_transform`` with random changes of the image, all of them off by default.
 
     The image is squashed before it is cropped, so that an object has the same proportions in training and in
-    evaluation whatever the shape of its image. Colours are left alone.
+    evaluation whatever the shape of its image.
 
     Args:
         image_size: pixels. The side, or (height, width).
@@ -65,6 +70,11 @@ def train_transform(
         std: one per channel, for pixels in [0, 1].
         crop_scale: least fraction of the area that a crop keeps, in (0, 1]; sides differ by 10 % at most. 1 is no crop.
         hflip: probability of the mirror image, in [0, 1]. Leave it 0 for text and digits.
+        auto_augment: what timm is to do to images, in its own words: ``"rand-m9-mstd0.5"`` (RandAugment),
+            ``"augmix-m3-w3"``, ``"3a"``, ``"original"``, ``"v0"``.
+        color_jitter: how far brightness, contrast and saturation may change, as timm takes it, such as 0.4; not with
+            ``auto_augment``.
+        random_erasing: probability that a rectangle of the image is replaced by noise, in [0, 1].
 
     Returns:
         A function of a PIL image, which can be pickled for ``DataLoader`` workers.
@@ -72,7 +82,8 @@ def train_transform(
     Shape: PIL image of any size -> float32 (channels, height, width).
 
     Raises:
-        ValueError: channels other than 1 or 3, crop_scale outside (0, 1], hflip outside [0, 1].
+        ValueError: channels other than 1 or 3, crop_scale outside (0, 1], hflip or random_erasing outside [0, 1], what
+            timm does not know.
 
     Example:
         >>> transform = train_transform((64, 32), 3, mean=(0.5,) * 3, std=(0.5,) * 3, crop_scale=0.8, hflip=0.5)
@@ -88,18 +99,33 @@ def train_transform(
         )
     if not 0 <= hflip <= 1:
         raise ValueError(f"hflip must be in [0, 1], got {hflip}. It is the probability of the mirror image.")
-    if crop_scale == 1:
+    check_between("in [0, 1]", "It is the probability that a part is erased.", random_erasing=random_erasing)
+    check_between("at least 0", "0 leaves colours alone.", color_jitter=color_jitter)
+    if crop_scale == 1 and not (auto_augment or color_jitter or random_erasing):
         whole = eval_transform(image_size, channels, mean, std)
         return Compose([partial(convert, channels=channels), RandomHorizontalFlip(hflip), whole])
-    height, width = _height_width(image_size)
-    larger = [math.ceil(side / math.sqrt(crop_scale)) for side in (height, width)]  # the least crop is not enlarged
-    ratio = (width / height / 1.1, width / height * 1.1)
-    options = {"scale": (crop_scale, 1.0), "ratio": ratio, "hflip": hflip, "color_jitter": None}
-    crop = _of_timm((height, width), mean, std, is_training=True, **options)
-    return Compose([partial(convert, channels=channels), Resize(larger, InterpolationMode.BICUBIC), crop])
+    size = _height_width(image_size)
+    larger = [math.ceil(side / math.sqrt(crop_scale)) for side in size]  # the least crop is not enlarged
+    slack = 1.0 if crop_scale == 1 else 1.1
+    ratio = size[1] / size[0] / slack, size[1] / size[0] * slack
+    steps: dict[str, Any] = {"scale": (crop_scale, 1.0), "ratio": ratio, "hflip": hflip}
+    steps |= {"color_jitter": color_jitter or None, "re_prob": random_erasing, "re_mode": "pixel"}
+    of_timm: Callable[..., Any] = partial(_of_timm, size, is_training=True, separate=True, **steps)
+    in_colour = ((sum(each) / len(each),) * 3 for each in (mean, std))  # whatever the model takes: timm needs it
+    try:
+        cropped, changed, _ = of_timm(*in_colour, auto_augment=auto_augment)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"auto_augment must be what timm knows, got {auto_augment!r} ({one_line(error)}). "
+            "Use 'rand-m9-mstd0.5', 'augmix-m3-w3', '3a', 'original' or 'v0'."
+        ) from error
+    _, _, finished = of_timm(mean, std)
+    seen = 3 if auto_augment or color_jitter else channels
+    first, model = (partial(convert, channels=count) for count in (seen, channels))
+    return Compose([first, Resize(larger, InterpolationMode.BICUBIC), cropped, changed, model, finished])
 
 
-def _of_timm(size: tuple[int, int], mean: Sequence[float], std: Sequence[float], **options: Any) -> Transform:
+def _of_timm(size: tuple[int, int], mean: Sequence[float], std: Sequence[float], **options: Any) -> Any:
     from timm.data import create_transform
 
     return create_transform(size, interpolation="bicubic", mean=tuple(mean), std=tuple(std), **options)

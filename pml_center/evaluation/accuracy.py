@@ -82,6 +82,17 @@ def over_folds(scores: Scores, same: Flags, folds: Counts) -> FoldAccuracy:
     threshold = np.array(
         [_strictest(ranked, np.where(ranked_folds == fold, 0, gain)) for fold in range(folds.max() + 1)]
     )
+    return _judged(scores, same, folds, threshold)
+
+
+def over_own_folds(scores: Scores, same: Flags, folds: Counts) -> FoldAccuracy:
+    """The same where each fold scores all pairs its own way, (F, P): its threshold is that of its own scores."""
+    numbers = range(folds.max() + 1)
+    threshold = np.array([best_threshold(scores[fold][folds != fold], same[folds != fold]) for fold in numbers])
+    return _judged(scores[folds, np.arange(len(folds))], same, folds, threshold)
+
+
+def _judged(scores: Scores, same: Flags, folds: Counts, threshold: Scores) -> FoldAccuracy:
     right = (scores >= threshold[folds]) == same
     return FoldAccuracy(np.bincount(folds, right) / np.bincount(folds), threshold)
 

@@ -117,7 +117,7 @@ def class_moments(
     if absence is not None:
         present = np.unique(np.asarray(classes)[measured])
         gone, finder = (np.searchsorted(present, each) for each in (absence.gone, absence.finder))
-        units = np.isin(absence.gone, present)
+        units = np.isin(absence.gone, present) & np.isin(absence.finder, present)
         gone, finder = gone[units], finder[units]
         change = absence.change[units] * weights[np.unique(codes, return_index=True)[1]][finder]
         pairs = np.minimum(gone, finder) * len(sizes) + np.maximum(gone, finder)

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from pml_center.arrays import as_array, as_list, as_path, read_array
 from pml_center.checks import check_size, check_workers
 from pml_center.data import LabeledImages, eval_transform
+from pml_center.notebooks import progress_bar
 from pml_center.text_files import read_columns
 
 
@@ -32,10 +32,12 @@ class Samples(NamedTuple):
     """(N,) the camera, sequence or session of each row; None where there are none."""
     names: Sequence[str] | None = None
     """(N,) what to call each row, e.g. its path; None where nobody said."""
+    splits: Sequence[str] | None = None
+    """(N,) what the data have each row for: train, val or test; None where they do not say."""
 
 
 def save_samples(folder: str | Path, samples: Samples) -> None:
-    """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group), which every evaluator takes.
+    """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group, split), which every evaluator takes.
 
     Args:
         folder: to write to; made where it is missing.
@@ -79,7 +81,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
-    return {"path": samples.names, "label": samples.labels, "group": samples.groups}
+    return {"path": samples.names, "label": samples.labels, "group": samples.groups, "split": samples.splits}
 
 
 def load_samples(folder: str | Path) -> Samples:
@@ -100,7 +102,7 @@ def load_samples(folder: str | Path) -> Samples:
     file = (folder / "embeddings.npy").stat()
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
-    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
+    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group", "split"))
     rows = len(next(iter(columns.values()), []))
     if not os.path.samestat(file, (folder / "embeddings.npy").stat()):
         raise BlockingIOError(
@@ -111,7 +113,7 @@ def load_samples(folder: str | Path) -> Samples:
             f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "
             f"{list(columns)} in {str(folder)!r}. Embed the data set again."
         )
-    return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
+    return Samples(embeddings, columns["label"], *(columns.get(name) for name in ("group", "path", "split")))
 
 
 def load_parts(folders: Sequence[str | Path]) -> Samples:
@@ -162,17 +164,19 @@ def embed_samples(
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
     check_model(model)
-    names, classes, groups = None, None, None
+    names, classes, groups, splits = None, None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
-        groups = None if data.groups is None else data.groups.tolist()
-        data = data if data.transform else data.with_transform(_transform_of(model))
+        groups, splits = (None if each is None else each.tolist() for each in (data.groups, data.splits))
+        data = data if data.transform else data.with_transform(transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
         check_size("batch_size", batch_size, "Use 64.")
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
-    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
+    return Samples(
+        embeddings, labels if classes is None else [classes[label] for label in labels], groups, names, splits
+    )
 
 
 def embed(
@@ -213,7 +217,7 @@ def embed(
         model.to(device)
     embeddings, labels = [], []
     with _evaluating(model), torch.no_grad():
-        for batch in tqdm(loader, desc="embed", unit="batch", disable=None if progress else True):
+        for batch in progress_bar(loader, is_shown=progress, desc="embed", unit="batch"):
             images, batch_labels = _pair(batch)
             output, numbers = model(images.to(device, non_blocking=True)), as_array(batch_labels, "labels")
             _check_batch(output, numbers)
@@ -282,7 +286,14 @@ def _check_batch(output: Tensor, labels: NDArray) -> None:
         )
 
 
-def _transform_of(model: nn.Module) -> Any:
+def transform_of(model: nn.Module) -> Any:
+    """What turns an image into what a model takes; None for a model of vectors.
+
+    Raises:
+        ValueError: a model that does not say.
+    """
+    if getattr(model, "image_size", 0) is None:
+        return None
     needed = [getattr(model, name, None) for name in ("image_size", "in_chans", "mean", "std")]
     if None in needed:
         raise ValueError(

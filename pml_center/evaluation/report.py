@@ -14,6 +14,7 @@ from pml_center.evaluation.class_intervals import Absence
 from pml_center.evaluation.paired_tests import PairedTest, paired_test
 from pml_center.evaluation.statistics import Interval
 from pml_center.names import unknown_name
+from pml_center.notebooks import data_frame, html_table
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
@@ -180,8 +181,7 @@ class Report:
 
     def to_csv(self, path: str | Path) -> None:
         """Write the values of the units, a line each, behind what is known of each."""
-        units = len(next(iter(self.per_unit.values()), ()))
-        columns = {self.unit: range(units)} | self._unit_columns() | dict(self.per_unit)
+        columns = self._columns()
         with Path(path).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
@@ -193,12 +193,44 @@ class Report:
         for name, value in self.metrics.items():
             low, high = self.ci.get(name, (None, None))
             lines.append(f"{name:<{width}}  {value:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]"))
-        if self.ci:
-            lines.append(f"{100 * self.ci_level:g} % intervals: {self.ci_method}")
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join([*lines, *self.remarks])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary}>"
+
+    def table(self, beside: Mapping[str, "Report"] | None = None) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows of the metrics, with their intervals.
+
+        Args:
+            beside: other reports with these metrics, by what to call them.
+        """
+        beside, rows = beside or {}, []
+        for name, value in self.metrics.items():
+            low, high = self.ci.get(name, (None, None))
+            others = [f"{other[name]:.4f}" if name in other.metrics else "" for other in beside.values()]
+            rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", *others])
+        return ["", "model" if beside else "value", f"{100 * self.ci_level:g} % interval", *beside], rows
+
+    def _repr_html_(self) -> str:
+        return html_table(*self.table(), above=self.summary, below=self.remarks)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers has to know: of what the intervals are, and what makes all doubtful."""
+        method = [f"{100 * self.ci_level:g} % intervals: {self.ci_method}"] if self.ci else []
+        return [*method, *(f"warning: {warning}" for warning in self.warnings)]
+
+    def to_dataframe(self) -> Any:
+        """The values of the units as a data frame of pandas, a row each, as :meth:`to_csv` writes them.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return data_frame(self._columns())
+
+    def _columns(self) -> dict[str, Any]:
+        units = len(next(iter(self.per_unit.values()), ()))
+        return {self.unit: range(units)} | self._unit_columns() | dict(self.per_unit)
 
     def _unit_columns(self) -> dict[str, Sequence]:
         """What else is known of each unit, for :meth:`to_csv`."""

@@ -70,7 +70,8 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         ci: what could have been others, and so what intervals and :meth:`Report.compare` are about: ``"class"``, where
             the classes are new to the model (:func:`class_interval`), or ``"query"``, new images of known classes (a
             percentile bootstrap). Metrics of the whole gallery, and all with ``ties="expected"``, leave a class out of
-            the queries alone, which makes intervals a little too short. None means no intervals, and tests by class.
+            the queries alone, which makes intervals a little too short. None means no intervals, and tests by class,
+            of the queries alone.
         ci_level: the level of the intervals, in (0, 1).
         resamples: of the bootstrap over queries.
         seed: of its random numbers.

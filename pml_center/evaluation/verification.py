@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_list, check_count, class_codes
+from pml_center.arrays import as_list, as_matrix, check_count, class_codes, joined
 from pml_center.checks import check_choices
-from pml_center.evaluation.accuracy import over_folds
+from pml_center.evaluation.accuracy import over_folds, over_own_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
@@ -147,6 +147,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             rate of a threshold whose FAR is at most that. None means 0.1, 0.01, …, 1e-6, as far as ten impostor pairs
             or more may be accepted. A target below that is measured with a warning.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (minus the squared distance).
+        center: subtract from all embeddings, for each fold, the mean of those on both sides of the pairs of the other
+            folds, as evaluation code of face papers does (Liu et al., SphereFace, 2017). Needs pairs with folds.
         threshold: at which to measure accuracy, e.g. that of other pairs, see :func:`best_threshold`. None means that
             each fold gets the one that is best on the other folds; pairs without folds then have no accuracy.
         ci: ``"identity"``: confidence intervals by a two-sample bootstrap that resamples people, or images where
@@ -174,6 +176,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
 
     far: Sequence[float] | None = None
     similarity: Similarity = "cosine"
+    center: bool = False
     threshold: float | None = None
     ci: Literal["identity"] | None = "identity"
     ci_level: float = 0.95
@@ -184,6 +187,11 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
+        if self.center and self.threshold is not None:
+            raise ValueError(
+                f"threshold must be None with center, got {self.threshold}. Leave one out: each fold is centered "
+                "otherwise."
+            )
         if self.threshold is not None and not (isinstance(self.threshold, Real) and math.isfinite(self.threshold)):
             raise ValueError(f"threshold must be finite, got {self.threshold!r}. Leave it out to have one chosen.")
 
@@ -233,7 +241,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         check_rows(pairs.first, pairs.second, len(search.queries))
         if samples.names is not None:
             check_two_images(pairs, samples.names)
-        scores = search.pair_scores(pairs.first, pairs.second).astype(np.float64)
+        scores = self._pair_scores(search, samples.embeddings, pairs)
         people, unit = pairs.people, "people"
         if codes is not None:
             people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
@@ -241,6 +249,22 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
         report = self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
         return replace(report, pairs=pairs, names=samples.names)
+
+    def _pair_scores(self, search: ExactSearch, embeddings: Any, pairs: Pairs) -> Scores:
+        """The score of each pair, (P,), or, where they are centered, by the mean of each fold's others, (F, P)."""
+        if not self.center:
+            return search.pair_scores(pairs.first, pairs.second).astype(np.float64)
+        if pairs.folds is None:
+            raise ValueError(
+                "pairs must have folds to be centered by the other folds, got none. Subtract a mean of other images."
+            )
+        rows = as_matrix(joined(embeddings), "embeddings", np.float64)
+        scores = []
+        for fold in range(int(pairs.folds.max()) + 1):
+            others = np.concatenate([pairs.first[pairs.folds != fold], pairs.second[pairs.folds != fold]])
+            centered = ExactSearch((rows - rows[others].mean(0)).astype(np.float32), similarity=self.similarity)
+            scores.append(centered.pair_scores(pairs.first, pairs.second))
+        return np.stack(scores).astype(np.float64)
 
     def of_scores(self, scores: Any, same: Any, folds: Any = None, people: Any = None) -> VerificationReport:
         """Verify pairs that something else has scored.
@@ -263,7 +287,11 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
     def _listed(
         self, scores: Scores, same: Flags, folds: Ids | None, people: Ids | None, how: str, unit: str = "people"
     ) -> VerificationReport:
-        """The report on a list of pairs."""
+        """The report on a list of pairs; ``scores`` are (P,), or (F, P) where each fold has its own."""
+        by_fold = scores
+        if by_fold.ndim == 2:
+            assert folds is not None
+            scores, how = by_fold[folds, np.arange(len(folds))], f"{how}, centered by the other folds"
         curve = RankedPairs(scores, same).roc()
         genuine, impostor = int(same.sum()), int((~same).sum())
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
@@ -279,7 +307,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             metrics, thresholds = {"accuracy": float(right.mean())} | metrics, {"accuracy": self.threshold} | thresholds
             how += f", accuracy at {self.threshold:g}"
         elif folds is not None:
-            found = over_folds(scores, same, folds)
+            found = (over_folds if by_fold.ndim == 1 else over_own_folds)(by_fold, same, folds)
             right, per_fold = (scores >= found.threshold[folds]) == same, {"accuracy": found.accuracy}
             metrics = {"accuracy": mean_of(found.accuracy), "accuracy_se": found.standard_error} | metrics
             thresholds = {"accuracy": mean_of(found.threshold)} | thresholds

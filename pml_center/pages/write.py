@@ -28,6 +28,7 @@ def write_html(
     reference_images: Sequence[Any] | None = None,
     embeddings: Any = None,
     references: Any = None,
+    before: Report | None = None,
     pixels: Report | None = None,
     title: str = "Evaluation",
     notes: Sequence[str] = (),
@@ -48,7 +49,8 @@ def write_html(
         reference_images: likewise of the references, where these are another set.
         embeddings: (Q, D) of the queries or rows: for the hardest positives, the histogram and the projection.
         references: (N, D) of the references, where these are another set.
-        pixels: a report on raw pixels, whose metrics stand beside those of retrieval.
+        before: a report on the model before training, whose metrics stand beside those of retrieval.
+        pixels: likewise on raw pixels.
         title: the heading.
         notes: sentences below it.
         details: tables of configuration and environment, by their name; None has the versions of the packages.
@@ -73,10 +75,12 @@ def write_html(
     has_roc = any("roc" in report.curves for report in reports.values())
     material = Material(images, reference_images, embeddings, references, has_roc)
     thumbnails, numbers = Thumbnails(), count()
-    chapters = [_chapter(name, report, material, thumbnails, pixels) for name, report in reports.items()]
+    others = {"before training": before, "raw pixels": pixels}
+    beside = {name: report for name, report in others.items() if report is not None}
+    chapters = [_chapter(name, report, material, thumbnails, beside) for name, report in reports.items()]
     if extra:
         chapters.append(
-            dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics", "pixels"), "")
+            dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics", "beside"), "")
             | {"parts": extra}
         )
     for chapter in chapters:
@@ -102,10 +106,10 @@ def _parts_of(report: Report, material: Material, thumbnails: Thumbnails) -> Ite
 
 
 def _chapter(
-    name: str, report: Report, material: Material, thumbnails: Thumbnails, pixels: Report | None
+    name: str, report: Report, material: Material, thumbnails: Thumbnails, beside: Mapping[str, Report]
 ) -> dict[str, Any]:
     thresholds = getattr(report, "thresholds", {})
-    beside = pixels.metrics if pixels is not None and isinstance(report, RetrievalReport) else {}
+    beside = beside if isinstance(report, RetrievalReport) else {}
     return {
         "title": name,
         "anchor": _anchor(name),
@@ -114,13 +118,13 @@ def _chapter(
         "level": f"{100 * report.ci_level:g} %" if report.ci else "",
         "ci_method": report.ci_method,
         "thresholds": bool(thresholds),
-        "pixels": bool(beside),
-        "metrics": [_metric(report, name, thresholds.get(name), beside.get(name)) for name in report.metrics],
+        "beside": list(beside),
+        "metrics": [_metric(report, name, thresholds.get(name), list(beside.values())) for name in report.metrics],
         "parts": list(_parts_of(report, material, thumbnails)),
     }
 
 
-def _metric(report: Report, name: str, threshold: float | None, pixels: float | None) -> dict[str, Any]:
+def _metric(report: Report, name: str, threshold: float | None, beside: Sequence[Report]) -> dict[str, Any]:
     value = report.metrics[name]
     interval, bar = "", None
     if name in report.ci:
@@ -133,7 +137,7 @@ def _metric(report: Report, name: str, threshold: float | None, pixels: float | 
         "value": f"{value:.4f}",
         "interval": interval,
         "bar": bar,
-        "pixels": "" if pixels is None else f"{pixels:.4f}",
+        "beside": [f"{other.metrics[name]:.4f}" if name in other.metrics else "" for other in beside],
         "threshold": "" if threshold is None else f"{threshold:.4f}",
     }
 

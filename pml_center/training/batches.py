@@ -20,17 +20,31 @@ Batch = tuple[Tensor, Tensor, list[str]]
 def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig, rank: int, parts: int) -> DataLoader:
     """Batches for one epoch after the other: set ``loader.batch_sampler.epoch``, and ``start`` within it."""
     check_workers(config.workers)
-    transform = train_transform(
-        model.image_size, model.in_chans, model.mean, model.std, crop_scale=config.crop_scale, hflip=config.hflip
-    )
+    workers = config.workers
     seed = config.seed if config.order_seed is None else config.order_seed
+    if images.width is None and model.image_size is not None:
+        images = images.with_transform(
+            train_transform(
+                model.image_size,
+                model.in_chans,
+                model.mean,
+                model.std,
+                crop_scale=config.crop_scale,
+                hflip=config.hflip,
+                auto_augment=config.auto_augment,
+                color_jitter=config.color_jitter,
+                random_erasing=config.random_erasing,
+            )
+        )
+    else:
+        workers = 0  # which are in memory
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
     return DataLoader(
-        SeededImages(images.with_transform(transform), is_random=config.crop_scale < 1 or config.hflip > 0),
+        SeededImages(images, is_random=config.augments),
         batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, seed, rank, parts),
         collate_fn=collate,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         worker_init_fn=leave_signals_to_main,
         pin_memory=torch.cuda.is_available(),
     )

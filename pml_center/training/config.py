@@ -1,5 +1,6 @@
 """TrainConfig: the help, the flags, the file and the record of a run."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
@@ -8,12 +9,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pml_center.names import unknown_name
 
 SEE_HELP = "See pml-center train --help."
-AT_LEAST_0 = ("embedding_size", "workers", "per_class", "weight_decay", "warmup_epochs", "patience", "checkpoint_every")
-AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulate", "eval_every")
+AT_LEAST_0 = (
+    "color_jitter",
+    "embedding_size",
+    "workers",
+    "per_class",
+    "weight_decay",
+    "warmup_epochs",
+    "patience",
+    "checkpoint_every",
+)
+AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "eval_every")
 SEEDS = ("seed", "init_seed", "order_seed", "split_seed")
-POSITIVE = ("lr", "loss_lr", "center_lr", "clip_grad")
+POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
-SHARES = ("held_out", "val", "hflip", "ema", "momentum")
+SHARES = ("held_out", "val", "hflip", "random_erasing", "ema", "momentum", "layer_decay", "mlp_dropout")
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,10 @@ class DataConfig:
 
     Attributes:
         data: 'digits', a folder with one sub-folder of images per class, perhaps in train/, val/ and test/, or any
-            other form that `pml-center data check --help` lists.
+            other form that `pml-center data check --help` lists. Or features in the place of images: a folder that
+            `pml-center embed` wrote, an .npz file with arrays embeddings and labels, or an .npy file.
+        labels: of features in an .npy file: another one, a line each, or a CSV file with a column label and, if wanted,
+            path, group and split.
         data_root: the folder of data sets by name.
         held_out: share of the data that is measured once, at the end, and never trained on. Not for data that come
             with a test split.
@@ -33,11 +46,16 @@ class DataConfig:
             same images.
         crop_scale: smallest share of the area that a random crop keeps in training; 1 never crops.
         hflip: probability of a horizontal flip in training.
+        auto_augment: what timm does to images in training, in its own words: 'rand-m9-mstd0.5' for RandAugment,
+            'augmix-m3-w3', '3a', 'original' or 'v0'.
+        color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
+        random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
     """
 
     data: str = "digits"
     _: KW_ONLY
+    labels: str | None = None
     data_root: str | None = None
     held_out: float = 0.2
     val: float = 0.0
@@ -45,6 +63,9 @@ class DataConfig:
     split_seed: int = 0
     crop_scale: float = 1.0
     hflip: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
     workers: int = 2
 
 
@@ -53,24 +74,39 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        model: 'convnet' for small grey images, or any timm model.
+        model: 'convnet' for small grey images, or any timm model; for features 'linear' or 'mlp'. By default 'convnet',
+            and 'linear' for features.
+        mlp_widths: of the hidden layers of 'mlp'.
+        mlp_norm: behind each hidden layer of 'mlp'.
+        mlp_dropout: share of the numbers that training sets to 0 behind each hidden layer of 'mlp'.
         embedding_size: numbers in an embedding; 0 keeps the width of the model.
         neck: between the model's features and the embedding.
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
         init_from: a run folder to take the weights of model and neck from; training starts anew.
+        features: numbers in a vector, where the data are features; by default those that there are.
+        freeze: what of the model stays as it is: 'trunk', all but the neck; 'batchnorm', the statistics of the trunk's
+            BatchNorm layers; or a number of blocks, from the first on, as timm counts them.
+        unfreeze_at: the epoch from which what was frozen is trained, too.
         channels: 1 for grey, 3 for colour; by default what the model takes.
-        image_size: side of the square that images are resized to, in pixels; by default what the model takes.
+        image_size: side of the square that images are resized to, in pixels, or height and width, such as 256x128; by
+            default what the model takes.
     """
 
-    model: str = "convnet"
+    model: str | None = None
+    mlp_widths: tuple[int, ...] = (512,)
+    mlp_norm: Literal["batch", "layer", "none"] = "batch"
+    mlp_dropout: float = 0.0
     embedding_size: int = 64
     neck: Literal["linear", "bnneck", "none"] = "linear"
     pretrained: bool = False
     weights: str | None = None
     init_from: str | None = None
+    features: int | None = None
+    freeze: Literal["trunk", "batchnorm"] | int | None = None
+    unfreeze_at: int | None = None
     channels: Literal[1, 3] | None = None
-    image_size: int | None = None
+    image_size: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +135,10 @@ class OptimizerConfig:
         epochs: passes over the training images.
         optimizer: any optimizer of timm.
         lr: peak learning rate of the model.
+        trunk_lr: peak learning rate of the model without its neck; by default lr.
+        neck_lr: peak learning rate of the neck; by default lr.
+        layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
+            blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
         center_lr: peak learning rate of centers with update='gradient'; by default loss_lr.
         weight_decay: on the model's weight matrices.
@@ -114,6 +154,9 @@ class OptimizerConfig:
     epochs: int = 20
     optimizer: str = "adamw"
     lr: float = 2e-3
+    trunk_lr: float | None = None
+    neck_lr: float | None = None
+    layer_decay: float = 1.0
     loss_lr: float | None = None
     center_lr: float | None = None
     weight_decay: float = 0.01
@@ -184,9 +227,16 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """
 
     def __post_init__(self) -> None:
+        if isinstance(self.mlp_widths, list):  # as YAML has them
+            object.__setattr__(self, "mlp_widths", tuple(self.mlp_widths))
+        if isinstance(self.image_size, (list, tuple)):
+            object.__setattr__(self, "image_size", "x".join(map(str, self.image_size)))
         for name, kind in get_type_hints(TrainConfig).items():
-            if name != "_":
+            if name != "_" and not (name == "data" and isinstance(self.data, tuple)):  # arrays, which `fit` writes down
                 _check_type(name, getattr(self, name), kind)
+        for width in self.mlp_widths:
+            check_at_least(1, SEE_HELP, mlp_widths=width)
+        sides_of(self.image_size)
         for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
             check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
         for name in POSITIVE:
@@ -196,9 +246,18 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
+        if self.unfreeze_at is not None and (self.freeze is None or self.unfreeze_at < 2):
+            rule = "be at least 2" if self.freeze else "come with freeze"
+            raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image is another one in every epoch."""
+        chances = self.hflip, self.color_jitter, self.random_erasing
+        return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
 
     @classmethod
     def of_sections(cls, *sections: Any, **others: Any) -> "TrainConfig":
@@ -225,6 +284,25 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
             raise type(error)(f"{source}: {error}") from None
 
 
+def sides_of(image_size: int | str | None) -> int | tuple[int, int] | None:
+    """The size of images in pixels, of which a text has height and width.
+
+    Raises:
+        ValueError: another text, a number below 1.
+
+    Example:
+        >>> sides_of("256x128")
+        (256, 128)
+    """
+    if image_size is None or isinstance(image_size, int):
+        check_at_least(1, SEE_HELP, image_size=image_size)
+        return image_size
+    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", image_size)
+    if match is None:
+        raise ValueError(f"image_size must be a number or two, such as 256x128, got {image_size!r}. {SEE_HELP}")
+    return int(match[1]), int(match[2])
+
+
 def check_at_least(least: int, remedy: str, **values: float | None) -> None:
     """Numbers must be finite and not too small; None stands for a default.
 
@@ -240,14 +318,18 @@ def check_at_least(least: int, remedy: str, **values: float | None) -> None:
 
 def _check_type(name: str, value: object, kind: Any) -> None:
     """The command line has looked at its flags; Python and files may say anything."""
-    first, *rest = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if value is None and NoneType in rest:
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if kind == tuple[int, ...]:
+        if not isinstance(value, tuple) or any(type(each) is not int for each in value):
+            raise TypeError(f"{name} must be whole numbers, got {value!r}. {SEE_HELP}")
         return
-    if get_origin(first) is Literal:
-        if value not in get_args(first):
-            known = " or ".join(map(repr, get_args(first)))
-            raise ValueError(f"{name} must be {known}, got {value!r}. {SEE_HELP}")
+    choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
+    others = [each for each in kinds if each is not NoneType and get_origin(each) is not Literal]
+    if (value is None and NoneType in kinds) or value in choices:
         return
-    allowed = (int, float) if first is float else first
-    if not isinstance(value, allowed) or (isinstance(value, bool) and first is not bool):
-        raise TypeError(f"{name} must be {NAMES[first]}, got {value!r}. {SEE_HELP}")
+    allowed = tuple({int, float} if float in others else others)
+    if isinstance(value, allowed) and (not isinstance(value, bool) or bool in others):
+        return
+    known = " or ".join([*map(repr, choices), *(NAMES[other] for other in others)])
+    kind_of_error = ValueError if choices else TypeError
+    raise kind_of_error(f"{name} must be {known}, got {value!r}. {SEE_HELP}")

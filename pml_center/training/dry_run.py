@@ -31,10 +31,11 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
     config = with_full_paths(config)
     with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
         state = TrainState.build(config, device)
-        create = partial(Run.create, replace(config, out=f"{folder}/run"), state.record)
+        create = partial(Run.create, replace(state.config, out=f"{folder}/run"), state.record)
         run = Run(distributed.from_main(create).folder, distributed.is_main())
         state.model.train()
         state.loss.train()
+        once = state.sketch_features(STEPS * state.batch_size) if state.has_fixed_features else 0.0
         batches, times = state.batches(), []
         for _ in range(min(STEPS, state.updates)):
             started = time.perf_counter()
@@ -48,10 +49,10 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
         seconds, size = time.perf_counter() - started, _size(run.checkpoints)
         each = min(times)
         return {
-            "config": asdict(config),
+            "config": asdict(state.config),
             "steps_per_epoch": state.updates,
             "seconds_per_step": round(each, 4),
-            "minutes_in_all": round(config.epochs * state.updates * each / 60, 2),
+            "minutes_in_all": round((once + config.epochs * state.updates * each) / 60, 2),
             "memory_gib": round(peak_memory(device), 2),
             "checkpoint_mib": round(size / 2**20, 1),
             "checkpoint_seconds": round(seconds, 3),

@@ -17,11 +17,13 @@ from packaging.version import Version
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from pml_center.backbones import HEAD_EMBEDS, Embedder
+from pml_center.backbones import HEAD_EMBEDS, Embedder, create_embedder
+from pml_center.evaluation.embedding_cache import model_fingerprint
+from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import PARTIAL, Run, check_holds_only, input_of
+from pml_center.training.run_folder import MODEL_FILE, PARTIAL, Run, check_holds_only, input_of
 
 WEIGHTS = "model.safetensors"
 OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
@@ -32,6 +34,7 @@ SLACK = 1e-4  # of the largest number in an embedding, for the order in which fl
 def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     """Write the model of a run as a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads.
 
+    To load it takes timm 1.0.26; :func:`pml_center.create_embedder` does it with an older one, too.
     The neck becomes timm's classifier, so that the model gives embeddings; with ``num_classes=0`` it gives the features
     before the neck. ``config.json`` has the input that it was trained with, which
     ``timm.data.resolve_model_data_config`` reads; ``labels.json`` the classes; ``README.md`` is a card with the loss,
@@ -46,10 +49,16 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
         The folder.
 
     Raises:
+        ImportError: timm is older than 1.0.31.
         ValueError: a model that timm does not have, or whose classifier is not one linear layer on the features.
         FileExistsError: the folder holds other things.
         BlockingIOError: another process trains or exports the run, or writes to the folder.
     """
+    if Version(timm.__version__) < Version("1.0.31"):  # which writes how images are prepared, and how a model is built
+        raise ImportError(
+            f"timm must be 1.0.31 or newer to write what timm loads, got {timm.__version__}. "
+            "Run: python -m pip install 'timm>=1.0.31', or use --format onnx."
+        )
     folder = run.folder / "export" if folder is None else Path(folder)
     check_holds_only({*OWN, "model.onnx"}, folder)
     draft = folder.with_name(f"{folder.name}.tmp")
@@ -112,8 +121,37 @@ def _alone(run: Run) -> AbstractContextManager[None]:
     return owned(run.folder) if os.access(run.folder, os.W_OK) else nullcontext()
 
 
+def whole_model(run: Run) -> Embedder:
+    """The model of a run; that of one on features behind the trunk that made them, where ``embed`` wrote down which.
+
+    Raises:
+        ValueError: the trunk has other weights now, or embedded each image together with its mirror image.
+    """
+    model, path = run.load_model(), Path(run.config.data) / MODEL_FILE
+    if model.image_size is not None or not path.is_file():
+        return model
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if (Path(facts["model"]) / "config.yaml").is_file():
+        whole = Run.open(facts["model"]).load_model()
+    else:
+        channels = {} if facts["channels"] is None else {"in_chans": facts["channels"]}
+        size, weights = sides_of(facts["image_size"]), facts["weights"]
+        whole = create_embedder(
+            facts["model"], neck="none", pretrained=facts["pretrained"], image_size=size, weights=weights, **channels
+        )
+    if facts["flip_test"] or model_fingerprint(whole) != facts["fingerprint"]:
+        what = "the sum of an image and its mirror image" if facts["flip_test"] else "other weights now"
+        raise ValueError(
+            f"model must be the one that made the features of {run.folder}, got {what} in {path.parent}. Embed again, "
+            "and train on that."
+        )
+    whole.neck = nn.Sequential(whole.neck, model.trunk, model.neck)
+    whole.embedding_size = model.embedding_size
+    return whole.eval()
+
+
 def _export_timm(run: Run, folder: Path, draft: Path) -> Path:
-    model = run.load_model()
+    model = whole_model(run)
     network = _with_head(model)
     _check_same(network, model, f"{model.name} with its neck as classifier")
     clear(draft)  # of an export that was killed
@@ -128,7 +166,7 @@ def _export_timm(run: Run, folder: Path, draft: Path) -> Path:
 
 
 def _export_onnx(run: Run, path: Path, onnx: Any, runtime: Any) -> Path:
-    model = run.load_model()
+    model = whole_model(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # of two runs that are exported there, one is whole
     try:
@@ -220,8 +258,8 @@ def _check_same(network: Callable[[Tensor], Tensor], model: Embedder, what: str)
 
 def _probe(model: Embedder) -> Tensor:
     """Images (B, C, H, W) that stand for any others."""
-    height, width = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size
-    return torch.randn(PROBES, model.in_chans, height, width, generator=torch.Generator().manual_seed(0))
+    sides = (model.image_size,) * 2 if isinstance(model.image_size, int) else model.image_size or ()
+    return torch.randn(PROBES, model.in_chans, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _card(network: nn.Module, model: Embedder, run: Run) -> str:

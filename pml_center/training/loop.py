@@ -2,40 +2,53 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
+from tqdm.std import tqdm as Bar
 
 from pml_center import distributed
+from pml_center.arrays import as_list, as_matrix
 from pml_center.backbones import full_name
+from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source
+from pml_center.evaluation import Samples, save_samples
+from pml_center.notebooks import progress_bar
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, default_folder
+from pml_center.training.run_folder import Run, check_new, default_folder, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
 LOG = logging.getLogger("pml_center")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what the model computes in, where not in what its weights are
+Tracker = Callable[[Mapping[str, float]], object]
 LOOK = 10  # steps between two looks at the numbers: each look waits for a GPU
 
 
-def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None]:
+def fit(
+    config: TrainConfig, test: bool = True, *, verbose: bool = True, on_epoch: Tracker | None = None
+) -> tuple[Run, Measurement | None]:
     """Train one model with one sum of losses, then measure retrieval on what was held out.
 
     Args:
         config: what to do; every random choice follows from its seed, but the split, which has a seed of its own.
         test: False leaves the images held out alone, as those must who only try settings.
+        verbose: say what happens, warnings included: where the program has no logging of its own, on stderr.
+        on_epoch: called after each epoch, in the first process, with ``epoch``, ``lr``, ``loss`` and its parts, and the
+            metrics of the validation images as ``val_...``: what a tracker of experiments takes.
 
     Returns:
         The run folder, and what the best model is worth on the images held out, None where there are none: the one
@@ -51,13 +64,13 @@ def fit(config: TrainConfig, test: bool = True) -> tuple[Run, Measurement | None
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
     """
     config = with_full_paths(config)
-    with distributed.initialize(choose_device(config.device)) as device:
+    with spoken(verbose), distributed.initialize(choose_device(config.device)) as device:
         state = TrainState.build(config, device)
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
-            distributed.from_main(lambda: Run.create(replace(config, out=str(run.folder)), state.record))
+            distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
             _announce(describe(state, run))
-            return run, _finish(run, state, test)
+            return run, _finish(run, state, test, on_epoch)
 
 
 def resume(
@@ -68,6 +81,9 @@ def resume(
     test: bool = True,
     workers: int | None = None,
     accept_changes: bool = False,
+    *,
+    verbose: bool = True,
+    on_epoch: Tracker | None = None,
 ) -> tuple[Run, Measurement | None]:
     """Go on with a run as if it had never stopped; on a CPU, to the last bit.
 
@@ -81,6 +97,8 @@ def resume(
         workers: processes that read images, by default as before.
         accept_changes: go on although the data have changed, with those of the recorded images that are still there, in
             the classes that they had. Every report then says so.
+        verbose: as of :func:`fit`.
+        on_epoch: likewise.
 
     Returns:
         As :func:`fit`.
@@ -97,6 +115,7 @@ def resume(
     asked: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     with (
+        spoken(verbose),
         distributed.initialize(choose_device(config.device)) as where,
         owned(Path(folder)),
         explain_interrupt(Run.open(folder).how_to_go_on),
@@ -112,37 +131,57 @@ def resume(
             state.progress.renew_patience()
         run.record(config)
         _announce(f"{describe(state, run)}\n{_where(state)}")
-        return run, _finish(run, state, test)
+        return run, _finish(run, state, test, on_epoch)
 
 
 def _free_folder(config: TrainConfig) -> Path:
     """Where a new run goes. What holds other things is refused before there is a lock in it."""
     folder = Path(config.out or default_folder(config))
     if not (folder / LOCK).exists():  # else whoever owns it is to be named
-        Run(folder).check_new(config.overwrite)
+        check_new(Run(folder), config.overwrite)
     return folder
 
 
-def _finish(run: Run, state: TrainState, test: bool) -> Measurement | None:
+@contextmanager
+def spoken(verbose: bool) -> Iterator[None]:
+    """Sentences on stderr, for a program that has no logging of its own; none at all where they are not wanted."""
+    level, handler = LOG.level, logging.StreamHandler()
+    if not verbose:
+        LOG.setLevel(logging.CRITICAL)
+    elif not LOG.hasHandlers():
+        LOG.setLevel(logging.INFO)
+        LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+
+
+def _finish(run: Run, state: TrainState, test: bool, on_epoch: Tracker | None) -> Measurement | None:
     """Train to the end, then measure, if that is wanted."""
     with run.with_board(state.progress.epoch) as logged:
-        _train(logged, state)
+        _train(logged, state, on_epoch)
         return _measure(logged, state) if test else None
 
 
-def _train(run: Run, state: TrainState) -> None:
+def _train(run: Run, state: TrainState, on_epoch: Tracker | None) -> None:
     config, progress = state.config, state.progress
-    bar = tqdm(
+    if state.has_fixed_features and progress.epoch <= config.epochs and not progress.is_over:
+        state.compute_features()
+    bar = progress_bar(
+        is_shown=distributed.is_main(),
         total=config.epochs * state.updates,
         initial=(progress.epoch - 1) * state.updates + progress.step,
         unit="step",
-        disable=None if distributed.is_main() else True,
     )
     with Interrupt() as interrupt, bar:
         while progress.epoch <= config.epochs and not progress.is_over:
             bar.set_description(f"epoch {progress.epoch}/{config.epochs}", refresh=False)
             _epoch(run, state, bar, interrupt)
-            epoch, seen = progress.epoch, _end_of_epoch(run, state)
+            epoch, rate, seen = progress.epoch, state.optimizer.param_groups[0]["lr"], _end_of_epoch(run, state)
+            if on_epoch is not None and distributed.is_main():
+                on_epoch({"epoch": epoch, "lr": rate} | seen)
             if bar.disable:  # no terminal: a line an epoch stands for the bar
                 numbers = "  ".join(f"{name} {value:.4g}" for name, value in seen.items())
                 _announce(f"epoch {epoch}/{config.epochs}  {numbers}")
@@ -150,7 +189,7 @@ def _train(run: Run, state: TrainState) -> None:
                 raise KeyboardInterrupt
 
 
-def _epoch(run: Run, state: TrainState, bar: tqdm, interrupt: Interrupt) -> None:
+def _epoch(run: Run, state: TrainState, bar: Bar, interrupt: Interrupt) -> None:
     """The steps of an epoch that are not done yet."""
     config, progress = state.config, state.progress
     state.model.train()
@@ -232,7 +271,7 @@ def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
     if is_best:
         state.save(run, "best")
     state.save(run)
-    return means | metrics
+    return means | {f"val_{name}": value for name, value in metrics.items()}
 
 
 def _measure(run: Run, state: TrainState) -> Measurement | None:
@@ -245,7 +284,9 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         model.load_state_dict(run.weights("model", "best"))
         state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
-    measurement = measure(model, images, state.config, known, state.loss.eval().classifier if known else None)
+    classify = state.loss.eval().classifier if known else None
+    came = untouched(state.config) if images.width is None else None
+    measurement = measure(model, images, state.config, known, classify, came)
     if run.accepted:
         measurement = measurement.with_warnings(run.accepted)
     if run.writes:
@@ -286,13 +327,44 @@ def _where(state: TrainState) -> str:
 
 
 def with_full_paths(config: TrainConfig) -> TrainConfig:
-    """The same, to be read from any folder."""
+    """The same, to be read from any folder. Arrays are written down, once for all runs."""
     full: dict[str, Any] = {
         name: str(Path(value).expanduser().resolve())
-        for name in ("weights", "init_from", "data_root")
+        for name in ("weights", "init_from", "data_root", "labels")
         if (value := getattr(config, name)) is not None
     }
-    return replace(config, data=full_source(config.data), model=full_name(config.model), **full)
+    data: Any = config.data
+    full["data"] = keep_samples(data) if isinstance(data, tuple) else full_source(data)
+    return replace(config, model=None if config.model is None else full_name(config.model), **full)
+
+
+def keep_samples(arrays: Sequence[Any]) -> str:
+    """The folder of the cache that holds these features, their labels and, if they are given, groups and names.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not 2 <= len(arrays) <= len(Samples._fields):
+        raise ValueError(
+            f"data must be features and their labels, and groups and names if wanted, got {len(arrays)} arrays. "
+            "Give data=(features, labels)."
+        )
+    samples = Samples(*arrays)
+    matrix = as_matrix(samples.embeddings, "features")
+    others = {
+        name: as_list(values, name)
+        for name, values in samples._asdict().items()
+        if name != "embeddings" and values is not None
+    }
+    digest = blake2b(matrix.tobytes() + repr((matrix.shape, others)).encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "features" / digest
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as draft:
+            save_samples(f"{draft}/rows", Samples(matrix, **others))
+            with suppress(OSError):  # another process has written the same
+                Path(draft, "rows").rename(folder)
+    return str(folder)
 
 
 def choose_device(name: str) -> torch.device:
@@ -323,6 +395,9 @@ def describe(state: TrainState, run: Run) -> str:
         for purpose, part in (("validate", images.val), ("measure", images.test))
         if part is not None
     ]
+    still = sum(p.numel() for p in state.model.parameters() if not p.requires_grad)
+    frozen = "" if config.freeze is None else f", {still / 1e6:.2f} M of them frozen ({config.freeze})"
+    size = "" if state.model.image_size is None else state.model.image_size
     amp = "" if config.amp == "none" else f", {config.amp}"
     together = "" if config.accumulate == 1 else f" × {config.accumulate}"
     processes = distributed.world_size()
@@ -334,8 +409,8 @@ def describe(state: TrainState, run: Run) -> str:
             f"{counts.min()}/{int(np.median(counts))}/{counts.max()} a class (least/median/most)"
             + (f", {singletons:,} classes of one image" if singletons else ""),
             *(f"        {line}" for line in others),
-            f"model   {config.model}, {weights / 1e6:.2f} M weights, input {state.model.in_chans}×"
-            f"{state.model.image_size}, embedding {state.model.embedding_size}",
+            f"model   {config.model}, {weights / 1e6:.2f} M weights{frozen}, input {state.model.in_chans}"
+            f"{size and f'×{size}'}, embedding {state.model.embedding_size}",
             f"loss    {config.loss}, {learned:,} weights",
             f"steps   {config.epochs} epochs of {state.updates} batches of {state.batch_size}{together}{by_class}",
             f"device  {state.device}{amp}{together_with}, {torch.get_num_threads()} threads, seed {config.seed}",

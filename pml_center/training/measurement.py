@@ -1,6 +1,6 @@
 """What a model is worth: retrieval among images that it was not trained on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,36 +13,60 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pml_center import distributed
-from pml_center.backbones import Embedder
-from pml_center.data import LabeledImages, eval_transform, inspect_images
+from pml_center.backbones import Embedder, Trunk
+from pml_center.data import LabeledImages, inspect_images
+from pml_center.data.data_folder import cache_folder
 from pml_center.decoding import convert
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
+from pml_center.evaluation.embed import transform_of
 from pml_center.evaluation.embedding_cache import cached_embeddings
+from pml_center.notebooks import html_table
 from pml_center.training.config import TrainConfig
 
 Embeddings = NDArray[np.float32]
 PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
+# What stands beside a model, by the name of its file.
+BESIDE = {"before": "before training", "pixels": "raw pixels"}
 Classifier = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
-    """Retrieval by a model's embeddings, and by raw pixels, which any model has to beat.
+    """Retrieval by a model's embeddings, and by what needs no training and any model has to beat.
 
-    ``accuracy`` is that of the loss as a classifier, for images of the classes that it was trained on; None for others.
-    ``embeddings`` are those of the images, (N, D).
+    ``before`` is that of the model as it came, or of the features in the place of images, see
+    :func:`~pml_center.training.run_folder.untouched`; ``pixels`` that of raw pixels, None for features. ``accuracy`` is
+    that of the loss as a classifier, for images of the classes that it was trained on; None for others. ``embeddings``
+    are those of the images, (N, D).
     """
 
     model: Report
-    pixels: Report
+    before: Report | None
+    pixels: Report | None
     accuracy: Report | None
     embeddings: Embeddings
 
     @property
+    def beside(self) -> dict[str, Report]:
+        """What stands beside the model, by the name of the file."""
+        return {name: report for name in BESIDE if (report := getattr(self, name)) is not None}
+
+    @property
     def reports(self) -> dict[str, Report]:
         """By the name of their file in a run folder."""
-        found = {"report": self.model, "pixels": self.pixels, "accuracy": self.accuracy}
-        return {name: report for name, report in found.items() if report is not None}
+        return {"report": self.model} | self.beside | ({} if self.accuracy is None else {"accuracy": self.accuracy})
+
+    def __repr__(self) -> str:
+        return f"<Measurement: {self.model.summary}>"
+
+    def _repr_html_(self) -> str:
+        beside = {BESIDE[name]: report for name, report in self.beside.items()}
+        said = gained(self.model, self.beside, next(iter(self.model.metrics)))
+        return html_table(*self.model.table(beside), above=self.model.summary, below=[*said, *self.model.remarks])
+
+    def to_dataframe(self) -> Any:
+        """The values of every query as a data frame of pandas."""
+        return self.model.to_dataframe()
 
     def with_warnings(self, warnings: Sequence[str]) -> "Measurement":
         """The same, whose report of the model says what makes it doubtful."""
@@ -50,9 +74,14 @@ class Measurement:
 
 
 def measure(
-    model: Embedder, images: LabeledImages, config: TrainConfig, known: bool = False, classify: Classifier | None = None
+    model: Embedder,
+    images: LabeledImages,
+    config: TrainConfig,
+    known: bool = False,
+    classify: Classifier | None = None,
+    untouched: Embedder | Trunk | None = None,
 ) -> Measurement:
-    """Search each image among all others, by embeddings and by pixels.
+    """Search each image among all others, by embeddings and by what needs no training.
 
     Args:
         model: embeds.
@@ -60,14 +89,23 @@ def measure(
         config: how images are read, embeddings compared.
         known: whether the model was trained on their classes, so that intervals are over images; else over classes.
         classify: embeddings -> numbers of classes.
+        untouched: the model as it came; None where nobody has it. Features are their own embeddings.
     """
-    embeddings = _embeddings(model, images, config)
-    return distributed.from_main(lambda: _measure(embeddings, model, images, config, known, classify))
+    embeddings = embeddings_of(model, images, config)
+    before = feature_rows(images)
+    if before is None and untouched is not None:
+        before = embeddings_of(untouched.to(next(model.parameters()).device), images, config, is_kept=True)
+    return distributed.from_main(lambda: _measure(embeddings, before, model, images, config, known, classify))
+
+
+def feature_rows(images: LabeledImages) -> Embeddings | None:
+    """The features in the place of images, (N, F); None of images."""
+    return None if images.width is None else np.stack([np.asarray(vector) for vector in images.images])
 
 
 def validate(model: Embedder, images: LabeledImages, config: TrainConfig) -> dict[str, float]:
     """The metric that chooses an epoch, and recall at 1, without intervals."""
-    embeddings = _embeddings(model, images, config)
+    embeddings = embeddings_of(model, images, config)
     evaluator = validator(config)
     return distributed.from_main(lambda: dict(evaluator(embeddings, images.labels, query_groups=images.groups).metrics))
 
@@ -101,6 +139,8 @@ def check_measurable(split: str, images: LabeledImages, config: TrainConfig) -> 
             f"{split} must have two images of a class to find one by the other{where}, got {len(images):,} images of "
             f"{len(classes):,} classes in {config.data}. Add images, or train on {config.data}/train with --held-out."
         )
+    if images.width is not None:
+        return  # features were looked at when they were opened
     rows = distributed.shard_rows(len(images))
     facts = inspect_images(images.subset(rows), config.workers)
     bad = [row for row, fact in zip(rows, facts, strict=True) if fact.error]
@@ -114,6 +154,7 @@ def check_measurable(split: str, images: LabeledImages, config: TrainConfig) -> 
 
 def _measure(
     embeddings: Embeddings,
+    before: Embeddings | None,
     model: Embedder,
     images: LabeledImages,
     config: TrainConfig,
@@ -122,37 +163,66 @@ def _measure(
 ) -> Measurement:
     names = [images.name(i) for i in range(len(images))]
     labels = [images.classes[label] for label in images.labels]
-    pixels = pixel_rows(images, config.batch_size, config.workers)
     metrics = dict.fromkeys((*RetrievalEvaluator.metrics, config.metric))
     searched: dict[str, Any] = {"query_groups": images.groups, "names": names}
     ci: Literal["query", "class"] = "query" if known else "class"
-    found = RetrievalEvaluator(tuple(metrics), similarity=config.similarity, ci=ci)(embeddings, labels, **searched)
-    # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
-    by_pixels = RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)(pixels, labels, **searched)
+    evaluator = RetrievalEvaluator(tuple(metrics), similarity=config.similarity, ci=ci)
+    found = evaluator(embeddings, labels, **searched)
+    beside = {} if before is None else {"before": evaluator(before, labels, **searched)}
+    if images.width is None:
+        # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
+        by_pixels = RetrievalEvaluator(tuple(metrics), similarity="euclidean", ci=None)
+        rows = pixel_rows(images, config.batch_size, config.workers)
+        beside["pixels"] = by_pixels(rows, labels, **searched)
     return Measurement(
-        beside_pixels(found, by_pixels, config.metric),
-        by_pixels,
+        with_doubts(found, beside, config.metric),
+        beside.get("before"),
+        beside.get("pixels"),
         None if classify is None else accuracy(embeddings, images.labels, classify, model),
         embeddings,
     )
 
 
-def beside_pixels(report: Report, pixels: Report, metric: str) -> Report:
+def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Report:
     """The report, with a warning where training has not even reached what needs none.
 
     Args:
         report: on retrieval.
-        pixels: the same by raw pixels.
+        beside: the same by what needs no training, by the names of :data:`BESIDE`.
         metric: that of the run; the first one where that was not measured.
     """
     name = metric if metric in report.metrics else next(iter(report.metrics))
-    if pixels[name] < report[name]:
-        return report
-    warning = (
-        f"{name} is {report[name]:.4f}, and raw pixels reach {pixels[name]:.4f}: train longer, start from --pretrained "
-        "weights, or look at the data"
-    )
-    return replace(report, warnings=tuple(dict.fromkeys([*report.warnings, warning])))
+    warnings = []
+    if "before" in beside and beside["before"][name] >= report[name]:
+        warnings.append(
+            f"training made it worse: {name} is {report[name]:.4f}, and was {beside['before'][name]:.4f} before. "
+            "Train the neck alone with --freeze trunk, with a smaller --lr, or for longer"
+        )
+    if "pixels" in beside and beside["pixels"][name] >= report[name]:
+        warnings.append(
+            f"{name} is {report[name]:.4f}, and raw pixels reach {beside['pixels'][name]:.4f}: train longer, start "
+            "from --pretrained weights, or look at the data"
+        )
+    return replace(report, warnings=tuple(dict.fromkeys([*warnings, *report.warnings])))
+
+
+def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[str]:
+    """What training brought, tested over what is new, in a sentence; none where nothing was measured before it.
+
+    Args:
+        report: on retrieval.
+        beside: as of :func:`with_doubts`.
+        metric: likewise.
+    """
+    before = beside.get("before")
+    name = metric if metric in report.per_unit else next(iter(report.per_unit), "")
+    if before is None or name not in before.per_unit or report.over != before.over:
+        return []
+    try:
+        test = report.compare(before)[name]
+    except ValueError:  # a single class
+        return []
+    return [f"against before training: {name} {test}"]
 
 
 def of_known_classes(images: LabeledImages, classes: Sequence[str]) -> bool:
@@ -179,14 +249,32 @@ def accuracy(embeddings: Embeddings, labels: NDArray[np.int64], classify: Classi
     )
 
 
-def _embeddings(model: Embedder, images: LabeledImages, config: TrainConfig) -> Embeddings:
-    """Of all images, in every process; each process embeds its share, with what BatchNorm saw in the first."""
+def embeddings_of(
+    model: Embedder | Trunk, images: LabeledImages, config: TrainConfig, is_kept: bool = False
+) -> Embeddings:
+    """Of all images, in every process; each process embeds its share, with what BatchNorm saw in the first.
+
+    Args:
+        model: embeds.
+        images: N of them.
+        config: how they are read.
+        is_kept: in the cache, where other runs may find them.
+
+    Returns:
+        (N, D).
+    """
     distributed.share_buffers(model)
     rows = distributed.shard_rows(len(images))
     if not rows:
         return distributed.gather_rows(np.empty((0, model.embedding_size), np.float32))
-    transform = eval_transform(model.image_size, model.in_chans, model.mean, model.std)
-    own = images.subset(rows).with_transform(transform)
+    own = images.subset(rows).with_transform(transform_of(model))
+    if images.width is not None:
+        return distributed.gather_rows(embed(model, DataLoader(own, config.batch_size), progress=False)[0])
+    if is_kept and (config.pretrained or config.weights):
+        recipe = model.image_size, model.in_chans, model.mean, model.std
+        device = next(model.parameters()).device
+        cached = cached_embeddings(model, own, recipe, device, config.batch_size, config.workers, cache_folder())
+        return distributed.gather_rows(cached)
     loader = DataLoader(own, config.batch_size, num_workers=config.workers)
     return distributed.gather_rows(embed(model, loader, progress=distributed.is_main())[0])
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import nn
 
+from pml_center.backbones import Embedder
+from pml_center.checks import check_between
 from pml_center.losses import BaseCenterLoss
 
 
@@ -15,6 +17,9 @@ def param_groups(
     loss_lr: float | None = None,
     center_lr: float | None = None,
     weight_decay: float = 0.0,
+    trunk_lr: float | None = None,
+    neck_lr: float | None = None,
+    layer_decay: float = 1.0,
 ) -> list[dict]:
     """Parameter groups of a model and its losses, ready for any optimizer of torch.
 
@@ -28,14 +33,18 @@ def param_groups(
         loss_lr: of the losses' parameters, by default ``lr``.
         center_lr: of centers that are parameters (``update="gradient"``), by default ``loss_lr``.
         weight_decay: of the model's weight matrices.
+        trunk_lr: of the trunk of an :class:`~pml_center.Embedder`, by default ``lr``.
+        neck_lr: of its neck, by default ``lr``.
+        layer_decay: the rate of a block of the trunk is this factor below that of the next one, in (0, 1].
 
     Returns:
-        Groups named ``model``, ``model (no decay)``, ``losses`` and ``centers``, without empty ones; each parameter
-        that requires a gradient is in exactly one.
+        Groups named ``model``, ``losses`` and ``centers``, without empty ones; each parameter that requires a gradient
+        is in exactly one. Where parts of the model have rates of their own they are named ``trunk``, or ``block 0`` and
+        so on, and ``neck``. What has no decay is apart, as in ``model (no decay)``.
 
     Raises:
-        ValueError: nothing to train.
-        TypeError: a loss that is no module, such as a list of them.
+        ValueError: nothing to train, ``layer_decay`` for a model of unknown blocks.
+        TypeError: a loss that is no module, such as a list of them; rates of parts for a model that is no Embedder.
 
     Example:
         >>> from pml_center.losses import SoftmaxLoss
@@ -56,10 +65,12 @@ def param_groups(
     regularizers = [module for loss in losses for module in loss.modules() if isinstance(module, BaseRegularizer)]
     no_centers = {parameter for regularizer in regularizers for parameter in regularizer.parameters()}
     centers = [p for loss in center_losses for p in loss.parameters() if p not in no_centers]
-    own = list(model.parameters())
     candidates: list[tuple[str, Iterable[nn.Parameter], float, float]] = [
-        ("model", [p for p in own if p.ndim > 1], lr, weight_decay),
-        ("model (no decay)", [p for p in own if p.ndim <= 1], lr, 0.0),
+        (f"{name}{note}", [p for p in part if (p.ndim > 1) is is_matrix], rate, decay)
+        for name, part, rate in _parts(model, lr, trunk_lr, neck_lr, layer_decay)
+        for note, is_matrix, decay in (("", True, weight_decay), (" (no decay)", False, 0.0))
+    ]
+    candidates += [
         ("centers", centers, center_lr, 0.0),
         ("losses", [p for loss in losses for p in loss.parameters()], loss_lr, 0.0),
     ]
@@ -73,3 +84,25 @@ def param_groups(
     if not groups:
         raise ValueError("model must have parameters that require a gradient, got none. Unfreeze some of them.")
     return groups
+
+
+def _parts(
+    model: nn.Module, lr: float, trunk_lr: float | None, neck_lr: float | None, layer_decay: float
+) -> list[tuple[str, list[nn.Parameter], float]]:
+    """The parts of a model that have a rate of their own: name, parameters, rate."""
+    check_between("in (0, 1]", "1 is none.", layer_decay=layer_decay)
+    if trunk_lr is neck_lr is None and layer_decay == 1:
+        return [("model", list(model.parameters()), lr)]
+    if not isinstance(model, Embedder):
+        raise TypeError(
+            f"model must be an Embedder for trunk_lr, neck_lr or layer_decay, got {type(model).__name__}. "
+            "Make it with pml_center.create_embedder, or wrap its trunk in pml_center.Embedder."
+        )
+    trunk_lr, neck_lr = (lr if rate is None else rate for rate in (trunk_lr, neck_lr))
+    if layer_decay == 1:
+        parts = [("trunk", list(model.trunk.parameters()), trunk_lr)]
+    else:
+        blocks = model.blocks
+        rates = [trunk_lr * layer_decay ** (len(blocks) - number) for number in range(len(blocks))]
+        parts = [(f"block {number}", *part) for number, part in enumerate(zip(blocks, rates, strict=True))]
+    return [*parts, ("neck", list(model.neck.parameters()), neck_lr)]

@@ -7,9 +7,8 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,20 +21,23 @@ import torch
 import yaml
 from torch import Tensor
 
-from pml_center.backbones import Embedder, create_embedder
+from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source
 from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
+from pml_center.notebooks import html_table
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
-from pml_center.training.config import TrainConfig
+from pml_center.training.config import TrainConfig, sides_of
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
+from pml_center.training.event_log import EventLog
 from pml_center.training.loss_formula import LossFormula, parse_loss
-from pml_center.training.tensorboard import show_event, summary_writer
+from pml_center.training.seeding import seed_everything
 
 LOG = logging.getLogger("pml_center")
 DATA = "data.csv"  # every image of a run
+MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
@@ -44,8 +46,7 @@ PARTIAL = ".partial"  # ends the name of a file that is being written
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(EventLog):
     """A training run on disk.
 
     ``config.yaml`` what was asked for, ``env.json`` command, versions and machine, ``labels.json`` the classes trained
@@ -53,12 +54,6 @@ class Run:
     ``checkpoints/last/`` and ``checkpoints/best/`` what training needs to go on, ``eval/`` reports, ``tb/`` the events
     for TensorBoard.
     """
-
-    folder: Path
-    writes: bool = True  # False in all processes but the first
-    board: Any = field(
-        default=None, repr=False, compare=False
-    )  # TensorBoard's writer, where events go besides metrics.jsonl
 
     @classmethod
     def create(cls, config: TrainConfig, data: DataRecord) -> "Run":
@@ -69,7 +64,7 @@ class Run:
                 not to be overwritten; or a run and something else.
         """
         run = cls(Path(config.out or default_folder(config)))
-        run.check_new(config.overwrite)
+        check_new(run, config.overwrite)
         run.folder.mkdir(parents=True, exist_ok=True)
         owner.clear(run.folder)
         start = {} if (weights := start_of(config)) is None else {"start": weights}
@@ -80,25 +75,6 @@ class Run:
         run.record_data(data)
         run.record(config)
         return run
-
-    def check_new(self, overwrite: bool = False) -> None:
-        """A new run may have this folder.
-
-        Raises:
-            FileExistsError: see :meth:`create`.
-        """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"out must be a folder, got {self.folder}, which is a file. Choose another --out.")
-        is_run, others = self._contents()
-        if (is_run or others) and not (is_run and not others and (overwrite or not self.can_resume)):
-            choices = [f"go on with `pml-center resume {self.folder}`"] if self.can_resume else []
-            choices += [] if others else ["delete it with --overwrite"]
-            choices += ["choose another with --out"]
-            which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
-            remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
-            raise FileExistsError(
-                f"out must be a new folder, got {self.folder}, {which}. {remedy[0].upper()}{remedy[1:]}."
-            )
 
     @classmethod
     def open(cls, folder: str | Path, writes: bool = True) -> "Run":
@@ -223,35 +199,14 @@ class Run:
         return _find_held_out(self, images, accept_changes)
 
     @property
+    def wants_board(self) -> bool:
+        """Whether TensorBoard was asked for."""
+        return self.config.tensorboard
+
+    @property
     def accepted(self) -> list[str]:
         """Sentences on changes of the data that training went on with."""
         return [accepted(what) for what in dict.fromkeys(event["what"] for event in self.events("data"))]
-
-    def log(self, **event: Any) -> None:
-        """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
-        if not self.writes:
-            return
-        path = self.folder / "metrics.jsonl"
-        size = path.stat().st_size if path.is_file() else 0  # looked at first: `eval` may log while the run is trained
-        if self.log_size < size:
-            self.forget_after(self.log_size)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-        if self.board is not None:
-            show_event(self.board, event, event.get("epoch", len(self.epochs)))
-
-    @contextmanager
-    def with_board(self, epoch: int) -> Iterator["Run"]:
-        """This run, whose events also go to ``tb/`` if that was asked for.
-
-        Args:
-            epoch: the one under way. What TensorBoard knows of it and of later ones no longer counts.
-        """
-        if not (self.writes and self.config.tensorboard):
-            yield self
-            return
-        with closing(summary_writer()(str(self.folder / "tb"), purge_step=epoch)) as writer:
-            yield replace(self, board=writer)
 
     def load_model(self, checkpoint: str | None = None) -> Embedder:
         """The trained model, in evaluation mode, on the CPU.
@@ -323,33 +278,6 @@ class Run:
         events, metric = self.events("val"), self.config.metric
         return max(events, key=lambda event: event[metric])["epoch"] if events else None
 
-    @property
-    def log_size(self) -> int:
-        """How long ``metrics.jsonl`` is, in bytes."""
-        return len(self._log)
-
-    def forget_after(self, size: int) -> None:
-        """Cut ``metrics.jsonl``: what was logged after a checkpoint will be logged again."""
-        path = self.folder / "metrics.jsonl"
-        if self.writes and path.is_file() and path.stat().st_size > size:
-            os.truncate(path, size)
-
-    @property
-    def _log(self) -> bytes:
-        """``metrics.jsonl`` but for a last line that a process did not live to finish."""
-        path = self.folder / "metrics.jsonl"
-        content = path.read_bytes() if path.is_file() else b""
-        return content[: content.rfind(b"\n") + 1]
-
-    @property
-    def epochs(self) -> list[dict[str, float]]:
-        """What was logged of each epoch: ``epoch``, ``lr``, ``seconds``, ``loss`` and its parts."""
-        return [{name: value for name, value in event.items() if name != "event"} for event in self.events("epoch")]
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """What was logged of one kind: ``"epoch"``, ``"val"``, ``"skipped"``, ``"eval"``."""
-        return [event for event in map(json.loads, self._log.splitlines()) if event["event"] == kind]
-
     def write_reports(
         self,
         reports: Mapping[str, Report],
@@ -378,7 +306,7 @@ class Run:
         for kind, report in reports.items():
             if report.per_unit:
                 _whole(folder / f"{kind}.csv", report.to_csv)
-            if data is None and isinstance(report, RetrievalReport) and report.absence:
+            if kind == "report" and data is None and isinstance(report, RetrievalReport) and report.absence:
                 _whole(folder / "absence.csv", report.absence_to_csv)
             # Last, because it says of which weights all are.
             write_whole(folder / f"{kind}.json", json.dumps(report.content() | made_by, indent=2) + "\n")
@@ -404,17 +332,15 @@ class Run:
         """Whether what :meth:`write_reports` wrote is of weights that have given way to others."""
         return report.get("weights", self.weights_digest) != self.weights_digest
 
+    def _repr_html_(self) -> str:
+        epochs = self.epochs
+        rows = [[f"{value:.4g}" for value in epoch.values()] for epoch in epochs]
+        return html_table(list(epochs[0]) if epochs else [], rows, above=f"run {self.folder}: {self.config.loss}")
+
     def forget_reports(self) -> None:
         """Delete what was measured on the images held out: it is of weights that have given way to others."""
         if self.writes:
             shutil.rmtree(self.report_folder(), ignore_errors=True)
-
-    def _contents(self) -> tuple[bool, list[str]]:
-        """Whether the folder is that of a run, and what else is in it."""
-        names = {path.name for path in self.folder.glob("*")} - owner.FILES - {f"env.json{PARTIAL}"}
-        mark = self.folder / "env.json"
-        is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
-        return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
     def _read(self, name: str) -> Any:
         try:
@@ -432,6 +358,32 @@ class Run:
     def _write(self, name: str, text: str) -> None:
         if self.writes:
             write_whole(self.folder / name, text + "\n")
+
+
+def check_new(run: Run, overwrite: bool = False) -> None:
+    """A new run may have this folder.
+
+    Raises:
+        FileExistsError: see :meth:`Run.create`.
+    """
+    if run.folder.exists() and not run.folder.is_dir():
+        raise FileExistsError(f"out must be a folder, got {run.folder}, which is a file. Choose another --out.")
+    is_run, others = _contents(run.folder)
+    if (is_run or others) and not (is_run and not others and (overwrite or not run.can_resume)):
+        choices = [f"go on with `pml-center resume {run.folder}`"] if run.can_resume else []
+        choices += [] if others else ["delete it with --overwrite"]
+        choices += ["choose another with --out"]
+        which = f"which holds {others[0]} beside a run" if is_run and others else "which exists"
+        remedy = ", ".join(choices[:-1]) + ", or " * (len(choices) > 1) + choices[-1]
+        raise FileExistsError(f"out must be a new folder, got {run.folder}, {which}. {remedy[0].upper()}{remedy[1:]}.")
+
+
+def _contents(folder: Path) -> tuple[bool, list[str]]:
+    """Whether the folder is that of a run, and what else is in it."""
+    names = {path.name for path in folder.glob("*")} - owner.FILES - {f"env.json{PARTIAL}"}
+    mark = folder / "env.json"
+    is_run = mark.is_file() and '"run"' in mark.read_text(encoding="utf-8")
+    return is_run, sorted({name.removesuffix(PARTIAL) for name in names} - OWN if is_run else names)
 
 
 def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tuple[LabeledImages, list[str]]:
@@ -502,20 +454,56 @@ def check_holds_only(own: set[str], folder: Path) -> None:
 def default_folder(config: TrainConfig) -> Path:
     """``runs/DATE_TIME_MODEL_LOSS``."""
     words = "-".join("".join(c if c.isalnum() else " " for c in config.loss).split())[:60]
-    return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.replace('/', '-')}_{words}"
+    return Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{(config.model or 'model').replace('/', '-')}_{words}"
 
 
 def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
     """The model that a configuration asks for; from scratch without its pretrained weights."""
+    special: dict[str, Any] = {} if config.channels is None else {"in_chans": config.channels}
+    if config.features is not None:
+        special = {"in_chans": config.features}
+    if config.model == "mlp":
+        special |= {"widths": config.mlp_widths, "norm": config.mlp_norm, "dropout": config.mlp_dropout}
     return create_embedder(
-        config.model,
+        config.model or "convnet",
         embedding_size=config.embedding_size or None,
         neck=config.neck,
         pretrained=config.pretrained and not from_scratch,
         weights=None if from_scratch else config.weights,
-        image_size=config.image_size,
-        **({} if config.channels is None else {"in_chans": config.channels}),
+        image_size=sides_of(config.image_size),
+        **special,
     )
+
+
+def starting_model(config: TrainConfig) -> Embedder:
+    """The model before the first step, with the same random weights each time.
+
+    Raises:
+        ValueError: ``init_from`` is a run of another model.
+        OSError: weights that are not there.
+    """
+    seed_everything(config.seed if config.init_seed is None else config.init_seed)
+    model = embedder(config)
+    if config.init_from is not None:
+        weights = Run.open(config.init_from).weights("model")
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"init_from must be a run of the same model, got {config.init_from} ({one_line(error)}). Use the same "
+                "--model, --embedding-size and --neck."
+            ) from error
+    return model
+
+
+def untouched(config: TrainConfig) -> Embedder | Trunk | None:
+    """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone."""
+    try:
+        model = starting_model(config)
+    except (OSError, ValueError) as error:
+        LOG.warning("before training is not measured: %s", one_line(error))
+        return None
+    return Trunk(model).eval() if config.init_from is None else model.eval()
 
 
 def input_of(model: Embedder) -> dict[str, Any]:
@@ -546,7 +534,7 @@ def start_of(config: TrainConfig) -> str | None:
     """Which weights a run starts from, by their bytes and CRC-32; None where nothing on this machine has them."""
     if config.init_from is not None:
         return Run.open(config.init_from).weights_digest
-    source, _, place = config.model.partition(":")
+    source, _, place = (config.model or "").partition(":")
     files = [Path(config.weights).expanduser()] if config.weights is not None else []
     if source.lower() == "local-dir" and config.pretrained and not files:
         files = sorted(path for path in Path(place).iterdir() if path.suffix in WEIGHT_FILES)

@@ -19,7 +19,7 @@ def split_data(config: TrainConfig) -> ImageSplits:
     Raises:
         ValueError: shares that leave too little on a side.
     """
-    splits = open_splits(config.data, config.data_root)
+    splits = open_splits(config.data, config.data_root, config.labels)
     if splits.val is not None and config.val:
         raise ValueError(
             f"val must be 0 because {config.data} comes with validation images, got {config.val}. Leave --val out."
@@ -53,7 +53,7 @@ def recorded_data(run: Run, config: TrainConfig, accept_changes: bool = False) -
     """
     if not run.has_data_record:
         return _drawn_again(run, config)
-    record, opened = run.data, parts_of(open_splits(config.data, config.data_root))
+    record, opened = run.data, parts_of(open_splits(config.data, config.data_root, config.labels))
     drawn = {split for split in SPLITS if split not in opened}
     found = record.found_in(listing(opened, config.data), drawn)
     said = found.said()

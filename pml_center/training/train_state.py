@@ -3,30 +3,33 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pml_center import distributed
-from pml_center.backbones import Embedder
-from pml_center.data import ImageSplits
+from pml_center.backbones import HEADS, Embedder, Trunk
+from pml_center.data import ImageSplits, LabeledImages
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
-from pml_center.training.measurement import check_measurable, validator
+from pml_center.training.measurement import check_measurable, embeddings_of, validator
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
-from pml_center.training.run_folder import Run, check_input, embedder, input_of
+from pml_center.training.run_folder import Run, check_input, embedder, input_of, starting_model
 from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
@@ -143,10 +146,10 @@ class TrainState:
             torch.use_deterministic_algorithms(True)
         images, record, accepted = distributed.of_each(lambda: _data(config, run, accept_changes))
         _check_processes(config, images, record, accepted)
-        model = embedder(config, from_scratch=run is not None)
-        if config.init_from is not None and run is None:
-            _take_weights(model, config.init_from)
-        model = model.to(device)
+        config = for_data(config, images.train.width)
+        model = (starting_model(config) if run is None else embedder(config, from_scratch=True)).to(device)
+        if config.unfreeze_at is None:
+            model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
         groups = param_groups(
             model,
@@ -155,7 +158,12 @@ class TrainState:
             loss_lr=config.loss_lr,
             center_lr=config.center_lr,
             weight_decay=config.weight_decay,
+            trunk_lr=config.trunk_lr,
+            neck_lr=config.neck_lr,
+            layer_decay=config.layer_decay,
         )
+        if config.unfreeze_at is not None:
+            model.freeze(config.freeze)
         loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
         updates = len(loader) // config.accumulate
         if not updates:
@@ -198,8 +206,47 @@ class TrainState:
         """The model that counts: the moving average of the weights, if there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the trunk gives the same features of an image in every epoch."""
+        config = self.config
+        is_still = config.freeze == "trunk" and config.unfreeze_at is None
+        return is_still and not config.augments and self.images.train.width is None
+
+    def compute_features(self) -> None:
+        """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        parts = {split: part for split in ("train", "val") if (part := getattr(self.images, split)) is not None}
+        self._take({split: self._features(part) for split, part in parts.items()})
+
+    def sketch_features(self, images: int) -> float:
+        """The same of a few images, repeated for all that are trained on; the seconds that it takes for all."""
+        train = self.images.train
+        some = train.subset(range(min(images, len(train))))
+        started = time.perf_counter()
+        rows = embeddings_of(Trunk(self.model), some, self.config)
+        seconds = time.perf_counter() - started
+        self._take({"train": np.resize(rows, (len(train), rows.shape[1]))})
+        return seconds / len(some) * (len(train) + len(self.images.val or ()))
+
+    def _features(self, images: LabeledImages) -> NDArray[np.float32]:
+        return embeddings_of(Trunk(self.model), images, self.config, is_kept=True)
+
+    def _take(self, features: Mapping[str, NDArray[np.float32]]) -> None:
+        vectors = {split: getattr(self.images, split).as_vectors(rows) for split, rows in features.items()}
+        self.images = replace(self.images, **vectors)
+        where = distributed.rank(), distributed.world_size()
+        self.loader = training_loader(self.images.train, self.model, self.config, *where)
+
     def batches(self) -> Iterator[Batch]:
         """Those of this epoch that are not done yet."""
+        at = self.config.unfreeze_at
+        if at is not None and self.progress.epoch >= at and self.model.is_frozen:
+            self.model.freeze(None)
+            (self.network,) = distributed.prepare(self.model)
         sampler: Any = self.loader.batch_sampler
         sampler.epoch, sampler.start = self.progress.epoch, self.progress.step * self.config.accumulate
         return iter(self.loader)
@@ -258,6 +305,39 @@ class TrainState:
         run.forget_after(state["log_size"])
 
 
+def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
+    """The configuration with what the data decide.
+
+    Args:
+        config: as it was asked for.
+        width: of the features in the place of images, None for images.
+
+    Raises:
+        ValueError: a model of images for features, or the reverse; options of images for features.
+    """
+    model = config.model or ("convnet" if width is None else "linear")
+    if (model in HEADS) != (width is not None):
+        kind, remedy = (
+            ("images", "Use 'convnet' or a timm model") if width is None else ("features", "Use 'linear' or 'mlp'")
+        )
+        raise ValueError(f"model must take {kind}, which the data are, got {model!r}. {remedy}.")
+    if width is None:
+        wrong = ["features"] if config.features is not None else []
+    else:
+        usual = TrainConfig()
+        of_images = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "channels", "image_size")
+        names = (*of_images, "pretrained", "weights", "freeze")
+        wrong = [name for name in names if getattr(config, name) != getattr(usual, name)]
+        if config.features not in (None, width):
+            raise ValueError(
+                f"features must be {width}, as many numbers as each has, got {config.features}. Leave it out."
+            )
+    if wrong:
+        kind = "images" if wrong == ["features"] else "features"
+        raise ValueError(f"{' and '.join(wrong)} must be left out, got {kind} as data. Take the options away.")
+    return replace(config, model=model, features=width)
+
+
 def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[ImageSplits, DataRecord, str]:
     """The images, their record, and what of it has changed; those to be measured can be."""
     if run is None:
@@ -293,14 +373,3 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def _take_weights(model: Embedder, folder: str) -> None:
-    weights = Run.open(folder).weights("model")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"init_from must be a run of the same model, got {folder} ({one_line(error)}). Use the same --model, "
-            "--embedding-size and --neck."
-        ) from error

@@ -1,24 +1,8 @@
-"""A command as a user types it, and a run that was trained once."""
+"""Runs that were trained once."""
 
 import pytest
 
-from pml_center.cli import main
 from pml_center.training import TrainConfig, fit
-
-
-@pytest.fixture
-def command(capsys):
-    """A function that runs a command: what it prints, (stdout, stderr), and its exit code."""
-
-    def typed(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        return *capsys.readouterr(), code
-
-    return typed
 
 
 @pytest.fixture(scope="session")

@@ -177,6 +177,8 @@ def test_only_the_first_names_of_many_are_told(run, flawed, caplog):
 def test_a_data_set_by_name_needs_its_files_or_a_network(run, where, monkeypatch):
     import urllib.request
 
+    pytest.importorskip("pytorch_metric_learning.datasets", reason="needs pytorch-metric-learning 2.8.1")
+
     def refuse(*_arguments, **_options):
         raise OSError("no network")
 

@@ -280,7 +280,7 @@ def test_group_is_the_whole_match_where_there_are_no_parentheses():
 def test_lfw_in_one_command(asked, shared_data, where):
     """Raw features of a small random network: that the protocols fit together, in seconds."""
     lfw = shared_data / "lfw"
-    options = ("--no-pretrained", "--image-size", "32", "--workers", "2", "--ci", "none")
+    options = ("--no-pretrained", "--image-size", "16", "--workers", "2", "--ci", "none")
     protocols = ("--protocol", "retrieval", "verification", "identification", "--pairs", lfw / "pairs.txt")
     found = asked("eval", "test_vit", lfw / "lfw_aligned_112.zip", *options, *protocols, "--far", "0.1", "0.01")
     retrieval, verification, identification = (found["reports"][name] for name in protocols[1:4])

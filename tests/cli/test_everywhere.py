@@ -13,7 +13,10 @@ import termios
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import timm
+import torch
 from hypothesis import HealthCheck, given, settings
+from packaging.version import Version
 
 from pml_center.cli import app, main
 from pml_center.data import digits
@@ -205,6 +208,7 @@ def test_report_writes_the_page_of_a_run(command, trained, photos, tmp_path):
     assert "k-means" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(Version(timm.__version__) < Version("1.0.31"), reason="export needs timm 1.0.31")
 def test_export_round_trips_through_eval(command, trained, photos, tmp_path):
     out, _, code = command("export", trained / "timm", "--json")
     assert code == 0
@@ -326,10 +330,16 @@ def test_faiss_that_is_missing_is_named_before_anything_is_embedded(command, mon
     assert "pip install faiss-cpu" in err
 
 
+@pytest.mark.skipif(Version(timm.__version__) < Version("1.0.31"), reason="export needs timm 1.0.31")
 def test_export_says_what_timm_and_onnx_cannot_have(command, trained, monkeypatch):
     _, err, code = command("export", trained / "small")
     assert code == 2
     assert "Use --format onnx" in err
+    monkeypatch.setattr(torch, "__version__", "2.8.0")
+    _, err, code = command("export", trained / "small", "--format", "onnx")
+    assert code == 3
+    assert "torch must be 2.9 or newer to write ONNX, got 2.8.0" in err
+    monkeypatch.setattr(torch, "__version__", "2.9.0")
     monkeypatch.setitem(sys.modules, "onnx", None)
     _, err, code = command("export", trained / "small", "--format", "onnx")
     assert code == 3
@@ -426,3 +436,21 @@ def test_more_workers_than_a_machine_can_have_are_refused(command, photos, tmp_p
     _, err, code = command(*words, photos, "--workers", 10**6, *options)
     assert code == 2
     assert "workers must be in [0, " in err
+
+
+def test_commands_load_what_they_need(photos, tmp_path):
+    np.save(tmp_path / "rows.npy", np.eye(8, dtype=np.float32))
+    np.save(tmp_path / "labels.npy", np.arange(8) // 2)
+    program = (
+        "import sys\n"
+        "from pml_center.cli import main\n"
+        "for words in eval(sys.argv[1]):\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code\n"
+        "print([name for name in ('timm', 'torchvision', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    words = [["eval", str(tmp_path / "rows.npy"), str(tmp_path / "labels.npy")], ["data", "check", str(photos)]]
+    ran = subprocess.run([sys.executable, "-c", program, repr(words)], capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == "[]", ran.stderr

@@ -69,6 +69,11 @@ def test_models_are_listed_by_a_pattern(command):
     assert "pretrained weights" in out
 
 
+def test_models_whose_input_an_older_timm_does_not_know_are_listed(command, monkeypatch):
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: None)
+    assert "unknown" in command("models", "test_vit")[0]
+
+
 def test_recipes_are_listed_and_copied_but_never_over_a_file(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = json.loads(command("recipes", "ls", "--json")[0])["recipes"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pml_center.comparison.page import table, write_comparison
+from pml_center.comparison.page import write_comparison
+from pml_center.comparison.result import table
 from pml_center.evaluation import RetrievalEvaluator, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.paired_tests import VarianceParts
 from pml_center.training import Candidate, Comparison

@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pml_center.data import image_folder
+from pml_center.data.image_folder import SUFFIXES
 
 
 @pytest.fixture
@@ -193,3 +194,9 @@ def test_reads_faces_from_a_zip_file(shared_data):
     assert (len(data), data.num_classes) == (3665, 180)
     assert data[0][0].size == (112, 112)
     assert isinstance(data[0][0], Image.Image)
+
+
+def test_images_are_those_that_torchvision_knows():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(SUFFIXES) == set(IMG_EXTENSIONS)

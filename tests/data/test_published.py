@@ -6,10 +6,12 @@ import json
 import pickle
 import socket
 import struct
+import sys
 import zipfile
 
 import numpy as np
 import pytest
+import pytorch_metric_learning
 import timm.data
 from PIL import Image
 from pytorch_metric_learning import datasets as pml_datasets
@@ -175,6 +177,13 @@ def cub(root):
             path.write_bytes(content(len(images)))
     (folder / "images.txt").write_text("\n".join(images))
     (folder / "image_class_labels.txt").write_text("\n".join(labels))
+
+
+def test_an_older_pml_has_no_data_sets_and_says_since_when(tmp_path, monkeypatch):
+    monkeypatch.delattr(pytorch_metric_learning, "datasets", raising=False)
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.datasets", None)
+    with pytest.raises(ValueError, match=r"PML has, which has them from 2\.8\.1 on, .*learning>=2\.8\.1'$"):
+        open_splits("pml/CUB", tmp_path)
 
 
 @pytest.mark.parametrize("where", ["", "CUB"])  # PML downloads to a folder of its own

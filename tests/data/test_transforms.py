@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageChops
 
 from pml_center.data import eval_transform, train_transform
+from pml_center.training.seeding import seed_everything
 
 HALF = {1: (0.5,), 3: (0.5, 0.5, 0.5)}
 
@@ -154,3 +155,35 @@ def test_values_out_of_range_are_errors(arguments, message):
     fine = {"image_size": 16, "channels": 1, "mean": (0.5,), "std": (0.5,)}
     with pytest.raises(ValueError, match=message):
         train_transform(**(fine | arguments))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"auto_augment": "rand-m9-mstd0.5"},
+        {"auto_augment": "augmix-m3-w3"},
+        {"color_jitter": 0.4},
+        {"random_erasing": 1.0},
+    ],
+    ids=str,
+)
+def test_timms_augmentation_changes_images_by_the_seed_alone(channels, options):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8))
+    half = (0.5,) * channels
+    transform, plain = (train_transform((32, 16), channels, half, half, **more) for more in (options, {}))
+    found = []
+    for seed in (0, 0, 1, 2, 3):
+        seed_everything(seed)
+        found.append(transform(image))
+    assert all(each.shape == (channels, 32, 16) for each in found)
+    assert torch.equal(found[0], found[1])
+    assert not all(torch.equal(found[0], other) for other in found[2:])
+    assert not all(torch.allclose(plain(image), other, atol=0.05) for other in found)
+
+
+def test_what_timm_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="auto_augment must be what timm knows, got 'random'"):
+        train_transform(8, 1, (0.5,), (0.5,), auto_augment="random")
+    with pytest.raises(ValueError, match="random_erasing must be in"):
+        train_transform(8, 1, (0.5,), (0.5,), random_erasing=2)

@@ -2,11 +2,13 @@
 
 import time
 import warnings
+from importlib.metadata import version
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score, pair_confusion_matrix
 
 from pml_center.evaluation import (
@@ -18,6 +20,7 @@ from pml_center.evaluation import (
 from tests import golden_io
 from tests.evaluation.clusters import clusters
 
+SINGLE_IS_ONE = Version(version("scikit-learn")) >= Version("1.7")
 partitions = st.integers(1, 40).flatmap(
     lambda count: st.tuples(*[st.lists(st.integers(0, 9), min_size=count, max_size=count)] * 2)
 )
@@ -27,6 +30,8 @@ partitions = st.integers(1, 40).flatmap(
 @given(pair=partitions)
 def test_metrics_are_those_of_scikit_learn(pair):
     labels, found = pair
+    # Every sample alone in both is 0 / 0, for which scikit-learn gives 1 since 1.7.
+    assume(SINGLE_IS_ONE or len(set(labels)) < len(labels) or len(set(found)) < len(found))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it takes many classes for a regression
         assert adjusted_mutual_information(labels, found) == pytest.approx(

@@ -530,3 +530,30 @@ def test_pairs_find_an_image_however_its_path_is_written(written):
         Pairs.of_paths(["1", "ann/2"], ["ann/2", "bob/1"], [1, 0], paths)
     with pytest.raises(ValueError, match=r"pairs must be of rows that exist, got 'cid/1.png' without one"):
         Pairs.of_paths(["cid/1.png", "ann/2"], ["ann/2", "bob/1"], [1, 0], paths)
+
+
+def test_embeddings_are_centered_by_the_other_folds():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 6)) + 5  # far from the origin, where all cosines are alike
+    first, second = rng.permutation(60)[:30], rng.permutation(60)[:30]
+    second = np.where(second == first, (second + 1) % 60, second)
+    same, folds = np.arange(30) % 2 == 0, np.arange(30) % 3
+    report = VerificationEvaluator(center=True, ci=None)(rows, pairs=Pairs(first, second, same, folds))
+    right, scores = [], np.empty(30)
+    for fold in range(3):
+        trained = folds != fold
+        mean = np.concatenate([rows[first[trained]], rows[second[trained]]]).mean(0)
+        left, other = (
+            (rows[side] - mean) / np.linalg.norm(rows[side] - mean, axis=1)[:, None] for side in (first, second)
+        )
+        cosine = (left * other).sum(1)
+        threshold = best_threshold(cosine[trained], same[trained])
+        right.append(((cosine >= threshold) == same)[~trained].mean())
+        scores[~trained] = cosine[~trained]
+    np.testing.assert_allclose(report.scores, scores, atol=1e-6)
+    assert report["accuracy"] == pytest.approx(np.mean(right))
+    assert "centered by the other folds" in report.protocol
+    with pytest.raises(ValueError, match="pairs must have folds to be centered"):
+        VerificationEvaluator(center=True)(rows, pairs=Pairs(first, second, same))
+    with pytest.raises(ValueError, match="threshold must be None with center"):
+        VerificationEvaluator(center=True, threshold=0.5)

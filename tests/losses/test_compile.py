@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
 
 @pytest.fixture(autouse=True)
-def _fresh_compiler():
+def _fresh_compiler(monkeypatch):
     torch._dynamo.reset()
+    if kept := getattr(aot_eager, "kwargs", None):  # torch 2.4 wraps a function in it anew for each graph, without end
+        monkeypatch.setattr(aot_eager, "kwargs", dict(kept))
     yield
     torch._dynamo.reset()
 

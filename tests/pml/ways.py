@@ -38,6 +38,7 @@ class Way:
         here: what happens, for the page; without it the way is not on the page, as PML's losses refuse it likewise.
         instead: what to write here for what the code does with PML's; the same is compared.
         check: code that holds with ours and not with PML's.
+        needs: a version that an older one cannot stand for, such as ``"torch>=2.5"``.
     """
 
     subject: str
@@ -49,6 +50,7 @@ class Way:
     here: str = ""
     instead: str = ""
     check: str = ""
+    needs: str = ""
 
     def __post_init__(self):
         for name in ("code", "instead", "check"):
@@ -58,9 +60,9 @@ class Way:
         return f"{self.subject}: {self.name}"
 
 
-def same(subject: str, ways: dict[str, str], kinds: tuple[str, ...] = ("ArcFaceLoss",)) -> list[Way]:
+def same(subject: str, ways: dict[str, str], kinds: tuple[str, ...] = ("ArcFaceLoss",), needs: str = "") -> list[Way]:
     """Ways that do what they do with PML's."""
-    return [Way(subject, name, code, kinds=kinds) for name, code in ways.items()]
+    return [Way(subject, name, code, kinds=kinds, needs=needs) for name, code in ways.items()]
 
 
 SIZES = "num_classes=5, embedding_size=8"
@@ -582,10 +584,10 @@ WAYS = [
                 "Adadelta": "lr=1",
                 "ASGD": "lr=0.1",
                 "Rprop": "lr=0.01",
-                "Adafactor": "lr=0.1",
             }.items()
         },
     ),
+    *same("optimizers", {"Adafactor": training("torch.optim.Adafactor(parameters, lr=0.1)")}, needs="torch>=2.5"),
     *same(
         "optimizers",
         {f"timm's {name}": training(f"timm.optim.create_optimizer_v2(parameters, {name!r}, lr=0.01)") for name in TIMM},
@@ -737,7 +739,7 @@ WAYS = [
         here="the name matches nothing, so that the weights decay",
         instead="""
             both = nn.ModuleDict({"model": model, "loss": loss})
-            groups = timm.optim.param_groups_weight_decay(both, 0.5, no_weight_decay_list=["*.class_weights.weight"])
+            groups = timm.optim.param_groups_weight_decay(both, 0.5, no_weight_decay_list=["loss.class_weights.weight"])
             sgd = torch.optim.SGD(groups, lr=0.1)
             loss(model(x), y).backward()
             sgd.step()
@@ -824,6 +826,7 @@ WAYS = [
         "page",
         here="torch's `UserError`: values are looked at, which needs a break of the graph",
         instead='value = torch.compile(loss, backend="eager")(e, y)',
+        needs="torch>=2.6",  # for PML's
     ),
     *same(
         "state",

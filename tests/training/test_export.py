@@ -5,11 +5,13 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from torch import nn
 
 from pml_center.backbones import Embedder, create_embedder
@@ -18,6 +20,7 @@ from pml_center.training import TrainConfig, export_onnx, export_timm
 from pml_center.training.export import _affine, _with_head
 from pml_center.training.run_folder import Run
 
+needs_timm = pytest.mark.skipif(Version(timm.__version__) < Version("1.0.31"), reason="export needs timm 1.0.31")
 SETTINGS = {"embedding_size": 16, "channels": 1, "image_size": 32, "workers": 0}
 
 
@@ -53,6 +56,7 @@ def embeddings(model, images):
         return model.eval()(images)
 
 
+@needs_timm
 @pytest.mark.parametrize("neck", ["linear", "bnneck", "none"])
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
 def test_timm_gives_the_same_embeddings(model, neck, tmp_path):
@@ -61,14 +65,22 @@ def test_timm_gives_the_same_embeddings(model, neck, tmp_path):
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "labels.json", "README.md"}
     images = torch.randn(3, 1, 32, 32)
     wanted = embeddings(run.load_model(), images)
-    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    torch.testing.assert_close(embeddings(loaded, images), wanted, rtol=1e-4, atol=1e-4)
     ours = create_embedder(f"local-dir:{folder}", pretrained=True)  # as `pml-center eval local-dir:...` does
     torch.testing.assert_close(embeddings(ours, images), wanted, rtol=1e-4, atol=1e-4)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    torch.testing.assert_close(embeddings(loaded, images), wanted, rtol=1e-4, atol=1e-4)
     features = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
     torch.testing.assert_close(embeddings(features, images), embeddings(run.load_model().trunk, images))
 
 
+def test_an_older_timm_writes_nothing_and_which_does_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(timm, "__version__", "1.0.16")
+    with pytest.raises(ImportError, match=r"timm must be 1\.0\.31 or newer to write what timm loads, got 1\.0\.16"):
+        export_timm(trained(tmp_path, "test_resnet"))
+    assert not list(tmp_path.rglob("export*"))
+
+
+@needs_timm
 def test_timm_prepares_images_as_the_run_did(tmp_path):
     run = trained(tmp_path, "test_resnet")
     model = timm.create_model(f"local-dir:{export_timm(run)}", pretrained=True)
@@ -80,6 +92,20 @@ def test_timm_prepares_images_as_the_run_did(tmp_path):
     assert torch.equal(timm.data.create_transform(**data)(image), wanted)
 
 
+@needs_timm
+def test_a_timm_that_takes_safetensors_for_a_pickle_is_no_matter_here(tmp_path, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise UnpicklingError("invalid load key")
+
+    run, images = trained(tmp_path, "test_vit"), torch.randn(3, 1, 32, 32)
+    folder = export_timm(run)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_path", broken)  # before 1.0.26
+    ours = create_embedder(f"local-dir:{folder}", pretrained=True)
+    wanted = embeddings(run.load_model(), images)
+    torch.testing.assert_close(embeddings(ours, images), wanted, rtol=1e-4, atol=1e-4)
+
+
+@needs_timm
 def test_a_card_tells_the_loss_its_worth_and_whom_to_cite(tmp_path):
     run = trained(tmp_path, "test_resnet", loss="0.5 * ArcFaceLoss(margin=20) + TripletMarginLoss", epochs=7)
     card = (export_timm(run) / "README.md").read_text(encoding="utf-8")
@@ -100,6 +126,7 @@ def test_a_card_tells_the_loss_its_worth_and_whom_to_cite(tmp_path):
     assert config["license"] is None  # of ImageNet weights, which took no part
 
 
+@needs_timm
 def test_what_timm_cannot_say_is_refused_and_nothing_is_trained(tmp_path):
     run = trained(tmp_path, "convnet")
     with pytest.raises(ValueError, match=r"model must be one of timm's.*got 'convnet'. Use --format onnx"):
@@ -111,6 +138,7 @@ def test_what_timm_cannot_say_is_refused_and_nothing_is_trained(tmp_path):
         _with_head(levit)
 
 
+@needs_timm
 def test_a_model_that_embeds_otherwise_is_refused(tmp_path, monkeypatch):
     run = trained(tmp_path, "test_resnet")
     halved = lambda neck, features: [part / 2 for part in _affine(neck, features)]  # noqa: E731
@@ -120,6 +148,7 @@ def test_a_model_that_embeds_otherwise_is_refused(tmp_path, monkeypatch):
     assert not list(run.folder.glob("export*"))
 
 
+@needs_timm
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     run = trained(tmp_path, "test_resnet")
     (tmp_path / "mine").mkdir()
@@ -140,6 +169,12 @@ def test_a_neck_is_an_affine_function_of_the_features(neck):
     torch.testing.assert_close(nn.functional.linear(features.double(), weight, bias).float(), wanted)
 
 
+def test_onnx_says_which_torch_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.8.0")
+    with pytest.raises(ImportError, match=r"torch must be 2\.9 or newer to write ONNX, got 2\.8\.0\. Upgrade"):
+        export_onnx(trained(tmp_path, "convnet"))
+
+
 @pytest.mark.parametrize("model", ["convnet", "test_resnet"])
 def test_onnx_gives_the_same_embeddings(model, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
@@ -156,6 +191,7 @@ def test_onnx_gives_the_same_embeddings(model, tmp_path):
 
 
 def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.9.0")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"onnx must be installed to write ONNX. .*pip install 'pml-center\[onnx\]'"):
         export_onnx(trained(tmp_path, "convnet"))

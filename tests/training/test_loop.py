@@ -17,6 +17,7 @@ from pml_center.training.loop import choose_device
 from pml_center.training.splitting import split_data
 from pml_center.training.train_state import TrainState
 
+few_digits = pytest.mark.usefixtures("few_digits")
 SMALL = TrainConfig(model="convnet", image_size=8, embedding_size=8, epochs=2, workers=0, batch_size=64)
 
 
@@ -53,6 +54,7 @@ def test_a_run_learns_and_leaves_what_it_did(tmp_path):
     assert json.loads((run.folder / "eval" / "held-out" / "report.json").read_text())["schema"] == 1
 
 
+@few_digits
 def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     run, measurement = fit(small(tmp_path))
     opened = Run.open(run.folder)
@@ -64,6 +66,7 @@ def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     assert again.model.metrics == measurement.model.metrics
 
 
+@few_digits
 @pytest.mark.parametrize(
     "changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}]
 )
@@ -73,6 +76,7 @@ def test_the_ways_to_train_work(tmp_path, changes):
     assert (run.folder / "checkpoints" / "last" / "loss.safetensors").is_file()
 
 
+@few_digits
 def test_the_same_seed_gives_the_same_run(tmp_path):
     formula = "ArcFaceLoss + TripletMarginLoss @ MultiSimilarityMiner"
     first, second = (
@@ -123,6 +127,7 @@ def test_what_was_held_out_stays_so_when_the_data_grow(tmp_path, folder):
         run.held_out(image_folder(folder))
 
 
+@few_digits
 def test_a_run_that_ended_before_it_had_weights_can_be_repeated(tmp_path):
     with pytest.raises((FloatingPointError, ValueError), match="must be finite, got"):
         fit(small(tmp_path, lr=1e12, epochs=5))
@@ -170,6 +175,7 @@ def test_a_batch_of_which_nothing_can_be_read_stops_the_run(tmp_path, folder):
         fit(small(tmp_path, data=str(folder), image_size=8, batch_size=8, held_out=0))
 
 
+@few_digits
 def test_the_best_epoch_on_validation_images_is_what_counts(tmp_path):
     run, measurement = fit(small(tmp_path, val=0.3, epochs=4, schedule="constant", lr=0.02))
     looks = run.events("val")
@@ -184,6 +190,7 @@ def test_the_best_epoch_on_validation_images_is_what_counts(tmp_path):
     assert run.load_model("best").state_dict().keys() == run.load_model().state_dict().keys()
 
 
+@few_digits
 def test_training_stops_when_nothing_gets_better(tmp_path):
     run, _ = fit(small(tmp_path, val=0.3, epochs=30, patience=2, lr=1e-9, eval_every=2))
     looks = run.events("val")
@@ -192,6 +199,7 @@ def test_training_stops_when_nothing_gets_better(tmp_path):
     assert len(run.epochs) < 30
 
 
+@few_digits
 def test_a_run_that_stopped_early_goes_on_if_asked(tmp_path):
     run, _ = fit(small(tmp_path, val=0.3, epochs=9, patience=1, lr=1e-9))
     stopped = len(run.epochs)
@@ -200,6 +208,7 @@ def test_a_run_that_stopped_early_goes_on_if_asked(tmp_path):
     assert len(resume(run.folder, epochs=9)[0].epochs) > stopped
 
 
+@few_digits
 def test_images_of_the_classes_trained_on_are_classified_too(tmp_path):
     run, measurement = fit(small(tmp_path, split="images", epochs=3))
     assert measurement.accuracy["accuracy"] > 0.5
@@ -207,6 +216,7 @@ def test_images_of_the_classes_trained_on_are_classified_too(tmp_path):
     assert fit(small(tmp_path / "unseen", epochs=1))[1].accuracy is None
 
 
+@few_digits
 def test_training_starts_from_the_weights_of_a_run(tmp_path):
     first, _ = fit(small(tmp_path / "first", epochs=1))
     run, _ = fit(small(tmp_path / "second", epochs=1, lr=1e-12, init_from=str(first.folder)))
@@ -276,6 +286,7 @@ def test_more_batches_a_step_than_an_epoch_has_are_refused(tmp_path):
         fit(small(tmp_path, accumulate=30))
 
 
+@few_digits
 def test_a_run_is_overwritten_only_if_asked(tmp_path):
     fit(small(tmp_path, epochs=1))
     with pytest.raises(FileExistsError, match=r"Go on with `pml-center resume .*run`, delete it with --overwrite, or"):
@@ -301,6 +312,7 @@ def test_a_folder_with_a_config_file_of_its_own_is_not_taken_for_a_run(tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+@few_digits
 def test_a_full_disk_leaves_what_is_known_of_a_run_as_it_was(tmp_path, monkeypatch):
     run, _ = fit(small(tmp_path, epochs=1))
 

@@ -54,16 +54,16 @@ def embeddings_of(folder):
 
 def keep_embeddings(folder):
     """Write down what every measurement embeds, as the first process has it."""
-    embed_images = measurement._embeddings
+    embed_images = measurement.embeddings_of
 
-    def embed_and_keep(model, images, config):
-        found = embed_images(model, images, config)
-        if distributed.is_main():
+    def embed_and_keep(model, images, config, is_kept=False):
+        found = embed_images(model, images, config, is_kept)
+        if distributed.is_main() and not is_kept:  # which is the model before training
             folder.mkdir(exist_ok=True)
             np.save(folder / f"{len(list(folder.iterdir()))}.npy", found)
         return found
 
-    measurement._embeddings = embed_and_keep
+    measurement.embeddings_of = embed_and_keep
 
 
 def kept(folder):
@@ -172,7 +172,7 @@ def test_three_processes_resume_to_the_last_bit(tmp_path):
 def assert_measured_what_it_saved(folder):
     """Its last measurement is that of the images held out, by the weights that count, in the order of the images."""
     run = Run.open(folder)
-    embeddings = measurement._embeddings(run.load_model(), run.held_out(digits()), run.config)
+    embeddings = measurement.embeddings_of(run.load_model(), run.held_out(digits()), run.config)
     assert_close(kept(folder)[-1], torch.from_numpy(embeddings))
     labels = run.held_out(digits()).labels
     found = RetrievalEvaluator()(kept(folder)[-1].numpy(), labels).metrics

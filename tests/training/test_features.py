@@ -1,0 +1,236 @@
+"""Features in the place of images, a trunk that stays as it is, and what a model was before training."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from pml_center.data import digits, open_splits
+from pml_center.data.open_images import open_images
+from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
+from pml_center.training import Run, TrainConfig, compare, export_timm, fit, resume
+from pml_center.training.run_folder import starting_model, untouched
+from pml_center.training.train_state import TrainState
+
+SMALL = TrainConfig(embedding_size=8, epochs=2, workers=0, batch_size=64, loss="CosFaceLoss")
+
+
+def small(tmp_path, data="digits", **changes):
+    return dataclasses.replace(SMALL, data=data, out=str(tmp_path / "run"), **changes)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    images = digits()
+    pixels = np.stack([np.asarray(image) for image in images.images]).reshape(len(images), -1)
+    return pixels.astype(np.float32) / 255, np.array(images.classes)[images.labels]
+
+
+@pytest.fixture
+def table(tmp_path, arrays):
+    """The same as files: an array, and a table of labels, groups and splits."""
+    np.save(tmp_path / "features.npy", arrays[0])
+    splits = ["train" if int(label) < 7 else "test" for label in arrays[1]]
+    lines = [f"{i}.png,{label},{i % 3},{split}" for i, (label, split) in enumerate(zip(arrays[1], splits, strict=True))]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,group,split", *lines]))
+    return tmp_path
+
+
+def test_arrays_are_trained_on_beside_what_they_were_before(tmp_path, arrays):
+    run, measured = fit(small(tmp_path, arrays, epochs=4))
+    assert run.config.model == "linear"
+    assert run.config.features == 64
+    assert measured.pixels is None
+    rows = [int(name.removeprefix("features[").removesuffix("]")) for name in run.held_out_names]
+    wanted = RetrievalEvaluator()(arrays[0][rows], arrays[1][rows])
+    assert measured.before.metrics == wanted.metrics
+    kept = json.loads((run.folder / "eval" / "held-out" / "before.json").read_text())
+    assert kept["metrics"] == wanted.metrics
+    assert fit(dataclasses.replace(small(tmp_path, arrays), out=str(tmp_path / "b")))[0].config.data == run.config.data
+
+
+def test_a_run_on_features_goes_on_to_the_last_bit(tmp_path, arrays):
+    asked = small(tmp_path, arrays, val=0.2, schedule="constant", warmup_epochs=0.0)
+    part, same = (fit(dataclasses.replace(asked, out=str(tmp_path / f"{n}"), epochs=n))[0] for n in (2, 3))
+    resume(part.folder, epochs=3)
+    first, second = (run.load_model("last").state_dict() for run in (part, same))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp"])
+def test_files_of_features_bring_labels_groups_and_splits(table, model):
+    asked = small(table, f"{table}/features.npy", labels=f"{table}/labels.csv", model=model, mlp_widths=(16,))
+    run, measured = fit(asked)
+    assert run.classes == list("0123456")
+    assert len(set(measured.model.clusters)) == 3
+    assert set(run.data.names("test")) == {f"{i}.png" for i in np.flatnonzero(digits().labels >= 7)}
+    assert {row.group for row in run.data.rows} == {"0", "1", "2"}
+    assert Run.open(run.folder).load_model()(torch.zeros(1, 64)).shape == (1, 8)
+
+
+def test_an_archive_and_a_folder_hold_the_same_as_a_table(table, arrays):
+    rows = open_images(table / "features.npy", labels=str(table / "labels.csv"))
+    np.savez(table / "some.npz", X=arrays[0], y=rows.labels, names=[rows.name(i) for i in range(len(rows))])
+    archived = open_images(table / "some.npz")
+    assert [archived.name(i) for i in (0, 5)] == ["0.png", "5.png"]
+    save_samples(table / "embedded", Samples(arrays[0], arrays[1], splits=["train"] * 900 + ["test"] * 897))
+    splits = open_splits(table / "embedded")
+    assert (len(splits.train), len(splits.test)) == (900, 897)
+    assert torch.equal(splits.test[0][0], torch.from_numpy(arrays[0][900]))
+    assert load_samples(table / "embedded").splits[900] == "test"
+    assert len(open_images(f"{table}/embedded/test")) == 897
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 8}, "image_size must be left out, got features as data"),
+        ({"freeze": "trunk", "hflip": 0.5}, "hflip and freeze must be left out"),
+        ({"model": "convnet"}, "model must take features, which the data are, got 'convnet'"),
+        ({"features": 3}, "features must be 64, as many numbers as each has, got 3"),
+        ({"mlp_dropout": 1.0, "model": "mlp"}, "dropout must be in \\[0, 1\\)"),
+    ],
+)
+def test_options_of_images_are_none_of_features(tmp_path, arrays, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small(tmp_path, arrays, **arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_need_a_model_of_images(tmp_path):
+    with pytest.raises(ValueError, match="model must take images, which the data are, got 'mlp'"):
+        fit(small(tmp_path, model="mlp"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda x, y: (x[:5], y), "label must be one per row .5., got 1797"),
+        (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "features must be finite, got nan in row"),
+        (lambda x, y: (x, ["one"] * len(x)), "label must name at least 2 classes"),
+        (lambda x, y: (x,), "data must be features and their labels"),
+        (lambda x, y: (x.astype(str), y), "features must be real numbers"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(tmp_path, arrays, broken, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit(small(tmp_path, broken(*arrays)))
+
+
+def test_losses_are_compared_on_features(tmp_path, arrays):
+    config = small(tmp_path, arrays, split="classes")
+    found = compare(config, ["CosFaceLoss", "SoftmaxLoss"], seeds=(0, 1), jobs=1)
+    assert set(found.beside) == {"before training"}
+    values = found.before["mean_average_precision_at_r"]
+    assert values.shape == found.rows[0].candidate.values["mean_average_precision_at_r"][0].shape
+    assert "before" in found.content()
+
+
+def test_a_run_on_features_is_exported_behind_the_model_that_made_them(tmp_path, command):
+    out = command("embed", "test_resnet", "digits", "--no-pretrained", "--image-size", 32, "--out", tmp_path / "rows")
+    assert out[2] == 0
+    # Random weights are others each time, so that the folder cannot name its model; those of a run are kept.
+    base, _ = fit(small(tmp_path / "base", model="test_resnet", image_size=32, channels=1, epochs=1))
+    command("embed", base.folder, "digits", "--out", tmp_path / "features", "--workers", 0)
+    run, measured = fit(small(tmp_path / "head", str(tmp_path / "features")))
+    images = run.held_out(open_images(run.config.data))
+    model = timm.create_model(f"local-dir:{export_timm(run)}", pretrained=True).eval()
+    pictures = digits().subset(images.indices[:4])
+    from pml_center.evaluation import embed_samples
+
+    found = embed_samples(base.load_model(), pictures).embeddings
+    with torch.no_grad():
+        wanted = run.load_model()(torch.from_numpy(found))
+    rows = torch.stack([row for row, _ in pictures.with_transform(_transform(base))])
+    torch.testing.assert_close(model(rows), wanted, rtol=1e-3, atol=1e-4)
+    assert len(measured.embeddings) == len(images)
+
+
+def _transform(run):
+    from pml_center.evaluation.embed import transform_of
+
+    return transform_of(run.load_model())
+
+
+def test_a_frozen_trunk_is_computed_once_with_the_same_outcome(tmp_path, monkeypatch):
+    asked = small(tmp_path, model="test_resnet", image_size=32, freeze="trunk", val=0.2, split="images")
+    run, measured = fit(asked)
+    monkeypatch.setattr(TrainState, "has_fixed_features", False)
+    other, as_images = fit(dataclasses.replace(asked, out=str(tmp_path / "images")))
+    np.testing.assert_allclose(measured.embeddings, as_images.embeddings, rtol=1e-5, atol=1e-6)
+    assert [event["loss"] for event in run.epochs] == pytest.approx([event["loss"] for event in other.epochs])
+    begun, ended = starting_model(run.config).trunk.state_dict(), run.load_model().trunk.state_dict()
+    assert all(torch.equal(begun[name], ended[name]) for name in begun)  # BatchNorm's statistics, too
+
+
+def test_what_was_frozen_is_trained_from_the_epoch_on_that_is_asked_for(tmp_path):
+    asked = small(tmp_path, model="convnet", image_size=8, freeze=1, schedule="constant", warmup_epochs=0.0)
+    frozen, _ = fit(dataclasses.replace(asked, unfreeze_at=3))
+    begun = starting_model(frozen.config)
+    after = frozen.load_model().state_dict()
+    held = {id(parameter) for block in begun.blocks[:2] for parameter in block}
+    names = {name: id(parameter) in held for name, parameter in begun.named_parameters()}
+    assert any(names.values())
+    for name, value in begun.state_dict().items():
+        if name in names:
+            assert torch.equal(value, after[name]) == names[name], name
+    resume(frozen.folder, epochs=3)
+    later = frozen.load_model().state_dict()
+    assert not any(torch.equal(after[name], later[name]) for name in names)
+    whole, _ = fit(dataclasses.replace(asked, unfreeze_at=3, epochs=3, out=str(tmp_path / "whole")))
+    assert all(torch.equal(value, later[name]) for name, value in whole.load_model().state_dict().items())
+
+
+def test_statistics_of_batchnorm_stay(tmp_path):
+    run, _ = fit(small(tmp_path, model="convnet", image_size=8, freeze="batchnorm", epochs=1))
+    begun, ended = starting_model(run.config).trunk.state_dict(), run.load_model().trunk.state_dict()
+    for name in begun:
+        assert torch.equal(begun[name], ended[name]) == ("running" in name or "num_batches" in name), name
+
+
+def test_before_training_is_the_model_as_it_came(tmp_path):
+    asked = small(tmp_path, model="convnet", image_size=8, epochs=1, lr=1e-9)
+    run, measured = fit(asked)
+    came = untouched(run.config)
+    held_out = run.held_out(digits())
+    rows = torch.stack([row for row, _ in held_out.with_transform(_transform(run))])
+    with torch.no_grad():
+        wanted = RetrievalEvaluator(ci=None)(came(rows).numpy(), [held_out.classes[label] for label in held_out.labels])
+    assert measured.before["r_precision"] == pytest.approx(wanted["r_precision"], abs=1e-3)
+    assert set(measured.reports) == {"report", "before", "pixels"}
+    went_on, again = fit(dataclasses.replace(asked, out=str(tmp_path / "on"), init_from=str(run.folder)))
+    assert again.before.metrics == measured.model.metrics
+    assert went_on.config.init_from == str(run.folder)
+
+
+def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, command):
+    noisy = arrays[0] * np.r_[np.ones(62), 0, 0].astype(np.float32)
+    np.savez(tmp_path / "some.npz", X=noisy, y=arrays[1])
+    said, _, code = command(
+        "train",
+        tmp_path / "some.npz",
+        "--epochs",
+        1,
+        "--embedding-size",
+        1,
+        "--loss",
+        "SoftmaxLoss",
+        "--out",
+        tmp_path / "run",
+    )
+    assert code == 0
+    assert "warning: training made it worse: mean_average_precision_at_r is" in said
+    assert "against before training: mean_average_precision_at_r -" in said
+    page = (tmp_path / "run" / "eval" / "held-out" / "report.html").read_text(encoding="utf-8")
+    assert "before training" in page
+    assert "training made it worse" in page
+    found, _, code = command("eval", tmp_path / "run", "--json")
+    assert code == 0
+    assert json.loads(found)["before"]["metrics"]["recall_at_1"] > 0.9
