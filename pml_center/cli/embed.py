@@ -42,7 +42,7 @@ def embed(
     rows = embedded(model, None if data is None else full_source(data), model_options, opened)
     with owned(out):
         (out / MODEL_FILE).unlink(missing_ok=True)  # nothing of an earlier model must stand beside these rows
-        save_samples(out, rows.samples)
+        save_samples(out, rows.samples, rows.images.splits)
         facts = rows.facts | opened.identity | {"order": name_order(rows.samples.names or [])}
         facts["sum"] = sum_of(rows.samples.embeddings)
         write_whole(out / MODEL_FILE, json.dumps(facts, indent=2) + "\n")

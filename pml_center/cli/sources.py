@@ -287,10 +287,10 @@ def embedded(
     if look is not None:
         look(of_images)
     labels = [images.classes[label] for label in images.labels]
-    groups, splits = (None if each is None else each.tolist() for each in (images.groups, images.splits))
+    groups = None if images.groups is None else images.groups.tolist()
     facts = {"data": full_source(data) if data else "held out", "images": len(images), "classes": images.num_classes}
     facts |= {"skipped": skipped} if options.skip_bad else {}
-    samples = Samples(model.embed(images), labels, groups, of_images, splits)
+    samples = Samples(model.embed(images), labels, groups, of_images)
     return Embedded(samples, images, model.facts | facts, model, doubts)
 
 

@@ -20,6 +20,7 @@ from pml_center.training.run_folder import Run
 # Options that make no other candidate: which seed, and where and how it was computed.
 FREE = (
     "seed",
+    "features",
     "out",
     "overwrite",
     "data_root",

@@ -32,16 +32,15 @@ class Samples(NamedTuple):
     """(N,) the camera, sequence or session of each row; None where there are none."""
     names: Sequence[str] | None = None
     """(N,) what to call each row, e.g. its path; None where nobody said."""
-    splits: Sequence[str] | None = None
-    """(N,) what the data have each row for: train, val or test; None where they do not say."""
 
 
-def save_samples(folder: str | Path, samples: Samples) -> None:
+def save_samples(folder: str | Path, samples: Samples, splits: Sequence[str] | None = None) -> None:
     """Write ``embeddings.npy`` and ``samples.csv`` (path, label, group, split), which every evaluator takes.
 
     Args:
         folder: to write to; made where it is missing.
         samples: what to write. Labels, groups and names are written as text.
+        splits: (N,) what the data have each row for, train, val or test; training goes by it.
 
     Raises:
         ValueError: columns of other lengths than the embeddings.
@@ -60,7 +59,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         raise ValueError(
             f"embeddings must have shape (rows, embedding_size), got shape {embeddings.shape}. Give each row its own."
         )
-    columns = _columns(samples)
+    columns = _columns(samples) | {"split": splits}
     present = {name: as_list(values, name) for name, values in columns.items() if values is not None}
     for name, values in present.items():
         if len(values) != len(embeddings):
@@ -81,7 +80,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
 
 def _columns(samples: Samples) -> dict[str, Any]:
-    return {"path": samples.names, "label": samples.labels, "group": samples.groups, "split": samples.splits}
+    return {"path": samples.names, "label": samples.labels, "group": samples.groups}
 
 
 def load_samples(folder: str | Path) -> Samples:
@@ -102,7 +101,7 @@ def load_samples(folder: str | Path) -> Samples:
     file = (folder / "embeddings.npy").stat()
     embeddings = read_array(folder / "embeddings.npy", mapped=True)
     count = len(embeddings) if embeddings.ndim else 0
-    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group", "split"))
+    columns = read_columns(folder / "samples.csv", "samples.csv", (), ("path", "label", "group"))
     rows = len(next(iter(columns.values()), []))
     if not os.path.samestat(file, (folder / "embeddings.npy").stat()):
         raise BlockingIOError(
@@ -113,7 +112,7 @@ def load_samples(folder: str | Path) -> Samples:
             f"samples.csv must have a label for each of the {count} embeddings, got {rows} rows with columns "
             f"{list(columns)} in {str(folder)!r}. Embed the data set again."
         )
-    return Samples(embeddings, columns["label"], *(columns.get(name) for name in ("group", "path", "split")))
+    return Samples(embeddings, columns["label"], columns.get("group"), columns.get("path"))
 
 
 def load_parts(folders: Sequence[str | Path]) -> Samples:
@@ -164,19 +163,17 @@ def embed_samples(
         ((3, 4), ['0', '1', '1'], ['digits[0]', 'digits[1]', 'digits[1000]'])
     """
     check_model(model)
-    names, classes, groups, splits = None, None, None, None
+    names, classes, groups = None, None, None
     if isinstance(data, LabeledImages):
         names, classes = [data.name(i) for i in range(len(data))], data.classes
-        groups, splits = (None if each is None else each.tolist() for each in (data.groups, data.splits))
+        groups = None if data.groups is None else data.groups.tolist()
         data = data if data.transform else data.with_transform(transform_of(model))
     if isinstance(data, Dataset):
         check_workers(workers)
         check_size("batch_size", batch_size, "Use 64.")
         data = DataLoader(data, batch_size, num_workers=workers)
     embeddings, labels = embed(model, data, device, progress)
-    return Samples(
-        embeddings, labels if classes is None else [classes[label] for label in labels], groups, names, splits
-    )
+    return Samples(embeddings, labels if classes is None else [classes[label] for label in labels], groups, names)
 
 
 def embed(

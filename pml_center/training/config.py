@@ -76,7 +76,7 @@ class ModelConfig:
     Attributes:
         model: 'convnet' for small grey images, or any timm model; for features 'linear' or 'mlp'. By default 'convnet',
             and 'linear' for features.
-        mlp_widths: of the hidden layers of 'mlp'.
+        mlp_widths: of the hidden layers of 'mlp', such as 512x256 for two.
         mlp_norm: behind each hidden layer of 'mlp'.
         mlp_dropout: share of the numbers that training sets to 0 behind each hidden layer of 'mlp'.
         embedding_size: numbers in an embedding; 0 keeps the width of the model.
@@ -94,7 +94,7 @@ class ModelConfig:
     """
 
     model: str | None = None
-    mlp_widths: tuple[int, ...] = (512,)
+    mlp_widths: int | str = "512"
     mlp_norm: Literal["batch", "layer", "none"] = "batch"
     mlp_dropout: float = 0.0
     embedding_size: int = 64
@@ -227,15 +227,15 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """
 
     def __post_init__(self) -> None:
-        if isinstance(self.mlp_widths, list):  # as YAML has them
-            object.__setattr__(self, "mlp_widths", tuple(self.mlp_widths))
-        if isinstance(self.image_size, (list, tuple)):
-            object.__setattr__(self, "image_size", "x".join(map(str, self.image_size)))
+        for name in ("image_size", "mlp_widths"):  # one value each on the command line, in files and in JSON
+            if isinstance(numbers := getattr(self, name), (list, tuple)):
+                object.__setattr__(self, name, "x".join(map(str, numbers)))
+        if type(self.mlp_widths) is int:
+            object.__setattr__(self, "mlp_widths", str(self.mlp_widths))
         for name, kind in get_type_hints(TrainConfig).items():
             if name != "_" and not (name == "data" and isinstance(self.data, tuple)):  # arrays, which `fit` writes down
                 _check_type(name, getattr(self, name), kind)
-        for width in self.mlp_widths:
-            check_at_least(1, SEE_HELP, mlp_widths=width)
+        numbers_of("mlp_widths", self.mlp_widths)
         sides_of(self.image_size)
         for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
             check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
@@ -294,13 +294,31 @@ def sides_of(image_size: int | str | None) -> int | tuple[int, int] | None:
         >>> sides_of("256x128")
         (256, 128)
     """
-    if image_size is None or isinstance(image_size, int):
-        check_at_least(1, SEE_HELP, image_size=image_size)
-        return image_size
-    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", image_size)
-    if match is None:
+    if image_size is None:
+        return None
+    first, *others = numbers_of("image_size", image_size)
+    if len(others) > 1:
         raise ValueError(f"image_size must be a number or two, such as 256x128, got {image_size!r}. {SEE_HELP}")
-    return int(match[1]), int(match[2])
+    return (first, others[0]) if others else first
+
+
+def numbers_of(name: str, value: int | str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, which a text has with x between them.
+
+    Raises:
+        ValueError: others.
+
+    Example:
+        >>> numbers_of("mlp_widths", "512x256"), numbers_of("image_size", 64)
+        ((512, 256), (64,))
+    """
+    if isinstance(value, int):
+        check_at_least(1, SEE_HELP, **{name: value})
+    elif not re.fullmatch("[1-9][0-9]*(x[1-9][0-9]*)*", value):
+        raise ValueError(
+            f"{name} must be whole numbers with x between them, such as 256x128, got {value!r}. {SEE_HELP}"
+        )
+    return tuple(map(int, str(value).split("x")))
 
 
 def check_at_least(least: int, remedy: str, **values: float | None) -> None:
@@ -319,10 +337,6 @@ def check_at_least(least: int, remedy: str, **values: float | None) -> None:
 def _check_type(name: str, value: object, kind: Any) -> None:
     """The command line has looked at its flags; Python and files may say anything."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if kind == tuple[int, ...]:
-        if not isinstance(value, tuple) or any(type(each) is not int for each in value):
-            raise TypeError(f"{name} must be whole numbers, got {value!r}. {SEE_HELP}")
-        return
     choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
     others = [each for each in kinds if each is not NoneType and get_origin(each) is not Literal]
     if (value is None and NoneType in kinds) or value in choices:

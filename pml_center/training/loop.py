@@ -19,7 +19,8 @@ from pml_center import distributed
 from pml_center.arrays import as_list, as_matrix
 from pml_center.backbones import full_name
 from pml_center.data.data_folder import cache_folder
-from pml_center.data.open_images import full_source
+from pml_center.data.open_images import full_source, split_apart
+from pml_center.data.vectors import is_vectors
 from pml_center.evaluation import Samples, save_samples
 from pml_center.notebooks import progress_bar
 from pml_center.training.batches import Batch
@@ -311,9 +312,9 @@ def _postfix(means: dict[str, float], rate: float, state: TrainState) -> str:
 
 
 def _announce(text: str, level: int = logging.INFO) -> None:
-    """Log, from the first process."""
+    """Log, from the first process. Names of files are any bytes; a log takes characters."""
     if distributed.is_main():
-        LOG.log(level, "%s", text)
+        LOG.log(level, "%s", text.encode("utf-8", "backslashreplace").decode())
 
 
 def _where(state: TrainState) -> str:
@@ -335,7 +336,8 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
     }
     data: Any = config.data
     full["data"] = keep_samples(data) if isinstance(data, tuple) else full_source(data)
-    return replace(config, model=None if config.model is None else full_name(config.model), **full)
+    model = config.model or ("linear" if is_vectors(split_apart(full["data"])[0]) else "convnet")
+    return replace(config, model=full_name(model), **full)
 
 
 def keep_samples(arrays: Sequence[Any]) -> str:

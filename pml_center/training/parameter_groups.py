@@ -1,11 +1,11 @@
 """param_groups: nobody forgets the parameters of a loss."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import nn
 
-from pml_center.backbones import Embedder
 from pml_center.checks import check_between
 from pml_center.losses import BaseCenterLoss
 
@@ -44,7 +44,7 @@ def param_groups(
 
     Raises:
         ValueError: nothing to train, ``layer_decay`` for a model of unknown blocks.
-        TypeError: a loss that is no module, such as a list of them; rates of parts for a model that is no Embedder.
+        TypeError: a loss that is no module, such as a list of them; rates of parts for a model without trunk and neck.
 
     Example:
         >>> from pml_center.losses import SoftmaxLoss
@@ -93,16 +93,17 @@ def _parts(
     check_between("in (0, 1]", "1 is none.", layer_decay=layer_decay)
     if trunk_lr is neck_lr is None and layer_decay == 1:
         return [("model", list(model.parameters()), lr)]
-    if not isinstance(model, Embedder):
+    whole: Any = model
+    if not (hasattr(model, "trunk") and hasattr(model, "neck")):
         raise TypeError(
-            f"model must be an Embedder for trunk_lr, neck_lr or layer_decay, got {type(model).__name__}. "
+            f"model must have a trunk and a neck for trunk_lr, neck_lr or layer_decay, got {type(model).__name__}. "
             "Make it with pml_center.create_embedder, or wrap its trunk in pml_center.Embedder."
         )
     trunk_lr, neck_lr = (lr if rate is None else rate for rate in (trunk_lr, neck_lr))
     if layer_decay == 1:
-        parts = [("trunk", list(model.trunk.parameters()), trunk_lr)]
+        parts = [("trunk", list(whole.trunk.parameters()), trunk_lr)]
     else:
-        blocks = model.blocks
+        blocks = whole.blocks
         rates = [trunk_lr * layer_decay ** (len(blocks) - number) for number in range(len(blocks))]
         parts = [(f"block {number}", *part) for number, part in enumerate(zip(blocks, rates, strict=True))]
-    return [*parts, ("neck", list(model.neck.parameters()), neck_lr)]
+    return [*parts, ("neck", list(whole.neck.parameters()), neck_lr)]

@@ -29,7 +29,7 @@ from pml_center.names import one_line
 from pml_center.notebooks import html_table
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
-from pml_center.training.config import TrainConfig, sides_of
+from pml_center.training.config import TrainConfig, numbers_of, sides_of
 from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
 from pml_center.training.event_log import EventLog
 from pml_center.training.loss_formula import LossFormula, parse_loss
@@ -463,7 +463,11 @@ def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
     if config.features is not None:
         special = {"in_chans": config.features}
     if config.model == "mlp":
-        special |= {"widths": config.mlp_widths, "norm": config.mlp_norm, "dropout": config.mlp_dropout}
+        special |= {
+            "widths": numbers_of("mlp_widths", config.mlp_widths),
+            "norm": config.mlp_norm,
+            "dropout": config.mlp_dropout,
+        }
     return create_embedder(
         config.model or "convnet",
         embedding_size=config.embedding_size or None,

@@ -315,7 +315,7 @@ def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
     Raises:
         ValueError: a model of images for features, or the reverse; options of images for features.
     """
-    model = config.model or ("convnet" if width is None else "linear")
+    model = config.model
     if (model in HEADS) != (width is not None):
         kind, remedy = (
             ("images", "Use 'convnet' or a timm model") if width is None else ("features", "Use 'linear' or 'mlp'")
@@ -335,7 +335,7 @@ def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
     if wrong:
         kind = "images" if wrong == ["features"] else "features"
         raise ValueError(f"{' and '.join(wrong)} must be left out, got {kind} as data. Take the options away.")
-    return replace(config, model=model, features=width)
+    return replace(config, features=width)
 
 
 def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[ImageSplits, DataRecord, str]:

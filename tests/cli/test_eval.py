@@ -113,7 +113,7 @@ def test_the_folder_of_a_run_gets_the_reports(run, where):
     out = run("eval", "run", "photos", "--protocol", "retrieval", "clustering", "--report", "run.html", *QUICK)
     assert "raw pixels" in out
     [folder] = (where / "run" / "eval").glob("photos-*")
-    files = {f"{name}.{kind}" for name in ("report", "pixels", "clustering") for kind in ("json", "csv")}
+    files = {f"{name}.{kind}" for name in ("report", "before", "pixels", "clustering") for kind in ("json", "csv")}
     assert {path.name for path in folder.iterdir()} == files
     page = (where / "run.html").read_text(encoding="utf-8")
     assert "Training" in page

@@ -495,7 +495,8 @@ def test_intervals_are_over_classes_where_these_are_new_and_over_queries_where_e
 def test_a_dry_run_measures_as_a_run_does(monkeypatch):
     calls = []
     monkeypatch.setattr(dry_run, "measure", lambda *given: calls.append(given[3:]))
-    images = SimpleNamespace(labels=np.array([0, 1]), classes=["a", "b"])
+    images = SimpleNamespace(labels=np.array([0, 1]), classes=["a", "b"], width=None)
+    monkeypatch.setattr(dry_run, "untouched", lambda config: "as it came")
     for trained in (["a", "b"], ["c", "d"]):
         state = SimpleNamespace(
             images=SimpleNamespace(train=SimpleNamespace(classes=trained)),
@@ -504,7 +505,7 @@ def test_a_dry_run_measures_as_a_run_does(monkeypatch):
             config=None,
         )
         dry_run._measure(state, images)
-    assert calls == [(True, "classifier"), (False, None)]
+    assert calls == [(True, "classifier", "as it came"), (False, None, "as it came")]
 
 
 @pytest.mark.parametrize(
