@@ -308,7 +308,7 @@ def before(rows: Embedded) -> Embedded | None:
         return None
     found = feature_rows(rows.images)
     if found is None:
-        came = untouched(model.run.config)
+        came = untouched(model.run.config, model.run.start)
         if came is None:
             return None
         network = _WithMirrorImage(came) if model.options.flip_test else came

@@ -286,7 +286,7 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
     classify = state.loss.eval().classifier if known else None
-    came = untouched(state.config) if images.width is None else None
+    came = untouched(state.config, run.start) if images.width is None else None
     measurement = measure(model, images, state.config, known, classify, came)
     if run.accepted:
         measurement = measurement.with_warnings(run.accepted)

@@ -500,9 +500,16 @@ def starting_model(config: TrainConfig) -> Embedder:
     return model
 
 
-def untouched(config: TrainConfig) -> Embedder | Trunk | None:
-    """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone."""
+def untouched(config: TrainConfig, start: str | None = None) -> Embedder | Trunk | None:
+    """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone.
+
+    Args:
+        config: of a run.
+        start: the digest of the weights that it started from, see :func:`start_of`; None where nobody knows.
+    """
     try:
+        if start is not None and start_of(config) != start:
+            raise ValueError("the weights that the run started from are others now")
         model = starting_model(config)
     except (OSError, ValueError) as error:
         LOG.warning("before training is not measured: %s", one_line(error))

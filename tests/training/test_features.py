@@ -208,6 +208,8 @@ def test_before_training_is_the_model_as_it_came(tmp_path):
     went_on, again = fit(dataclasses.replace(asked, out=str(tmp_path / "on"), init_from=str(run.folder)))
     assert again.before.metrics == measured.model.metrics
     assert went_on.config.init_from == str(run.folder)
+    resume(run.folder, epochs=2)
+    assert untouched(went_on.config, went_on.start) is None  # those of another training now
 
 
 def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, command):
