@@ -31,8 +31,9 @@ def embed(
         json_: print one JSON object.
         model_options: how images become embeddings.
     """
-    from pml_center.cli.sources import MODEL_FILE, Model, embedded, name_order, sum_of
+    from pml_center.cli.sources import Model, embedded
     from pml_center.data.open_images import full_source
+    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of
     from pml_center.evaluation import save_samples
     from pml_center.training.owner import owned
     from pml_center.training.run_folder import check_holds_only, write_whole

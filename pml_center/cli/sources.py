@@ -4,10 +4,8 @@ import json
 import logging
 import os
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,15 @@ from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
-from pml_center.data.open_images import full_source
+from pml_center.data.open_images import full_source, split_apart
+from pml_center.data.vectors import MODEL_FILE, check_as_written
 from pml_center.evaluation import Samples, embed, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.names import one_line
 from pml_center.text_files import read_lines
 from pml_center.training import Run
 from pml_center.training.config import sides_of
-from pml_center.training.run_folder import MODEL_FILE, untouched
+from pml_center.training.run_folder import check_features, untouched
 
 LOG = logging.getLogger("pml_center")
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
@@ -95,13 +94,17 @@ class Model:
         self.embedder = self._of_run(self.run) if self.run else self._of_timm()
         self.network: nn.Module = _WithMirrorImage(self.embedder) if options.flip_test else self.embedder
         self.network.eval()
+        if options.flip_test and self.embedder.image_size is None:
+            raise ValueError(f"flip_test must be left out for {source}, which takes features, got it. Embed with it.")
 
     def embed(self, images: LabeledImages, network: nn.Module | None = None) -> np.ndarray:
         """Embed images, or take the embeddings from the cache: (N, D); by another network of the same input, if any."""
         options = self.options
         if self.embedder.image_size is None:
-            images = self._features(images)
+            images = self.features(images)
             return embed(network or self.network, DataLoader(images, options.batch_size), self.device)[0]
+        if images.width is not None:
+            raise ValueError(f"data must be images, as {self.source} takes, got features. Give the images.")
         return cached_embeddings(
             network or self.network,
             images.with_transform(eval_transform(*self.recipe)),
@@ -112,16 +115,18 @@ class Model:
             cache_folder() if options.cache else None,
         )
 
-    def _features(self, images: LabeledImages) -> LabeledImages:
+    def features(self, images: LabeledImages) -> LabeledImages:
         """Features in the place of images, by the model that made those of training."""
         if images.width is not None:
             return images
-        source = Path(self.run.config.data) if self.run else Path()
+        source = Path(split_apart(self.run.config.data)[0]) if self.run else Path()
         if not (source / MODEL_FILE).is_file():
             raise ValueError(
                 f"data must be features, as {self.source} was trained on, got images. Embed them with the model that "
                 "made its features, and give that folder."
             )
+        assert self.run is not None
+        check_features(self.run, self.run.config.data)
         return images.as_vectors(model_of(source, self.options).embed(images))
 
     @property
@@ -214,35 +219,9 @@ def read_embeddings(folder: str | Path) -> Samples:
         FileNotFoundError: no such files.
         ValueError: embeddings that are damaged, files that do not fit together, names that were put into another order.
     """
-    samples, path = load_samples(folder), Path(folder) / MODEL_FILE
-    facts = _made_by(path) if path.is_file() else {}
-    if facts.get("sum") not in (None, sum_of(samples.embeddings)):
-        raise ValueError(
-            f"embeddings.npy must be as `pml-center embed` wrote it, got other numbers in {str(folder)!r}: the file is "
-            "damaged, or was edited. Embed again; what is made of embeddings goes to another folder by save_samples."
-        )
-    order = facts.get("order")
-    if order and samples.names:
-        now = name_order(samples.names)
-        if now[0] == order[0] and now[1] != order[1]:
-            raise ValueError(
-                f"samples.csv must have its rows in the order of embeddings.npy, got another order in {str(folder)!r} "
-                "than `pml-center embed` wrote. Restore the order, or embed again."
-            )
+    samples = load_samples(folder)
+    check_as_written(Path(folder), samples.embeddings, samples.names)
     return samples
-
-
-def sum_of(embeddings: np.ndarray) -> int:
-    """The CRC-32 of embeddings (N, D)."""
-    return zlib.crc32(np.ascontiguousarray(embeddings).data)
-
-
-def name_order(names: Sequence[str]) -> list[str]:
-    """A digest of which names there are, and one of their order."""
-    return [
-        blake2b("\n".join(each).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-        for each in (sorted(names), names)
-    ]
 
 
 def embedded(
@@ -283,6 +262,8 @@ def embedded(
     for doubt in doubts:
         LOG.warning("%s", doubt)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
+    if images.width is not None and model.run is not None and data is not None:
+        check_features(model.run, data)
     of_images = [images.name(i) for i in range(len(images))]
     if look is not None:
         look(of_images)
@@ -306,7 +287,8 @@ def before(rows: Embedded) -> Embedded | None:
     model = rows.model
     if model is None or model.run is None:
         return None
-    found = feature_rows(rows.images)
+    takes_features = model.embedder.image_size is None
+    found = feature_rows(model.features(rows.images) if takes_features else rows.images)
     if found is None:
         came = untouched(model.run.config, model.run.start)
         if came is None:

@@ -1,7 +1,10 @@
 """Vectors in the place of images: embeddings of a pretrained model, or of anything else, with the label of each."""
 
+import json
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,6 +19,7 @@ from pml_center.names import one_line, unknown_name
 from pml_center.text_files import read_columns, read_lines
 
 FILES = (".npy", ".npz")
+MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 # What the arrays of an .npz file are called, the first of these names that there is.
 ARRAYS = {
     "embeddings": ("embeddings", "features", "X", "x"),
@@ -68,6 +72,7 @@ def open_vectors(source: str, labels: str | None = None) -> dict[str, LabeledIma
     if path.is_dir():
         rows = read_array(path / "embeddings.npy", mapped=True)
         columns = read_columns(path / "samples.csv", "samples.csv", ("label",), COLUMNS)
+        check_as_written(path, rows, columns.get("path"))
     elif path.suffix.lower() == ".npz":
         rows, columns = _of_archive(path)
     elif labels is None:
@@ -76,6 +81,58 @@ def open_vectors(source: str, labels: str | None = None) -> dict[str, LabeledIma
         rows, columns = read_array(path, mapped=True), _of_labels(labels)
     # Of what is mapped from a file nobody may write.
     return _by_split(np.require(as_matrix(rows, "features"), requirements="W"), columns, source)
+
+
+def made_by(source: str) -> dict[str, Any]:
+    """What ``embed`` wrote down of the model that made features; nothing where nobody did.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = Path(source).expanduser() / MODEL_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{MODEL_FILE} must be what `pml-center embed` wrote, got {str(path)!r} ({one_line(error)}). Embed again."
+        ) from error
+
+
+def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -> None:
+    """Features must be as ``embed`` wrote them, and names in their order, where it wrote that down.
+
+    Raises:
+        ValueError: others.
+    """
+    facts = made_by(str(folder))
+    if facts.get("sum") not in (None, sum_of(rows)):
+        raise ValueError(
+            f"embeddings.npy must be as `pml-center embed` wrote it, got other numbers in {str(folder)!r}: the file is "
+            "damaged, or was edited. Embed again; what is made of embeddings goes to another folder by save_samples."
+        )
+    order = facts.get("order")
+    if order and names:
+        now = name_order(names)
+        if now[0] == order[0] and now[1] != order[1]:
+            raise ValueError(
+                f"samples.csv must have its rows in the order of embeddings.npy, got another order in {str(folder)!r} "
+                "than `pml-center embed` wrote. Restore the order, or embed again."
+            )
+
+
+def sum_of(embeddings: NDArray) -> int:
+    """The CRC-32 of embeddings (N, D)."""
+    return zlib.crc32(np.ascontiguousarray(embeddings).data)
+
+
+def name_order(names: Sequence[str]) -> list[str]:
+    """A digest of which names there are, and one of their order."""
+    return [
+        blake2b("\n".join(each).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        for each in (sorted(names), names)
+    ]
 
 
 def _by_split(
@@ -92,7 +149,7 @@ def _by_split(
     if len(classes) < 2:
         raise ValueError(f"label must name at least 2 classes, got {len(classes)} in {source}. Look at the labels.")
     names = [str(name) for name in columns.get("path", [""] * len(matrix))]
-    if len(set(names)) not in (1, len(names)):
+    if set(names) != {""} and len(set(names)) != len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"path must come once, got {twice!r} twice in {source}. Remove one of the rows.")
     vectors = [Vector(row, name) for row, name in zip(matrix, names, strict=True)]

@@ -18,12 +18,14 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder, create_embedder
+from pml_center.data.open_images import split_apart
+from pml_center.data.vectors import made_by
 from pml_center.evaluation.embedding_cache import model_fingerprint
 from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import MODEL_FILE, PARTIAL, Run, check_holds_only, input_of
+from pml_center.training.run_folder import PARTIAL, Run, check_features, check_holds_only, input_of
 
 WEIGHTS = "model.safetensors"
 OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
@@ -127,10 +129,11 @@ def whole_model(run: Run) -> Embedder:
     Raises:
         ValueError: the trunk has other weights now, or embedded each image together with its mirror image.
     """
-    model, path = run.load_model(), Path(run.config.data) / MODEL_FILE
-    if model.image_size is not None or not path.is_file():
+    model, source = run.load_model(), split_apart(run.config.data)[0]
+    facts = made_by(source)
+    if model.image_size is not None or not facts:
         return model
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    check_features(run, source)
     if (Path(facts["model"]) / "config.yaml").is_file():
         whole = Run.open(facts["model"]).load_model()
     else:
@@ -142,7 +145,7 @@ def whole_model(run: Run) -> Embedder:
     if facts["flip_test"] or model_fingerprint(whole) != facts["fingerprint"]:
         what = "the sum of an image and its mirror image" if facts["flip_test"] else "other weights now"
         raise ValueError(
-            f"model must be the one that made the features of {run.folder}, got {what} in {path.parent}. Embed again, "
+            f"model must be the one that made the features of {run.folder}, got {what} in {source}. Embed again, "
             "and train on that."
         )
     whole.neck = nn.Sequential(whole.neck, model.trunk, model.neck)

@@ -1,6 +1,7 @@
 """fit and resume: one training run, from top to bottom."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from pml_center.backbones import full_name
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source, split_apart
 from pml_center.data.vectors import is_vectors
-from pml_center.evaluation import Samples, save_samples
+from pml_center.evaluation import Samples, load_samples, save_samples
 from pml_center.notebooks import progress_bar
 from pml_center.training.batches import Batch
 from pml_center.training.checkpoint import check_finite, go_on_slower, newest
@@ -29,7 +30,7 @@ from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, check_new, default_folder, untouched
+from pml_center.training.run_folder import Run, check_new, default_folder, seen_before, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -70,6 +71,8 @@ def fit(
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
             distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
+            if seen := distributed.from_main(lambda: seen_before(state.config, state.record)):
+                run.log(event="doubt", what=seen)
             _announce(describe(state, run))
             return run, _finish(run, state, test, on_epoch)
 
@@ -287,6 +290,8 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
     known = of_known_classes(images, state.images.train.classes)
     classify = state.loss.eval().classifier if known else None
     came = untouched(state.config, run.start) if images.width is None else None
+    if any(distributed.gather_objects(came is None)):
+        came = None
     measurement = measure(model, images, state.config, known, classify, came)
     if run.accepted:
         measurement = measurement.with_warnings(run.accepted)
@@ -358,8 +363,13 @@ def keep_samples(arrays: Sequence[Any]) -> str:
         for name, values in samples._asdict().items()
         if name != "embeddings" and values is not None
     }
+    blank = next((text for values in others.values() for text in map(str, values) if text != text.strip()), None)
+    if blank is not None:
+        raise ValueError(f"labels, groups and names must have no white space around them, got {blank!r}. Strip them.")
     digest = blake2b(matrix.tobytes() + repr((matrix.shape, others)).encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "features" / digest
+    if folder.is_dir() and not _holds(folder, samples._replace(embeddings=matrix)):
+        shutil.rmtree(folder)  # damaged, or edited
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as draft:
@@ -367,6 +377,19 @@ def keep_samples(arrays: Sequence[Any]) -> str:
             with suppress(OSError):  # another process has written the same
                 Path(draft, "rows").rename(folder)
     return str(folder)
+
+
+def _holds(folder: Path, samples: Samples) -> bool:
+    """Whether a folder has these rows, and what is known of them as it would be read back."""
+    try:
+        kept = load_samples(folder)
+        same = np.array_equal(kept.embeddings, samples.embeddings)
+        return same and all(
+            (one is None) == (other is None) and (one is None or list(map(str, one)) == other)
+            for one, other in zip(samples[1:], kept[1:], strict=True)
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def choose_device(name: str) -> torch.device:

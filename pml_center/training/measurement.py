@@ -271,7 +271,8 @@ def embeddings_of(
     if images.width is not None:
         return distributed.gather_rows(embed(model, DataLoader(own, config.batch_size), progress=False)[0])
     if is_kept and (config.pretrained or config.weights):
-        recipe = model.image_size, model.in_chans, model.mean, model.std
+        computed = config.batch_size, torch.get_num_threads()  # which the last bits may depend on
+        recipe = model.image_size, model.in_chans, model.mean, model.std, *computed
         device = next(model.parameters()).device
         cached = cached_embeddings(model, own, recipe, device, config.batch_size, config.workers, cache_folder())
         return distributed.gather_rows(cached)

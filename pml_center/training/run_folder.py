@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
-from pml_center.data.open_images import full_source
+from pml_center.data.open_images import full_source, split_apart
+from pml_center.data.vectors import is_vectors, made_by
 from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
 from pml_center.notebooks import html_table
@@ -37,7 +38,6 @@ from pml_center.training.seeding import seed_everything
 
 LOG = logging.getLogger("pml_center")
 DATA = "data.csv"  # every image of a run
-MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
 # What a run folder may hold: nothing else is ever deleted.
 OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
@@ -69,7 +69,7 @@ class Run(EventLog):
         owner.clear(run.folder)
         start = {} if (weights := start_of(config)) is None else {"start": weights}
         run._write(
-            "env.json", json.dumps({"run": uuid4().hex} | start | environment(), indent=2)
+            "env.json", json.dumps({"run": uuid4().hex} | start | environment() | _maker(config.data), indent=2)
         )  # first: it marks a run
         run.checkpoints.mkdir(exist_ok=True)
         run.record_data(data)
@@ -205,8 +205,9 @@ class Run(EventLog):
 
     @property
     def accepted(self) -> list[str]:
-        """Sentences on changes of the data that training went on with."""
-        return [accepted(what) for what in dict.fromkeys(event["what"] for event in self.events("data"))]
+        """Sentences on what training went on with although it makes results doubtful, such as changes of the data."""
+        changes = [accepted(what) for what in dict.fromkeys(event["what"] for event in self.events("data"))]
+        return changes + [event["what"] for event in self.events("doubt")]
 
     def load_model(self, checkpoint: str | None = None) -> Embedder:
         """The trained model, in evaluation mode, on the CPU.
@@ -252,7 +253,8 @@ class Run(EventLog):
     @property
     def _best(self) -> str:
         """The checkpoint that counts."""
-        return "best" if found(self.checkpoints / "best") else "last"
+        chose = facts_of(self.checkpoints / "last").get("best_epoch")  # then a best one must be there
+        return "best" if chose or found(self.checkpoints / "best") else "last"
 
     @property
     def can_resume(self) -> bool:
@@ -511,7 +513,7 @@ def untouched(config: TrainConfig, start: str | None = None) -> Embedder | Trunk
         if start is not None and start_of(config) != start:
             raise ValueError("the weights that the run started from are others now")
         model = starting_model(config)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a damaged checkpoint is one of the last
         LOG.warning("before training is not measured: %s", one_line(error))
         return None
     return Trunk(model).eval() if config.init_from is None else model.eval()
@@ -539,6 +541,42 @@ def check_input(model: Embedder, checkpoint: Path) -> None:
             f"model must take images as in training, got {' and '.join(changed)} for {model.name} in {checkpoint}. "
             "Restore its config.json, or install the version of timm that env.json names."
         )
+
+
+def seen_before(config: TrainConfig, record: DataRecord) -> str:
+    """A sentence on images to measure that the run of ``init_from`` was trained on; empty where there are none."""
+    if config.init_from is None or not (other := Run.open(config.init_from)).has_data_record:
+        return ""
+    trained = {row.content or row.path for row in other.data.rows if row.split == "train"}
+    measured = [row for row in record.rows if row.split == "test"]
+    seen = sum((row.content or row.path) in trained for row in measured)
+    if not seen:
+        return ""
+    return (
+        f"{seen:,} of the {len(measured):,} images held out are among those that {config.init_from} was trained on, which "
+        "this run started from"
+    )
+
+
+def check_features(run: Run, data: str) -> None:
+    """Features must be of the model that made those of training, where both are known.
+
+    Raises:
+        ValueError: they are of another.
+    """
+    then, now = run.environment.get("features"), _maker(data).get("features")
+    if None not in (then, now) and then != now:
+        raise ValueError(
+            f"features must be of the model that made those that {run.folder} was trained on, got those of another in "
+            f"{data}. Embed again, and train on that."
+        )
+
+
+def _maker(data: str) -> dict[str, Any]:
+    """What tells the model that made features from others, where it is known."""
+    facts = made_by(split_apart(data)[0]) if is_vectors(split_apart(data)[0]) else {}
+    known = {name: facts[name] for name in ("fingerprint", "flip_test", "recipe") if name in facts}
+    return {"features": known} if known else {}
 
 
 def start_of(config: TrainConfig) -> str | None:

@@ -236,3 +236,37 @@ def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, comma
     found, _, code = command("eval", tmp_path / "run", "--json")
     assert code == 0
     assert json.loads(found)["before"]["metrics"]["recall_at_1"] > 0.9
+
+
+def test_features_of_another_model_are_not_taken_for_those_of_training(tmp_path, command):
+    """Nor damaged ones, sorted ones, or features for images."""
+    runs = [
+        fit(small(tmp_path / name, model="convnet", image_size=8, epochs=1, seed=seed))[0]
+        for seed, name in enumerate("ab")
+    ]
+    folder = tmp_path / "rows"
+    pictures = tmp_path / "pictures"
+    for i in range(40):
+        image, label = digits()[i]
+        (pictures / str(label)).mkdir(parents=True, exist_ok=True)
+        image.save(pictures / str(label) / f"{i}.png")
+    embed = ("embed", runs[0].folder, pictures, "--out", folder, "--workers", 0)
+    assert command(*embed)[2] == 0
+    run, _ = fit(small(tmp_path / "head", str(folder), batch_size=8, split="images", held_out=0.5))
+    assert command("eval", run.folder, pictures, "--workers", 0)[2] == 0
+    assert "takes, got features" in command("eval", runs[0].folder, folder)[1]
+    assert "flip_test must be left out" in command("eval", run.folder, "--flip-test")[1]
+    assert command("embed", runs[1].folder, *embed[2:])[2] == 0
+    assert "features must be of the model that made those" in command("eval", run.folder, pictures)[1]
+    assert command(*embed)[2] == 0
+    lines = (folder / "samples.csv").read_text().splitlines()
+    (folder / "samples.csv").write_text("\n".join([lines[0], *sorted(lines[1:], reverse=True)]))
+    assert "samples.csv must have its rows in the order" in command("train", folder, "--out", tmp_path / "other")[1]
+
+
+def test_what_the_run_before_was_trained_on_is_said_where_it_is_measured(tmp_path):
+    before, _ = fit(small(tmp_path / "before", model="convnet", image_size=8, epochs=1))
+    asked = small(tmp_path, model="convnet", image_size=8, epochs=1, init_from=str(before.folder), split_seed=1)
+    assert any("was trained on, which this run started from" in warning for warning in fit(asked)[1].model.warnings)
+    same = dataclasses.replace(asked, split_seed=0, out=str(tmp_path / "same"))
+    assert not any("started from" in warning for warning in fit(same)[1].model.warnings)
