@@ -40,7 +40,7 @@ def html_table(
     """
 
     def cells(kind: str, texts: Sequence[str]) -> str:
-        sides = ["left", *["right"] * (len(texts) - 1)]
+        sides = ["left", *["right"] * len(texts)][: len(texts)]
         return "".join(
             f'<{kind} style="text-align: {side}">{escape(text)}</{kind}>'
             for side, text in zip(sides, texts, strict=True)

@@ -44,6 +44,7 @@ def test_a_run_and_what_it_is_worth_are_tables(trained):
 
 def test_what_is_shown_is_no_markup():
     assert notebooks.html_table(["<b>"], [["<i>"]], "a & b", ["<u>"]).count("&lt;") == 3
+    assert "<tr></tr>" in notebooks.html_table([], [])  # of a run before its first epoch
 
 
 def test_a_tracker_is_told_of_every_epoch(trained):

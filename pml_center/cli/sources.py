@@ -355,6 +355,11 @@ def pictures(names: Sequence[str] | None) -> Any:
     if missing is not None:
         LOG.info("no pictures in the report: %s is not there", missing)
         return None
+    try:
+        LabeledImages([names[0]], [0], ["image"])[0]
+    except ValueError:
+        LOG.info("no pictures in the report: %s is no image", names[0])
+        return None
     return list(names)
 
 
@@ -381,7 +386,7 @@ def _images(
         images, doubts = run.find_held_out(images, options.accept_changes)
     else:
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
-    if not options.skip_bad:
+    if not options.skip_bad or images.width is not None:
         return images, [], tuple(doubts)
     total = len(images)
     images, skipped = readable(images, options.workers)

@@ -436,6 +436,13 @@ def folder_name(loss: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(loss.encode()).hexdigest()[:6]}"
 
 
+def _before(trained: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
+    """What all started from: nothing where that was not one model."""
+    names = ("model", "pretrained", "weights", "init_from", "image_size", "channels")
+    starts = {tuple(str(candidate.options.get(name)) for name in names) for candidate in trained}
+    return _mean_values([run.beside("before") for run in open_runs(trained[0].runs)]) if len(starts) == 1 else {}
+
+
 def _mean_values(tables: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
     """The mean of each metric that all tables have."""
     return {
@@ -457,7 +464,7 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
         metric=config.metric,
         candidates=candidates,
         pixels=runs[0].beside("pixels"),
-        before=_mean_values([run.beside("before") for run in open_runs(trained[0].runs)]),
+        before=_before(trained),
         classes=len(set(labels)),
         data=config.data,
         clusters=None if is_known else np.unique(labels, return_inverse=True)[1],

@@ -342,7 +342,8 @@ class Comparison:
     def doubts(self) -> list[str]:
         """Sentences on what makes the comparison doubtful."""
         found = list(self.warnings)
-        remedies = {"before training": "train the neck alone with --freeze trunk, or with a smaller --lr"}
+        neck = "the neck alone with --freeze trunk, or " if self.pixels else ""  # features have no trunk
+        remedies = {"before training": f"train {neck}with a smaller --lr"}
         for name, values in self.beside.items():
             reached = float(np.nanmean(values[self.metric])) if self.metric in values else -np.inf
             if reached >= self.rows[0].value:

@@ -179,7 +179,7 @@ def _of_archive(path: Path) -> tuple[NDArray, dict[str, Any]]:
                 if (name := next((name for name in names if name in archive.files), None)) is not None
             }
             inside = ", ".join(archive.files)
-    except (ValueError, BadZipFile, EOFError, AttributeError) as error:
+    except (ValueError, TypeError, BadZipFile, EOFError, AttributeError, zlib.error) as error:
         raise ValueError(
             f"features must be an .npz file of numbers and texts, got {str(path)!r} ({one_line(error)}). "
             "Write it again with np.savez."

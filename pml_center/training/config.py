@@ -235,6 +235,10 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name, kind in get_type_hints(TrainConfig).items():
             if name != "_" and not (name == "data" and isinstance(self.data, tuple)):  # arrays, which `fit` writes down
                 _check_type(name, getattr(self, name), kind)
+        if self.auto_augment and self.color_jitter and "3a" not in self.auto_augment:
+            raise ValueError(
+                f"color_jitter must be 0 with auto_augment, got {self.color_jitter}. Choose one: timm takes no more."
+            )
         numbers_of("mlp_widths", self.mlp_widths)
         sides_of(self.image_size)
         for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):

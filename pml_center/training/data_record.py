@@ -130,7 +130,13 @@ class DataRecord:
         moved = {name: elsewhere[key] for name, key in zip(names, _below_all(names), strict=True) if key in elsewhere}
         moved = {name: path for name, path in moved.items() if name not in now and path not in known}
         known |= set(moved.values())
-        added = {path: row for path, row in now.items() if path not in known}
+        # A number in the place of a name says nothing of what is there by now.
+        shifted = {
+            row.path
+            for row in self.rows
+            if row.path.endswith("]") and row.path in now and _differ(row.content, now[row.path].content)
+        }
+        added = {path: row for path, row in now.items() if path not in known or path in shifted}
         by_content: dict[str, list[str]] = defaultdict(list)
         for name, row in added.items():
             by_content[row.content].append(name)
@@ -138,7 +144,7 @@ class DataRecord:
         changes = []
         for row in self.rows:
             path: str | None = moved.get(row.path, row.path)
-            if path not in now:
+            if path not in now or path in shifted:
                 same = by_content[row.content] if row.content else []
                 path = same.pop(0) if same else None
                 added.pop(path or "", None)

@@ -213,6 +213,7 @@ def _with_head(model: Embedder) -> nn.Module:
         )
     if isinstance(model.neck, nn.Identity):
         return network.eval()
+    before = network.get_classifier()  # a layer that embeds, where the trunk is itself what was exported
     network.reset_classifier(model.embedding_size)
     head = network.get_classifier()
     if not isinstance(head, nn.Linear):
@@ -220,7 +221,8 @@ def _with_head(model: Embedder) -> nn.Module:
             f"model must have one linear layer as classifier to put the neck there, got {model.name!r}, which has "
             f"{'several' if isinstance(head, tuple) else type(head).__name__}. Use --format onnx."
         )
-    weight, bias = _affine(model.neck, head.in_features)
+    neck = nn.Sequential(before, model.neck) if isinstance(before, nn.Linear) else model.neck
+    weight, bias = _affine(neck, head.in_features)
     head.load_state_dict({"weight": weight, "bias": bias})
     return network.eval()
 

@@ -193,10 +193,11 @@ def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Re
     """
     name = metric if metric in report.metrics else next(iter(report.metrics))
     warnings = []
-    if "before" in beside and beside["before"][name] >= report[name]:
+    if "before" in beside and beside["before"][name] > report[name]:
+        how = "the neck alone with --freeze trunk, with" if "pixels" in beside else "with"  # features have no trunk
         warnings.append(
             f"training made it worse: {name} is {report[name]:.4f}, and was {beside['before'][name]:.4f} before. "
-            "Train the neck alone with --freeze trunk, with a smaller --lr, or for longer"
+            f"Train {how} a smaller --lr, or for longer"
         )
     if "pixels" in beside and beside["pixels"][name] >= report[name]:
         warnings.append(

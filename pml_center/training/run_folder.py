@@ -553,8 +553,8 @@ def seen_before(config: TrainConfig, record: DataRecord) -> str:
     if not seen:
         return ""
     return (
-        f"{seen:,} of the {len(measured):,} images held out are among those that {config.init_from} was trained on, which "
-        "this run started from"
+        f"{seen:,} of the {len(measured):,} images held out are among those that {config.init_from} was trained on, "
+        "which this run started from"
     )
 
 

@@ -1,6 +1,7 @@
 """Features in the place of images, a trunk that stays as it is, and what a model was before training."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from pml_center.data import digits, open_splits
 from pml_center.data.open_images import open_images
 from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
 from pml_center.training import Run, TrainConfig, compare, export_timm, fit, resume
+from pml_center.training.data_record import listing, parts_of
 from pml_center.training.run_folder import starting_model, untouched
 from pml_center.training.train_state import TrainState
 
@@ -22,8 +24,10 @@ def small(tmp_path, data="digits", **changes):
     return dataclasses.replace(SMALL, data=data, out=str(tmp_path / "run"), **changes)
 
 
-def weights(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
+def as_npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +274,33 @@ def test_what_the_run_before_was_trained_on_is_said_where_it_is_measured(tmp_pat
     assert any("was trained on, which this run started from" in warning for warning in fit(asked)[1].model.warnings)
     same = dataclasses.replace(asked, split_seed=0, out=str(tmp_path / "same"))
     assert not any("started from" in warning for warning in fit(same)[1].model.warnings)
+
+
+def test_features_without_names_are_known_by_what_they_are(tmp_path, arrays):
+    """A row that comes in at the top must not give every row behind it the label of another."""
+    rows, labels = arrays[0][:200] + np.arange(200, dtype=np.float32)[:, None] / 1e4, arrays[1][:200]
+    np.savez(tmp_path / "some.npz", X=rows, y=labels)
+    run, _ = fit(small(tmp_path, str(tmp_path / "some.npz"), batch_size=16, split="images", epochs=1))
+    np.savez(tmp_path / "some.npz", X=np.r_[rows[-1:] * 2, rows], y=np.r_[labels[-1:], labels])
+    with pytest.raises(ValueError, match="renamed: 19 images of class 1"):
+        resume(run.folder, epochs=2)
+    now = open_splits(tmp_path / "some.npz")
+    found = run.data.found_in(listing(parts_of(now), run.config.data), ["test"])
+    places = {row.path: path for row, path in found.pairs}
+    assert places["features[3]"] == "features[4]"
+    resume(run.folder, epochs=2, accept_changes=True)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, x, y: path.write_bytes(as_npy(x)), "features must be an .npz file"),
+        (lambda path, x, y: np.savez(path, X=x, y=y, names=["one"] * len(y)), "path must come once, got 'one' twice"),
+        (lambda path, x, y: np.savez(path, X=x), "features must hold arrays embeddings and labels"),
+    ],
+)
+def test_archives_that_hold_no_features_are_refused(tmp_path, arrays, write, message):
+    path = tmp_path / "some.npz"
+    write(path, *arrays)
+    with pytest.raises(ValueError, match=message):
+        open_images(path)
