@@ -187,7 +187,7 @@ def _train(run: Run, state: TrainState, on_epoch: Tracker | None) -> None:
             if on_epoch is not None and distributed.is_main():
                 on_epoch({"epoch": epoch, "lr": rate} | seen)
             if bar.disable:  # no terminal: a line an epoch stands for the bar
-                numbers = "  ".join(f"{name} {value:.4g}" for name, value in seen.items())
+                numbers = "  ".join(f"{name.removeprefix('val_')} {value:.4g}" for name, value in seen.items())
                 _announce(f"epoch {epoch}/{config.epochs}  {numbers}")
             if _is_asked(interrupt):
                 raise KeyboardInterrupt
