@@ -24,6 +24,7 @@ from pml_center.evaluation.embedding_cache import model_fingerprint
 from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
+from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
 from pml_center.training.run_folder import PARTIAL, Run, check_features, check_holds_only, input_of
 
@@ -64,6 +65,7 @@ def export_timm(run: Run, folder: str | Path | None = None) -> Path:
     folder = run.folder / "export" if folder is None else Path(folder)
     check_holds_only({*OWN, "model.onnx"}, folder)
     draft = folder.with_name(f"{folder.name}.tmp")
+    check_holds_only({*OWN, *OWNER_FILES}, draft)  # it is deleted in the end
     with _alone(run), owned(draft):
         try:
             return _export_timm(run, folder, draft)

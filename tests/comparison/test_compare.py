@@ -24,6 +24,7 @@ from pml_center.comparison import jobs as jobs_module
 from pml_center.comparison import search as searching
 from pml_center.comparison.compare import Plan, expected, folder_name
 from pml_center.comparison.dry_run import Cost
+from pml_center.comparison.measured_run import MeasuredRun, other_training_images
 from pml_center.comparison.positives import few_positives, share_with_positive
 from pml_center.data import digits
 from pml_center.training import Run, TrainConfig, compare, compare_runs, resume
@@ -490,6 +491,18 @@ def test_intervals_are_over_classes_where_these_are_new_and_over_queries_where_e
     for run, over in zip(runs, (found.over, f"{len(labels)} queries"), strict=True):
         (run / "labels.json").write_text(json.dumps(sorted(set(labels))))
         assert compare_runs(runs).over == over
+
+
+def test_runs_that_started_from_other_weights_are_named(tmp_path):
+    runs = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"weights: w.pth\nseed: {seed}\n")
+        (folder / "env.json").write_text(json.dumps({"run": str(seed), "start": f"9-{seed}"}))
+        runs.append(MeasuredRun(Run.open(folder)))
+    assert other_training_images(runs) == [f"{tmp_path}/1 started from other weights than {tmp_path}/0"]
+    assert not other_training_images(runs[:1])
 
 
 def test_a_dry_run_measures_as_a_run_does(monkeypatch):

@@ -195,3 +195,13 @@ def test_onnx_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"onnx must be installed to write ONNX. .*pip install 'pml-center\[onnx\]'"):
         export_onnx(trained(tmp_path, "convnet"))
+
+
+@needs_timm
+def test_what_lies_beside_an_export_is_not_deleted(tmp_path):
+    run = trained(tmp_path, "test_resnet")
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "mine.tmp" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"mine\.tmp"):
+        export_timm(run, tmp_path / "mine")
+    assert (tmp_path / "mine.tmp" / "notes.txt").read_text() == "mine"
