@@ -134,7 +134,7 @@ class DataRecord:
         shifted = {
             row.path
             for row in self.rows
-            if row.path.endswith("]") and row.path in now and _differ(row.content, now[row.path].content)
+            if row.path.startswith("features[") and row.path in now and _differ(row.content, now[row.path].content)
         }
         added = {path: row for path, row in now.items() if path not in known or path in shifted}
         by_content: dict[str, list[str]] = defaultdict(list)

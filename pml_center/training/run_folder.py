@@ -253,8 +253,7 @@ class Run(EventLog):
     @property
     def _best(self) -> str:
         """The checkpoint that counts."""
-        chose = facts_of(self.checkpoints / "last").get("best_epoch")  # then a best one must be there
-        return "best" if chose or found(self.checkpoints / "best") else "last"
+        return "best" if found(self.checkpoints / "best") else "last"
 
     @property
     def can_resume(self) -> bool:
