@@ -212,12 +212,13 @@ def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
 def other_training_images(runs: Sequence[MeasuredRun]) -> list[str]:
     """Sentences on runs that were trained on other images, or from other weights, though no option says so."""
     options = [options_of(run.config) for run in runs]
-    first = runs[0].run.start
     from_others = [
         f"{run.folder} started from other weights than {runs[0].folder}"
         for run, own in zip(runs, options, strict=True)
-        if None not in (first, run.run.start) and run.run.start != first
-        if all(own[name] == options[0][name] for name in ("model", "weights", "init_from"))
+        if (own["weights"] or own["init_from"])
+        and all(own[name] == options[0][name] for name in ("model", "weights", "init_from"))
+        and None not in (starts := (runs[0].run.start, run.run.start))
+        and starts[0] != starts[1]
     ]
     return from_others + [
         f"{run.folder} was trained on other images than {runs[0].folder}: {said}"
