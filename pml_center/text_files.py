@@ -70,6 +70,22 @@ def read_lines(path: str | Path, name: str) -> list[str]:
     return lines
 
 
+def read_rows(path: str, name: str) -> list[str]:
+    """The lines of a text file, one for each row, such as its label.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another encoding, or an empty line.
+    """
+    lines = read_lines(path, name)
+    if "" in lines:
+        raise ValueError(
+            f"{name} must be one a line, got an empty line {lines.index('') + 1} in {path!r}. Write one for each row, "
+            "or remove the rows that have none."
+        )
+    return lines
+
+
 def read_table(
     path: str | Path, name: str, required: Sequence[str], optional: Sequence[str] = ()
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pml_center.cli.protocols import read_pairs
-from pml_center.cli.sources import read_rows
 from pml_center.data import image_table
 from pml_center.evaluation import Samples, lfw_pairs, load_samples
-from pml_center.text_files import read_columns, read_lines
+from pml_center.text_files import read_columns, read_lines, read_rows
 from tests.data.conftest import content
 
 WAYS = {

@@ -91,7 +91,8 @@ def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"
 
 def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, metric: str = "") -> None:
     """Print the metrics of a model with their intervals, beside those of what needs no training if there are any."""
-    from pml_center.training.measurement import BESIDE, gained
+    from pml_center.evaluation.report import BESIDE
+    from pml_center.training.measurement import gained
 
     if not beside:
         print(report)

@@ -15,21 +15,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pml_center.arrays import read_array
-from pml_center.backbones import Embedder, create_embedder, full_name
+from pml_center.backbones import Embedder, full_name
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source, split_apart
-from pml_center.data.vectors import MODEL_FILE, check_as_written
+from pml_center.data.vectors import MODEL_FILE, check_as_written, made_by
 from pml_center.evaluation import Samples, embed, load_samples
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
-from pml_center.names import one_line
-from pml_center.text_files import read_lines
+from pml_center.text_files import read_rows
 from pml_center.training import Run
-from pml_center.training.config import sides_of
-from pml_center.training.run_folder import check_features, untouched
+from pml_center.training.run_folder import check_features, timm_trunk, untouched
 
 LOG = logging.getLogger("pml_center")
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
@@ -56,8 +54,7 @@ class Embedded:
         """What tells the model from others, as far as it is known, in values of JSON."""
         if self.model is not None:
             return self.model.identity
-        path = Path(self.facts["embeddings"]) / MODEL_FILE
-        facts = _made_by(path) if path.is_file() else {}
+        facts = made_by(self.facts["embeddings"])
         return {name: facts[name] for name in IDENTITY if name in facts}
 
     @property
@@ -163,14 +160,7 @@ class Model:
         pretrained = options.pretrained and options.weights is None
         if not pretrained and options.weights is None:
             LOG.warning("%s has random weights: give --weights, or leave --no-pretrained out", self.source)
-        return create_embedder(
-            self.source,
-            neck="none",
-            pretrained=pretrained,
-            weights=options.weights,
-            image_size=sides_of(options.image_size),
-            **({} if options.channels is None else {"in_chans": options.channels}),
-        )
+        return timm_trunk(self.source, pretrained, options.weights, options.image_size, options.channels)
 
 
 def model_of(folder: Path, options: ModelOptions) -> Model:
@@ -186,30 +176,19 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
             f"folder must say which model made its embeddings, got {str(folder)!r} without {MODEL_FILE}. "
             "Embed with `pml-center embed`."
         )
-    facts = _made_by(path)
+    facts = made_by(str(folder))
+    lacking = [name for name in ("model", "fingerprint", *KEPT) if name not in facts]
+    if lacking:
+        raise ValueError(
+            f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. "
+            "Embed again."
+        )
     model = Model(facts["model"], replace(options, **{name: facts[name] for name in KEPT}))
     if any(facts.get(name, value) != value for name, value in model.identity.items()):
         raise ValueError(
             f"model must be the one that made {str(folder)!r}, got other weights of {facts['model']!r}. Embed again."
         )
     return model
-
-
-def _made_by(path: Path) -> dict[str, Any]:
-    """What ``embed`` wrote down of embeddings."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [name for name in ("model", "fingerprint", *KEPT) if name not in facts]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{MODEL_FILE} must be what `pml-center embed` wrote, got {str(path)!r} ({one_line(error)}). Embed again."
-        ) from error
-    if lacking:
-        raise ValueError(
-            f"{MODEL_FILE} must say what made the embeddings, got {str(path)!r} without {', '.join(lacking)}. "
-            "Embed again."
-        )
-    return facts
 
 
 def read_embeddings(folder: str | Path) -> Samples:
@@ -409,19 +388,3 @@ def _of_arrays(path: Path, data: str | None, names: str | None) -> Embedded:
         )
     facts = {"embeddings": str(path.resolve()), "labels": data} | ({} if names is None else {"names": names})
     return Embedded(Samples(embeddings, labels, names=paths), pictures(paths), facts)
-
-
-def read_rows(path: str, name: str) -> list[str]:
-    """The lines of a text file, one for each row, such as its label.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another encoding, or an empty line.
-    """
-    lines = read_lines(path, name)
-    if "" in lines:
-        raise ValueError(
-            f"{name} must be one a line, got an empty line {lines.index('') + 1} in {path!r}. Write one for each row, "
-            "or remove the rows that have none."
-        )
-    return lines

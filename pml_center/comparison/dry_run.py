@@ -142,8 +142,8 @@ def _steps(state: TrainState, device: torch.device) -> list[float]:
 
 def _measure(state: TrainState, images: LabeledImages) -> Measurement:
     known = of_known_classes(images, state.images.train.classes)
-    came = untouched(state.config) if images.width is None else None
-    return measure(state.model, images, state.config, known, state.loss.classifier if known else None, came)
+    classify = state.loss.classifier if known else None
+    return measure(state.model, images, state.config, known, classify, untouched(state.config))
 
 
 def _write(run: Run, measurement: Measurement) -> None:

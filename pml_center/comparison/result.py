@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pml_center.evaluation import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.class_intervals import Absence
+from pml_center.evaluation.report import BESIDE
 from pml_center.evaluation.statistics import Interval, few_units
 from pml_center.notebooks import data_frame, html_table
 from pml_center.training.config import TrainConfig
@@ -214,7 +215,7 @@ class Comparison:
     @property
     def beside(self) -> dict[str, Mapping[str, NDArray[np.float64]]]:
         """Each metric's values by what needs no training, where they are known."""
-        found = {"before training": self.before, "raw pixels": self.pixels}
+        found = {BESIDE["before"]: self.before, BESIDE["pixels"]: self.pixels}
         return {name: values for name, values in found.items() if values}
 
     @cached_property
@@ -343,12 +344,12 @@ class Comparison:
         """Sentences on what makes the comparison doubtful."""
         found = list(self.warnings)
         neck = "the neck alone with --freeze trunk, or " if self.pixels else ""  # features have no trunk
-        remedies = {"before training": f"train {neck}with a smaller --lr"}
+        remedies = {BESIDE["before"]: f"train {neck}with a smaller --lr"}
         for name, values in self.beside.items():
             reached = float(np.nanmean(values[self.metric])) if self.metric in values else -np.inf
             if reached >= self.rows[0].value:
                 remedy = remedies.get(name, "train longer, or look at the data")
-                verb = "reach" if name == "raw pixels" else "the model reached"
+                verb = "reach" if name == BESIDE["pixels"] else "the model reached"
                 found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedy}")
         if self.clusters is not None:
             found += few_units(len(np.unique(self.clusters[self._measured])), "classes")

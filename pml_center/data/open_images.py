@@ -1,5 +1,6 @@
 """open_images and open_splits: a data set by name or path."""
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def _joined(parts: Parts) -> LabeledImages:
     every = list(parts.values())
     splits = None if [*parts] == ["train"] else np.repeat(list(parts), [len(part) for part in every])
     if len(every) == 1:
-        whole = every[0].subset(range(len(every[0])))
+        whole = copy(every[0])
         whole.splits = splits
         return whole
     images = [image for part in every for image in part.images]

@@ -16,7 +16,7 @@ from pml_center.arrays import as_list, as_matrix, read_array
 from pml_center.data.labeled_images import LabeledImages, Vector, encode_labels
 from pml_center.data.split_folders import SPLITS, split_named
 from pml_center.names import one_line, unknown_name
-from pml_center.text_files import read_columns, read_lines
+from pml_center.text_files import read_columns, read_rows
 
 FILES = (".npy", ".npz")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
@@ -197,9 +197,4 @@ def _of_labels(path: str) -> dict[str, Any]:
         return {"label": read_array(path)}
     if path.lower().endswith(".csv"):
         return dict(read_columns(path, "labels", ("label",), COLUMNS))
-    lines = read_lines(path, "labels")
-    if "" in lines:
-        raise ValueError(
-            f"labels must be one a line, got an empty line {lines.index('') + 1} in {path!r}. Write one for each row."
-        )
-    return {"label": lines}
+    return {"label": read_rows(path, "labels")}

@@ -16,6 +16,8 @@ from pml_center.evaluation.statistics import Interval
 from pml_center.names import unknown_name
 from pml_center.notebooks import data_frame, html_table
 
+# What needs no training and stands beside a model, by the name of its file.
+BESIDE = {"before": "before training", "pixels": "raw pixels"}
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 
 

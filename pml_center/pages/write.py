@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pml_center import __version__
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.report import BESIDE, Report
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.verification import VerificationReport
 from pml_center.pages.parts import Material, Part, curves
@@ -75,7 +75,7 @@ def write_html(
     has_roc = any("roc" in report.curves for report in reports.values())
     material = Material(images, reference_images, embeddings, references, has_roc)
     thumbnails, numbers = Thumbnails(), count()
-    others = {"before training": before, "raw pixels": pixels}
+    others = {BESIDE["before"]: before, BESIDE["pixels"]: pixels}
     beside = {name: report for name, report in others.items() if report is not None}
     chapters = [_chapter(name, report, material, thumbnails, beside) for name, report in reports.items()]
     if extra:

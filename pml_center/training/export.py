@@ -17,16 +17,15 @@ from packaging.version import Version
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from pml_center.backbones import HEAD_EMBEDS, Embedder, create_embedder
+from pml_center.backbones import HEAD_EMBEDS, Embedder
 from pml_center.data.open_images import split_apart
 from pml_center.data.vectors import made_by
 from pml_center.evaluation.embedding_cache import model_fingerprint
-from pml_center.training.config import sides_of
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import PARTIAL, Run, check_features, check_holds_only, input_of
+from pml_center.training.run_folder import PARTIAL, Run, check_features, check_holds_only, input_of, timm_trunk
 
 WEIGHTS = "model.safetensors"
 OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
@@ -139,11 +138,8 @@ def whole_model(run: Run) -> Embedder:
     if (Path(facts["model"]) / "config.yaml").is_file():
         whole = Run.open(facts["model"]).load_model()
     else:
-        channels = {} if facts["channels"] is None else {"in_chans": facts["channels"]}
-        size, weights = sides_of(facts["image_size"]), facts["weights"]
-        whole = create_embedder(
-            facts["model"], neck="none", pretrained=facts["pretrained"], image_size=size, weights=weights, **channels
-        )
+        names = ("model", "pretrained", "weights", "image_size", "channels")
+        whole = timm_trunk(*(facts[name] for name in names))
     if facts["flip_test"] or model_fingerprint(whole) != facts["fingerprint"]:
         what = "the sum of an image and its mirror image" if facts["flip_test"] else "other weights now"
         raise ValueError(

@@ -289,7 +289,7 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
     classify = state.loss.eval().classifier if known else None
-    came = untouched(state.config, run.start) if images.width is None else None
+    came = untouched(state.config, run.start)
     if any(distributed.gather_objects(came is None)):
         came = None
     measurement = measure(model, images, state.config, known, classify, came)

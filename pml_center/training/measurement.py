@@ -20,13 +20,12 @@ from pml_center.decoding import convert
 from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embed import transform_of
 from pml_center.evaluation.embedding_cache import cached_embeddings
+from pml_center.evaluation.report import BESIDE
 from pml_center.notebooks import html_table
 from pml_center.training.config import TrainConfig
 
 Embeddings = NDArray[np.float32]
 PIXEL_SIDE = 32  # of the grey thumbnails that the raw-pixel base line compares
-# What stands beside a model, by the name of its file.
-BESIDE = {"before": "before training", "pixels": "raw pixels"}
 Classifier = Callable[[Tensor], Tensor]
 
 
@@ -188,7 +187,7 @@ def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Re
 
     Args:
         report: on retrieval.
-        beside: the same by what needs no training, by the names of :data:`BESIDE`.
+        beside: the same by what needs no training, by the names of :data:`~pml_center.evaluation.report.BESIDE`.
         metric: that of the run; the first one where that was not measured.
     """
     name = metric if metric in report.metrics else next(iter(report.metrics))

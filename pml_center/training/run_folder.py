@@ -480,6 +480,15 @@ def embedder(config: TrainConfig, from_scratch: bool = False) -> Embedder:
     )
 
 
+def timm_trunk(
+    name: str, pretrained: bool, weights: str | None, image_size: int | str | None, channels: int | None
+) -> Embedder:
+    """A model of timm without a neck, as ``embed`` takes it by the options of its command."""
+    special = {} if channels is None else {"in_chans": channels}
+    size = sides_of(image_size)
+    return create_embedder(name, neck="none", pretrained=pretrained, weights=weights, image_size=size, **special)
+
+
 def starting_model(config: TrainConfig) -> Embedder:
     """The model before the first step, with the same random weights each time.
 
@@ -504,10 +513,14 @@ def starting_model(config: TrainConfig) -> Embedder:
 def untouched(config: TrainConfig, start: str | None = None) -> Embedder | Trunk | None:
     """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone.
 
+    None, too, for features: they are themselves what there was before.
+
     Args:
         config: of a run.
         start: the digest of the weights that it started from, see :func:`start_of`; None where nobody knows.
     """
+    if config.features is not None:
+        return None
     try:
         if start is not None and start_of(config) != start:
             raise ValueError("the weights that the run started from are others now")
