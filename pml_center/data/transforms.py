@@ -114,6 +114,8 @@ def train_transform(
     in_colour = ((sum(each) / len(each),) * 3 for each in (mean, std))  # whatever the model takes: timm needs it
     try:
         cropped, changed, _ = of_timm(*in_colour, auto_augment=auto_augment)
+        if auto_augment and size[0] != size[1]:
+            changed(Image.new("RGB", size[::-1]))  # augmix of an older timm takes squares alone
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ValueError(
             f"auto_augment must be what timm knows, got {auto_augment!r} ({one_line(error)}). "

@@ -5,7 +5,9 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
+from packaging.version import Version
 from PIL import Image, ImageChops
 
 from pml_center.data import eval_transform, train_transform
@@ -171,6 +173,12 @@ def test_values_out_of_range_are_errors(arguments, message):
 def test_timms_augmentation_changes_images_by_the_seed_alone(channels, options):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8))
     half = (0.5,) * channels
+    try:
+        train_transform((32, 16), channels, half, half, **options)
+    except ValueError:
+        if "augmix" not in options.get("auto_augment", "") or Version(timm.__version__) >= Version("1.0.31"):
+            raise
+        pytest.skip("augmix of an older timm takes squares alone, and it is said")
     transform, plain = (train_transform((32, 16), channels, half, half, **more) for more in (options, {}))
     found = []
     for seed in (0, 0, 1, 2, 3):

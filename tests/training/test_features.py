@@ -16,6 +16,7 @@ from pml_center.training import Run, TrainConfig, compare, export_timm, fit, res
 from pml_center.training.data_record import listing, parts_of
 from pml_center.training.run_folder import starting_model, untouched
 from pml_center.training.train_state import TrainState
+from tests.training.test_export import needs_timm
 
 SMALL = TrainConfig(embedding_size=8, epochs=2, workers=0, batch_size=64, loss="CosFaceLoss")
 
@@ -137,6 +138,7 @@ def test_losses_are_compared_on_features(tmp_path, arrays):
     assert "before" in found.content()
 
 
+@needs_timm
 def test_a_run_on_features_is_exported_behind_the_model_that_made_them(tmp_path, command):
     out = command("embed", "test_resnet", "digits", "--no-pretrained", "--image-size", 32, "--out", tmp_path / "rows")
     assert out[2] == 0
