@@ -55,7 +55,7 @@ def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_agai
         assert words in " ".join(said.split())
         assert words in page
     assert '<th scope="col">raw pixels</th>' in page
-    assert f'<td class="number">{pixels:.4f}</td></tr>' in page
+    assert f'<td class="number" data-column="raw pixels">{pixels:.4f}</td></tr>' in page
     assert "classified by the class weights of the loss" in said
     assert "classified by the class weights of the loss" in page
     assert "<td>lr</td><td>1e-12</td>" in page
