@@ -21,7 +21,7 @@ from pml_center import distributed
 from pml_center.backbones import HEADS, Embedder, Trunk
 from pml_center.data import ImageSplits, LabeledImages
 from pml_center.names import one_line
-from pml_center.training.batches import Batch, training_loader
+from pml_center.training.batches import Batch, decoded_once, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
@@ -164,6 +164,7 @@ class TrainState:
         )
         if config.unfreeze_at is not None:
             model.freeze(config.freeze)
+        images = decoded_once(images, model, config)
         loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
         updates = len(loader) // config.accumulate
         if not updates:
@@ -209,9 +210,7 @@ class TrainState:
     @property
     def has_fixed_features(self) -> bool:
         """Whether the trunk gives the same features of an image in every epoch."""
-        config = self.config
-        is_still = config.freeze == "trunk" and config.unfreeze_at is None
-        return is_still and not config.augments and self.images.train.width is None
+        return self.config.has_fixed_features and self.images.train.width is None
 
     def compute_features(self) -> None:
         """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.
