@@ -96,12 +96,11 @@ class LabeledImages(Dataset):
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, int]]:
         """Several at once, as a ``DataLoader`` asks for them."""
-        finish = getattr(self.transform, "finish", None)
-        pixels = [self._kept_pixels(i) for i in rows] if isinstance(finish, Standardise) else [None]
-        if any(each is None for each in pixels):
-            return [self[i] for i in rows]
-        images = finish.batch(np.stack(pixels))
-        return list(zip(images, self.labels[rows].tolist(), strict=True))
+        if isinstance(self.transform, Transform) and isinstance(finish := self.transform.finish, Standardise):
+            kept = [pixels for i in rows if (pixels := self._kept_pixels(i)) is not None]
+            if len(kept) == len(rows):
+                return list(zip(finish.batch(np.stack(kept)), self.labels[rows].tolist(), strict=True))
+        return [self[i] for i in rows]
 
     def _kept_pixels(self, i: int) -> NDArray[np.uint8] | None:
         """Image ``i`` before anything random, None where that is not kept."""

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -90,8 +91,7 @@ def leave_signals_to_main(worker: int) -> None:
 
 
 class SeededImages(Dataset):
-    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process.
-    """
+    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process."""
 
     def __init__(self, images: LabeledImages, is_random: bool):
         self.images, self.is_random = images, is_random
@@ -105,7 +105,8 @@ class SeededImages(Dataset):
         except UnreadableImageError:
             return self.images.name(index)
 
-    def __getitems__(self, places: list[tuple[int, int]]) -> list[tuple[Tensor, int] | str]:
+    def __getitems__(self, places: list[tuple[int, int]]) -> Sequence[tuple[Tensor, int] | str]:
+        """Several at once."""
         if not self.is_random:
             with suppress(UnreadableImageError):
                 return self.images.__getitems__([index for index, _ in places])

@@ -52,8 +52,8 @@ class DataConfig:
         color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
         random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
-        decoded_gib: GiB of decoded and squashed images that are kept, so that each is decoded once for all epochs and all
-            runs; 0 keeps none. The result does not depend on it.
+        decoded_gib: GiB of images that are kept as they are decoded and squashed, once for all epochs and runs; 0 keeps
+            none. The result does not depend on it.
     """
 
     data: str = "digits"

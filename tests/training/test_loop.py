@@ -118,7 +118,8 @@ def test_images_that_are_decoded_once_give_the_same_weights_to_the_bit(tmp_path,
     changes = {"epochs": 2, "batch_size": 4, "held_out": 0.25, "val": 0.5, "split": "images", "crop_scale": 0.5}
     found, decoded = [], []
     read = LabeledImages._read
-    monkeypatch.setattr(LabeledImages, "_read", lambda self, i, **how: decoded.append(self.name(i)) or read(self, i, **how))
+    seen = lambda self, i, **how: decoded.append(self.name(i)) or read(self, i, **how)  # noqa: E731
+    monkeypatch.setattr(LabeledImages, "_read", seen)
     for number, gib in enumerate((0.0, 2.0, 2.0)):
         decoded.clear()
         config = small(tmp_path / str(number), data=str(folder), hflip=0.5, decoded_gib=gib, **changes)
