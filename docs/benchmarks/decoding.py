@@ -1,6 +1,7 @@
 """What an epoch takes beside its network, where images are decoded in each epoch and where they are decoded once.
 
-    python docs/benchmarks/decoding.py --source data/omniglot/images_background.zip --out docs/benchmarks/decoding.json
+    python docs/benchmarks/decoding.py --out docs/benchmarks/decoding.json \\
+        --source "data/omniglot/images_background.zip/images_background/Japanese_(katakana)"
 
 The ways of a table take turns in one process; times are medians, and ratios are those of the medians.
 """
@@ -55,7 +56,7 @@ def measured(config, rounds):
         times[FIRST].append(epoch(keeping, keeping.batches()))
         times[LATER].append(epoch(keeping, keeping.batches()))
         times[ALONE].append(epoch(keeping, iter(in_memory)))
-    medians = {name: [statistics.median(each) for each in zip(*found)] for name, found in times.items()}
+    medians = {name: [statistics.median(each) for each in zip(*found, strict=True)] for name, found in times.items()}
     return {
         "image_size": config["image_size"],
         "images": keeping.updates * keeping.batch_size,
@@ -75,15 +76,14 @@ def measured(config, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True, help="images, such as those of Omniglot")
-    parser.add_argument("--held-out", type=float, default=0.6, help="share of the classes that is left alone")
     parser.add_argument("--sizes", type=int, nargs="+", default=(8, 28))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", help="JSON file for the results; the page is written beside it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     result = {**circumstances(__file__, "cpu", arguments.threads, PACKAGES), "load": [round(os.getloadavg()[0], 1)]}
-    shared = {"data": arguments.source, "held_out": arguments.held_out, "device": "cpu", "workers": 0}
+    shared = {"data": arguments.source, "held_out": 0.0, "device": "cpu", "workers": 0}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["PML_CENTER_CACHE"] = cache
         result["epochs"] = [measured(shared | {"image_size": size}, arguments.rounds) for size in arguments.sizes]
@@ -102,12 +102,12 @@ def page(result):
         __doc__.split("\n\n")[2].strip(),
         "",
         f"{measured_with(result)}, while other work ran on the same cores (load average {before} at the start and "
-        f"{after} at the end), so that CPU seconds, which include waiting threads of torch, are given beside those of a "
+        f"{after} at the end), so that CPU seconds, waiting threads of torch included, are given beside those of a "
         "clock. The numbers are in `decoding.json`.",
         "",
-        "Characters of Omniglot, PNG files of 105 × 105 pixels in a zip file, are read in the main process, and trained "
-        "on with `convnet` in batches of 128. The network alone has its batches in memory. A first epoch decodes and "
-        "keeps the pixels; every later one, and every other run, finds them: see "
+        "Characters of Omniglot, PNG files of 105 × 105 pixels in a zip file, are read in the main process, and "
+        "trained on with `convnet` in batches of 128. The network alone has its batches in memory. A first epoch "
+        "decodes and keeps the pixels; every later one, and every other run, finds them: see "
         "[training](../training.md#which-images).",
     ]
     for each in result["epochs"]:
