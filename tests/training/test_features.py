@@ -81,9 +81,7 @@ def test_a_head_starts_where_the_features_are(tmp_path, arrays):
 
 
 def test_principal_components_are_for_a_linear_neck():
-    with pytest.raises(
-        ValueError, match="'random' but for a linear neck, got 'pca' with neck='none'"
-    ):
+    with pytest.raises(ValueError, match="'random' but for a linear neck, got 'pca' with neck='none'"):
         TrainConfig(neck="none", neck_init="pca")
     with pytest.raises(ValueError, match="neck must be linear"):
         create_embedder("linear", neck="none", in_chans=4).start_neck(torch.zeros(3, 4))
