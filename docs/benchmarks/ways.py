@@ -155,11 +155,11 @@ def page():
     text = [
         "# Ways to train from a pretrained network",
         "",
-        f"`{MODEL}` with the weights of ImageNet, on two fifths of the classes, drawn anew by each seed: MAP@R of the",
-        "network as it came, and what training on the other three fifths added to it, as means over the seeds. *Really*",
-        "counts the seeds whose difference is real, by a paired test over the classes held out: better, worse. Only the",
-        "classes that data sets give to train on take part. `from nothing` is a small network of our own, held against",
-        "the pretrained one as it came. Seconds are those of one core, without the features, which are computed once.",
+        f"`{MODEL}` with the weights of ImageNet, on two fifths of the classes, drawn anew by each seed: MAP@R of",
+        "the network as it came, and what training on the other three fifths added, as means over the seeds. *Really*",
+        "counts the seeds whose difference is real by a paired test over the classes held out. Only those classes take",
+        "part that a data set gives to train on. `from nothing` is a small network of our own, held against the",
+        "pretrained one as it came. Seconds are those of one core; features are computed once, before them.",
     ]
     rows = []
     for name in DATA:
@@ -206,6 +206,7 @@ def main():
     arguments = parser.parse_args()
     if not arguments.page:
         torch.set_num_threads(1)
+        HERE.mkdir(exist_ok=True)
         weights = str(arguments.weights.resolve())
         done = {name: finished(name) for name in DATA}
         todo = [run for run in plan() if run[0] in arguments.data and run[1:] not in done[run[0]]]
