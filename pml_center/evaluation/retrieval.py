@@ -89,7 +89,6 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out, ties 0.0 %
         recall_at_1                  0.7500  [0.0103, 0.9988]
         recall_at_2                  1.0000  [0.0122, 1.0000]
-        precision_at_1               0.7500  [0.0103, 0.9988]
         r_precision                  0.7500  [0.0103, 0.9988]
         mean_average_precision_at_r  0.7500  [0.0103, 0.9988]
         95 % intervals: over 2 classes, left out one at a time
