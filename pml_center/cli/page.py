@@ -76,12 +76,17 @@ def chosen_epoch(run: "Run") -> list[str]:
 
 
 def _title(run: "Run | None", name: str, facts: Mapping[str, Any]) -> str:
-    """The model with its loss, and the data."""
-    model = name if run is None else f"{run.config.model} with {run.config.loss}"
-    if "data" not in facts and run is None:
-        return model
-    held_out = facts.get("data", "held out") == "held out" and run is not None
-    return f"{model}, on {f'held-out {Path(run.config.data).name}' if held_out else Path(facts['data']).name}"
+    """The model, with its loss where that is known, and the data."""
+    from pml_center.data.open_images import is_name
+
+    def called(data: str) -> str:
+        return data if is_name(data) else Path(data).name
+
+    if run is None:
+        return f"{name}, on {called(facts['data'])}" if "data" in facts else name
+    is_held_out = facts.get("data", "held out") == "held out"
+    where = f"held-out {called(run.config.data)}" if is_held_out else called(facts["data"])
+    return f"{run.config.model} with {run.config.loss}, on {where}"
 
 
 def _heading(protocol: str) -> str:

@@ -209,7 +209,9 @@ class Report:
         lines = [self.summary]
         for name in shown:
             low, high = self.ci.get(name, (None, None))
-            lines.append(f"{name:<{width}}  {self.metrics[name]:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]"))
+            lines.append(
+                f"{name:<{width}}  {self.metrics[name]:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]")
+            )
         return "\n".join([*lines, *self.remarks])
 
     def __repr__(self) -> str:

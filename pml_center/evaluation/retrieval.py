@@ -16,7 +16,7 @@ from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
-from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
+from pml_center.evaluation.retrieval_task import RetrievalTask, with_bar
 from pml_center.evaluation.search import (
     Ids,
     Neighbours,
@@ -300,7 +300,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if whole:
             passes.append((whole, task.whole_gallery(self.ties, deepest, self.chunk_size)))
         for own, chunks in passes:
-            for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
+            for rows, ranking, undecided, found, others in with_bar(chunks, queries):
                 some = ranking.relevant > 0
                 tied[rows] = undecided & some
                 if found is not None:

@@ -95,9 +95,7 @@ def _error_by_norm(report: RetrievalReport, material: Material) -> list[Plot]:
     if norms.min() > 0.999 * norms.max():
         return []
     errors = 1 - values[known]
-    caption = (
-        f"Error: 1 − {name}. {len(norms):,} queries in groups of like norm, ten at most; dotted: the mean of all."
-    )
+    caption = f"Error: 1 − {name}. {len(norms):,} queries in groups of like norm, ten at most; dotted: the mean of all."
     return [drawn(lambda ax: plots.error_by_norm(norms, errors, ax=ax), caption)]
 
 
@@ -110,6 +108,5 @@ def _projection(report: RetrievalReport, material: Material, search: ExactSearch
     coloured = "the ten largest classes have a colour" if len(names) > 10 else "each class has a colour"
     return drawn(
         lambda ax: plots.projection(points, codes[rows], names, ax=ax),
-        f"{shown}; {coloured}. Distances in two dimensions say little of those in "
-        f"{points.shape[1]}.",
+        f"{shown}; {coloured}. Distances in two dimensions say little of those in {points.shape[1]}.",
     )

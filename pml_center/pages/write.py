@@ -127,7 +127,9 @@ def _chapter(
         "ci_method": report.ci_method,
         "thresholds": bool(thresholds),
         "beside": list(beside),
-        "metrics": [_metric(report, name, thresholds.get(name), list(beside.values())) for name in told_once(report.metrics)],
+        "metrics": [
+            _metric(report, name, thresholds.get(name), list(beside.values())) for name in told_once(report.metrics)
+        ],
         "parts": list(_parts_of(report, material, thumbnails)),
     }
 
