@@ -42,7 +42,7 @@ INSTALL_AND_TEST = 'python -m pip install -e ".[dev]" && python -m pytest'
 STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "python -m pytest")
 STATED += ("python -m sphinx -W docs docs/_build", "python -m sphinx -b linkcheck docs docs/_build/links")
 NUMBER = r"\d+\.\d+"
-# Fences that Sphinx builds. Any other language than these, python, bash and what it prints would be code that no test has run.
+# Fences that Sphinx builds. Any other language than these, python, bash and text would be code that no test has run.
 DIRECTIVES = {
     "{eval-rst}",
     "{image}",
