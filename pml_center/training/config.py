@@ -1,6 +1,7 @@
 """TrainConfig: the help, the flags, the file and the record of a run."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
@@ -275,6 +276,22 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     def fixes_features(self) -> bool:
         """Whether the trunk gives the same features of an image in every epoch."""
         return self.freeze == "trunk" and self.unfreeze_at is None and not self.augments
+
+    @property
+    def command(self) -> str:
+        """The line that trains it, for a shell: all that is not left to the defaults.
+
+        Example:
+            >>> TrainConfig("my photos", loss="ArcFaceLoss", pretrained=True).command
+            "pml-center train 'my photos' --pretrained --loss ArcFaceLoss"
+        """
+        words, defaults = ["pml-center", "train", self.data], TrainConfig()
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name != "data" and value != getattr(defaults, option.name):
+                flag = f"--{option.name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
     @classmethod
     def of_sections(cls, *sections: Any, **others: Any) -> "TrainConfig":

@@ -263,7 +263,7 @@ def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, comma
     )
     assert code == 0
     assert "warning: training made it worse: mean_average_precision_at_r is" in said
-    assert "against before training: mean_average_precision_at_r -" in said
+    assert "Training lowered mean_average_precision_at_r from " in said
     page = (tmp_path / "run" / "eval" / "held-out" / "report.html").read_text(encoding="utf-8")
     assert "before training" in page
     assert "training made it worse" in page
