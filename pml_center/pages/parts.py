@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pml_center import plots
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.report import Report, told_once
 from pml_center.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def history(epochs: Sequence[Mapping[str, float]], validations: Sequence[Mapping
         return []
     losses = [name for name in epochs[0] if name not in ("epoch", "lr", "seconds")]
     found = validations[0] if validations else ()
-    metrics = [name for name in found if name not in ("epoch", "event") and not name.startswith("macro_")]
+    metrics = told_once(name for name in found if name not in ("epoch", "event") and not name.startswith("macro_"))
     drawings = [_course(epochs, losses, "Means over each epoch."), _course(epochs, ["lr"], "At the end of each epoch.")]
     if metrics:
         drawings.insert(1, _course(validations, metrics, "On the validation images."))

@@ -34,6 +34,8 @@ from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
 
+ENOUGH = 2048  # images, to find the directions in which features vary
+
 
 @dataclass
 class Progress:
@@ -209,8 +211,23 @@ class TrainState:
 
     @property
     def has_fixed_features(self) -> bool:
-        """Whether the trunk gives the same features of an image in every epoch."""
-        return self.config.has_fixed_features and self.images.train.width is None
+        """Whether features can stand in the place of images in every epoch."""
+        return self.config.fixes_features and self.images.train.width is None
+
+    def start_neck(self) -> None:
+        """Start the neck at the principal components of the features, where the configuration says so.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        if self.config.neck_init != "pca":
+            return
+        train = self.images.train
+        if not self.has_fixed_features:  # else all will be needed
+            train = train.subset(np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(int))
+        self.model.start_neck(torch.from_numpy(self._features(train)))
+        if self.average is not None:
+            self.average.set(self.model)
 
     def compute_features(self) -> None:
         """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.
