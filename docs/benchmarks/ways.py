@@ -185,15 +185,10 @@ def page():
             rows.append(row)
     for name in DATA:
         text += ["", f"## {name}", ""]
-        text += table(
-            [{key: value for key, value in row.items() if key != "data"} for row in rows if row["data"] == name]
-        )
+        if of_this := [row for row in rows if row["data"] == name]:
+            text += table(of_this, left_out=["data"])
     text += ["", f"Made by `{COMMAND}`; the runs are the lines of `docs/benchmarks/ways/`.", ""]
-    write(
-        circumstances(__file__, "cpu", 1) | {"command": COMMAND, "rows": rows},
-        "\n".join(text),
-        HERE.with_suffix(".json"),
-    )
+    write(circumstances(__file__, "cpu", 1) | {"command": COMMAND, "rows": rows}, "\n".join(text), f"{HERE}.json")
 
 
 def main():

@@ -12,6 +12,7 @@ from pml_center.names import unknown_name
 SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = (
     "color_jitter",
+    "decoded_gib",
     "embedding_size",
     "workers",
     "per_class",
@@ -52,6 +53,8 @@ class DataConfig:
         color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
         random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
+        decoded_gib: GiB of images that are kept as they are decoded and squashed, once for all epochs and runs; 0 keeps
+            none. The result does not depend on it.
     """
 
     data: str = "digits"
@@ -68,6 +71,7 @@ class DataConfig:
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     workers: int = 2
+    decoded_gib: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +277,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
 
     @property
-    def fixes_features(self) -> bool:
+    def has_fixed_features(self) -> bool:
         """Whether the trunk gives the same features of an image in every epoch."""
         return self.freeze == "trunk" and self.unfreeze_at is None and not self.augments
 

@@ -21,7 +21,7 @@ from pml_center import distributed
 from pml_center.backbones import HEADS, Embedder, Trunk
 from pml_center.data import ImageSplits, LabeledImages
 from pml_center.names import one_line
-from pml_center.training.batches import Batch, training_loader
+from pml_center.training.batches import Batch, decoded_once, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
@@ -166,6 +166,7 @@ class TrainState:
         )
         if config.unfreeze_at is not None:
             model.freeze(config.freeze)
+        images = decoded_once(images, model, config)
         loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
         updates = len(loader) // config.accumulate
         if not updates:
@@ -211,7 +212,7 @@ class TrainState:
     @property
     def has_fixed_features(self) -> bool:
         """Whether features can stand in the place of images in every epoch."""
-        return self.config.fixes_features and self.images.train.width is None
+        return self.config.has_fixed_features and self.images.train.width is None
 
     def start_neck(self) -> None:
         """Start the neck at the principal components of the features, where the configuration says so.
