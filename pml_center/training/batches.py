@@ -54,7 +54,7 @@ def decoded_once(images: ImageSplits, model: Embedder, config: TrainConfig) -> I
     if images.train.width is not None or model.image_size is None or not left:
         return images
     parts = {split: part for split in SPLITS if (part := getattr(images, split)) is not None}
-    for split in ("test",) if config.fixes_features else tuple(parts):
+    for split in ("test",) if config.has_fixed_features else tuple(parts):
         transform = _training_transform(model, config) if split == "train" else transform_of(model)
         size = bytes_of(transform.squash, len(parts[split]))
         if size > left:

@@ -153,17 +153,7 @@ class TrainState:
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
-        groups = param_groups(
-            model,
-            loss,
-            lr=config.lr,
-            loss_lr=config.loss_lr,
-            center_lr=config.center_lr,
-            weight_decay=config.weight_decay,
-            trunk_lr=config.trunk_lr,
-            neck_lr=config.neck_lr,
-            layer_decay=config.layer_decay,
-        )
+        groups = param_groups(model, loss, weight_decay=config.weight_decay, **config.rates)
         if config.unfreeze_at is not None:
             model.freeze(config.freeze)
         images = decoded_once(images, model, config)
@@ -212,7 +202,7 @@ class TrainState:
     @property
     def has_fixed_features(self) -> bool:
         """Whether features can stand in the place of images in every epoch."""
-        return self.config.fixes_features and self.images.train.width is None
+        return self.config.has_fixed_features and self.images.train.width is None
 
     def start_neck(self) -> None:
         """Start the neck at the principal components of the features, where the configuration says so.
