@@ -12,6 +12,7 @@ from pml_center.names import unknown_name
 SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = (
     "color_jitter",
+    "decoded_gib",
     "embedding_size",
     "workers",
     "per_class",
@@ -52,6 +53,8 @@ class DataConfig:
         color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
         random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
+        decoded_gib: GiB of images that are kept as they are decoded and squashed, once for all epochs and runs; 0 keeps
+            none. The result does not depend on it.
     """
 
     data: str = "digits"
@@ -68,6 +71,7 @@ class DataConfig:
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     workers: int = 2
+    decoded_gib: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,12 @@ class ModelConfig:
         mlp_widths: of the hidden layers of 'mlp', such as 512x256 for two.
         mlp_norm: behind each hidden layer of 'mlp'.
         mlp_dropout: share of the numbers that training sets to 0 behind each hidden layer of 'mlp'.
-        embedding_size: numbers in an embedding; 0 keeps the width of the model.
+        embedding_size: numbers in an embedding; 0 keeps the width of the model; by default 64, or 256 of pretrained
+            weights or features.
         neck: between the model's features and the embedding.
+        neck_init: how a linear neck starts: at the principal components of the features of the training images, so that
+            the first embeddings tell images apart as the features do, or at random; by default the first behind
+            pretrained weights and for the model 'linear'.
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
         init_from: a run folder to take the weights of model and neck from; training starts anew.
@@ -98,8 +106,9 @@ class ModelConfig:
     mlp_widths: int | str = "512"
     mlp_norm: Literal["batch", "layer", "none"] = "batch"
     mlp_dropout: float = 0.0
-    embedding_size: int = 64
+    embedding_size: int | None = None
     neck: Literal["linear", "bnneck", "none"] = "linear"
+    neck_init: Literal["pca", "random"] | None = None
     pretrained: bool = False
     weights: str | None = None
     init_from: str | None = None
@@ -254,6 +263,9 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         if self.unfreeze_at is not None and (self.freeze is None or self.unfreeze_at < 2):
             rule = "be at least 2" if self.freeze else "come with freeze"
             raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")
+        if self.neck_init == "pca" and (self.neck != "linear" or self.embedding_size == 0):
+            neck = f"neck={self.neck!r}" if self.neck != "linear" else "embedding_size=0, which has none"
+            raise ValueError(f"neck_init must be 'random' but for a linear neck, got 'pca' with {neck}. Leave it out.")
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
@@ -263,6 +275,11 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         """Whether an image is another one in every epoch."""
         chances = self.hflip, self.color_jitter, self.random_erasing
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the trunk gives the same features of an image in every epoch."""
+        return self.freeze == "trunk" and self.unfreeze_at is None and not self.augments
 
     @property
     def command(self) -> str:
