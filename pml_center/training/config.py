@@ -145,8 +145,9 @@ class OptimizerConfig:
         epochs: passes over the training images.
         optimizer: any optimizer of timm.
         lr: peak learning rate of the model.
-        trunk_lr: peak learning rate of the model without its neck; by default lr.
-        neck_lr: peak learning rate of the neck; by default lr.
+        trunk_lr: peak learning rate of the model without its neck; by default lr, or a twentieth of it from pretrained
+            weights.
+        neck_lr: peak learning rate of the neck; by default lr, or half of it from principal components.
         layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
             blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
@@ -275,6 +276,20 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         """Whether an image is another one in every epoch."""
         chances = self.hflip, self.color_jitter, self.random_erasing
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
+
+    @property
+    def rates(self) -> dict[str, Any]:
+        """Learning rates of all parts, as :func:`~pml_center.training.param_groups` takes them."""
+        trunk = self.lr / 20 if self.pretrained or self.weights else None  # it knows something already
+        neck = self.lr / 2 if self.neck_init == "pca" else None
+        return {
+            "lr": self.lr,
+            "loss_lr": self.loss_lr,
+            "center_lr": self.center_lr,
+            "trunk_lr": trunk if self.trunk_lr is None else self.trunk_lr,
+            "neck_lr": neck if self.neck_lr is None else self.neck_lr,
+            "layer_decay": self.layer_decay,
+        }
 
     @property
     def has_fixed_features(self) -> bool:
