@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
-from pml_center.ops.in_place import filled, in_place
-from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, blocks, exponential, logsumexp
+from pml_center.ops.in_place import in_place
+from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, chunks, exponential
 
 Rule = Literal["paper", "mean"]
 
@@ -280,14 +280,15 @@ def nearest_other(
     moved = embeddings if origin is None else embeddings - origin
     least = embeddings.new_full((len(embeddings),), torch.inf)
     nearest = labels
-    for place, own in blocks(labels, len(centers), max(embeddings.shape), chunk_size):
+    for chunk in chunks(len(centers), max(embeddings.shape), chunk_size):
+        rows = chunk.of(centers)
         if origin is None:
-            scores = moved @ in_place("neg", F.normalize(centers[place], dim=1).t())
+            scores = moved @ in_place("neg", F.normalize(rows, dim=1).t())
         else:  # half the squared distance, less what all classes share
-            rows = centers[place] - origin
+            rows = rows - origin
             scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
-        score, column = filled(scores, own, torch.inf).min(1)
-        nearest = torch.where(score < least, column + place.start, nearest)
+        score, column = chunk.fill_own(scores, labels, torch.inf).min(1)
+        nearest = torch.where(score < least, column + chunk.start, nearest)
         least = torch.minimum(least, score)
     return nearest
 
@@ -369,13 +370,14 @@ class _OtherLogLikelihoods(torch.autograd.Function):
         moved = embeddings - center
         parts, kept = [], []
         room = KEPT_ELEMENTS if chunk_size is None else 0
-        for place, own in blocks(labels, len(means), max(embeddings.shape), chunk_size):
-            block = _gaussian_block(moved, means[place] - center, _at(log_variances, place))
-            block = filled(block, own, torch.finfo(block.dtype).min)
-            parts.append(logsumexp(block))
+        for chunk in chunks(len(means), max(embeddings.shape), chunk_size):
+            variances = None if log_variances is None else chunk.of(log_variances)
+            block = _gaussian_block(moved, chunk.of(means) - center, variances)
+            block = chunk.fill_own(block, labels, torch.finfo(block.dtype).min)
+            parts.append(_logsumexp(block))
             room -= block.numel()
             kept.extend([block] if room >= 0 else ())
-        result = logsumexp(torch.stack(parts, dim=1))
+        result = _logsumexp(torch.stack(parts, dim=1))
         needs_embeddings, needs_means, _, needs_variances, _ = ctx.needs_input_grad
         ctx.chunk_size = chunk_size
         ctx.of_embeddings_alone = not needs_means and not needs_variances
@@ -403,11 +405,11 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
     of_means = torch.empty_like(means) if needs_means else None
     of_variances = torch.empty_like(log_variances) if needs_variances else None
     total = torch.zeros_like(moved) if log_variances is not None else torch.zeros_like(result).unsqueeze(1)
-    for number, (place, own) in enumerate(blocks(labels, len(means), max(moved.shape), ctx.chunk_size)):
-        rows, of_block = means[place] - center, _at(log_variances, place)
+    for number, chunk in enumerate(chunks(len(means), max(moved.shape), ctx.chunk_size)):
+        rows, of_block = chunk.of(means) - center, None if log_variances is None else chunk.of(log_variances)
         block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
         share = in_place("mul", exponential(block - result.unsqueeze(1)), upstream.unsqueeze(1))
-        share = filled(share, own, 0)
+        share = chunk.fill_own(share, labels, 0.0)
         precision = None if of_block is None else exponential(-of_block)
         of_embeddings.addmm_(share, rows if precision is None else rows * precision)
         if precision is None:
@@ -421,11 +423,13 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
         if of_variances is not None and precision is not None:
             spread = share.t() @ moved.square()
             spread = in_place("sub", spread, rows * (2 * pull + count * rows))  # Σ share · (x − μ)²
-            torch.mul(spread, precision, out=of_variances[place]).sub_(count).div_(2)
+            torch.mul(spread, precision, out=chunk.of(of_variances)).sub_(count).div_(2)
         if of_means is not None:
-            of_means[place] = pull if precision is None else in_place("mul", pull, precision)
+            chunk.of(of_means).copy_(pull if precision is None else in_place("mul", pull, precision))
     return in_place("addcmul", of_embeddings, moved, total, value=-1), of_means, of_variances
 
 
-def _at(table: Tensor | None, place: slice) -> Tensor | None:
-    return None if table is None else table[place]
+def _logsumexp(block: Tensor) -> Tensor:
+    """``block.logsumexp(1)`` of finite entries, which are often so far apart that ``exp`` would be slow."""
+    largest = block.amax(1, keepdim=True)
+    return exponential(block - largest).sum(1).log() + largest.squeeze(1)

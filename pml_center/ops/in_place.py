@@ -19,14 +19,3 @@ def in_place(operation: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Tenso
         True
     """
     return getattr(tensor, operation if torch.compiler.is_compiling() else f"{operation}_")(*args, **kwargs)
-
-
-def filled(tensor: Tensor, places: tuple[Tensor, ...], value: float) -> Tensor:
-    """``tensor[places] = value`` by :func:`in_place`.
-
-    Example:
-        >>> import torch
-        >>> filled(torch.zeros(2, 2), (torch.tensor([0, 1]), torch.tensor([1, 0])), 2.0).tolist()
-        [[0.0, 2.0], [2.0, 0.0]]
-    """
-    return in_place("index_put", tensor, places, tensor.new_full((), value))
