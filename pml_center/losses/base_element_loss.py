@@ -25,6 +25,7 @@ from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridd
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
+from pml_center.ops.precision import full_precision, working_dtype
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -191,7 +192,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         rows = self.class_rows()
         if rows is not None and rows.device != embeddings.device:
             raise elsewhere(self, rows, embeddings)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with full_precision(embeddings):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
             part, present, classes = None, embeddings, labels
             if self.ignore_index is not None:  # here, and nowhere further in
@@ -329,14 +330,6 @@ def _is_called_from(file: str) -> bool:
     return frame is not None
 
 
-def working_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """The widest type among them, at least fp32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
 def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
     """What a miner returns, three or four tensors that index the batch, as int64."""
     rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
@@ -344,12 +337,13 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
         raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
-        if not isinstance(index, Tensor) or index.is_meta or index.layout is not torch.strided:
+        if not isinstance(index, Tensor) or index.layout is not torch.strided:
             got = f"{index.device.type} {index.layout}" if isinstance(index, Tensor) else type(index).__name__
             raise TypeError(f"{rule}, got a {got} among them. Convert it with torch.as_tensor.")
         if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
             raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
-        if index.numel() and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
+        is_seen = index.device.type == "cpu" and index.numel()
+        if is_seen and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "

@@ -15,18 +15,21 @@ Rule = Literal["paper", "mean"]
 
 
 class ClassSums(NamedTuple):
-    """Sums of rows, for each class that has any."""
+    """Sums of rows that have a class in common; a class may have several."""
 
     classes: Tensor
-    """(U,) the classes, sorted."""
+    """(R,) of each sum."""
     sums: Tensor
-    """(U, D)"""
-    counts: Tensor
-    """(U,) how many rows each sum has, as floating point."""
+    """(R, D)"""
+    counts: Tensor | None = None
+    """(R,) how many rows each sum has, as floating point; None is 1 everywhere."""
 
 
 def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
-    """Sum the rows of each class: O(B·D), classes without a row are not there.
+    """Sum the rows of each class: O(B·D), whatever the number of classes, which nobody waits to know.
+
+    ``classes`` are the labels in order. The first place of a class has its sum, those behind it a sum of no rows:
+    ``torch.searchsorted(classes, labels)`` is the place of each label.
 
     Args:
         rows: (B, D).
@@ -35,25 +38,21 @@ def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
     Example:
         >>> import torch
         >>> class_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([7, 3, 7]))
-        ClassSums(classes=tensor([3, 7]), sums=tensor([[2.],
-                [5.]]), counts=tensor([1., 2.]))
+        ClassSums(classes=tensor([3, 7, 7]), sums=tensor([[2.],
+                [5.],
+                [0.]]), counts=tensor([1., 2., 0.]))
     """
-    classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = in_place("index_add", rows.new_zeros(len(classes), rows.shape[1]), 0, index, rows)
-    return ClassSums(classes, sums, counts.to(rows.dtype))
+    return merge_class_sums([ClassSums(labels, rows)])
 
 
 def merge_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
-    """One sum per class from the sums of several batches, added in their order."""
-    if len(parts) == 1:
-        return parts[0]
-    classes, index = torch.cat([part.classes for part in parts]).unique(return_inverse=True)
-    sums, counts = torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts])
-    return ClassSums(
-        classes,
-        in_place("index_add", sums.new_zeros(len(classes), sums.shape[1]), 0, index, sums),
-        in_place("index_add", counts.new_zeros(len(classes)), 0, index, counts),
-    )
+    """The sums of several batches, added in their order, as :func:`class_sums` has them."""
+    labels, rows = torch.cat([part.classes for part in parts]), torch.cat([part.sums for part in parts])
+    counts = torch.cat([rows.new_ones(len(part.sums)) if part.counts is None else part.counts for part in parts])
+    classes = labels.sort().values
+    place = torch.searchsorted(classes, labels)
+    sums = in_place("index_add", torch.zeros_like(rows), 0, place, rows)
+    return ClassSums(classes, sums, in_place("index_add", torch.zeros_like(counts), 0, place, counts))
 
 
 @torch.no_grad()
@@ -61,11 +60,12 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     """Move the center of each class present, in place.
 
     ``"paper"`` is ``c += α · Σ (x − c) / (1 + n)`` (Wen et al. 2016, eq. 4), ``"mean"`` is ``c += α · Σ (x − c) / n``.
-    O(B·D): classes without an embedding are not touched.
+    O(B·D): classes without an embedding are not touched. Each row is divided by the n of its class before it is added,
+    so that nobody waits to know which rows belong together.
 
     Args:
         centers: (C, D), changed in place.
-        differences: the sums of ``x − c`` of each class; used up.
+        differences: ``x − c`` of each sample, or sums of them; used up.
         alpha: the rate. With 1 and a single embedding of a class, its center moves half of the way by the paper's
             rule, and all of it by the mean.
         rule: which.
@@ -73,15 +73,24 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     Example:
         >>> import torch
         >>> centers, x, y = torch.zeros(3, 2), torch.tensor([[4.0, 8.0]]), torch.tensor([1])
-        >>> center_step(centers, class_sums(x - centers[y], y), alpha=0.5)
+        >>> center_step(centers, ClassSums(y, x - centers[y]), alpha=0.5)
         >>> centers
         tensor([[0., 0.],
                 [1., 2.],
                 [0., 0.]])
     """
-    rate = alpha / (differences.counts + (rule == "paper"))
-    step = in_place("mul", differences.sums, rate.unsqueeze(1))
-    centers.index_add_(0, differences.classes, step.to(centers.dtype))
+    classes, sums, counts = differences
+    ordered = classes.sort().values
+    first = torch.searchsorted(ordered, classes)
+    if counts is None:
+        n = torch.searchsorted(ordered, classes, right=True) - first
+    else:
+        n = torch.zeros_like(counts).index_add(0, first, counts).index_select(0, first)
+    n = n + 1 if rule == "paper" else n.clamp_min(1)
+    step = in_place("div", sums, n.unsqueeze(1))
+    if step.dtype != centers.dtype:  # half precision: rounded once for each class
+        classes, step = ordered, torch.zeros_like(step).index_add_(0, first, step).to(centers.dtype)
+    centers.index_add_(0, classes, step, alpha=alpha)
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""In place, but not in code that is compiled."""
+"""What is done otherwise while torch compiles."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -19,3 +21,17 @@ def in_place(operation: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Tenso
         True
     """
     return getattr(tensor, operation if torch.compiler.is_compiling() else f"{operation}_")(*args, **kwargs)
+
+
+def untraced(function: Callable) -> Callable:
+    """Decorate what the compiler is to leave alone: it calls it between two graphs.
+
+    That is what ``torch.compiler.disable`` does, which would load the compiler wherever this package is imported.
+    """
+    left_alone = torch._disable_dynamo(function)
+
+    @wraps(function)
+    def called(*args: Any) -> Any:
+        return left_alone(*args) if torch.compiler.is_compiling() else function(*args)
+
+    return called

@@ -6,13 +6,13 @@ Blocks of (batch, classes) exist here and in :mod:`pml_center.ops.centers`, and 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
-from pml_center.ops.in_place import in_place
+from pml_center.ops.in_place import in_place, untraced
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
@@ -164,7 +164,14 @@ _LOGSUMEXP = object()  # instead of a function to sum
 
 
 def _reduce(logits: NegativeLogits, of) -> Tensor:
-    return _Reduction.apply(logits.embeddings, logits.weight, logits.scale, logits.bias, logits, of)
+    takes_slopes = logits.margin is not None or of not in (None, _LOGSUMEXP)
+    apply = _apply_untraced if takes_slopes else _Reduction.apply
+    return apply(logits.embeddings, logits.weight, logits.scale, logits.bias, logits, of)
+
+
+@untraced  # its backward asks autograd for a slope: the compiler would try, and fail, at every step
+def _apply_untraced(*args: Any) -> Tensor:
+    return _Reduction.apply(*args)
 
 
 class _Directions(torch.autograd.Function):
