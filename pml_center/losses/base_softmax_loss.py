@@ -33,11 +33,11 @@ from pml_center.ops.margins import Gradient, detached
 from pml_center.ops.negative_logits import (
     Elementwise,
     NegativeLogits,
+    compare,
     directions,
     nearest_row,
     negative_logsumexp,
     negative_sum,
-    own_similarity,
     scaled,
 )
 from pml_center.ops.precision import full_precision, working_dtype
@@ -359,18 +359,24 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
 
     def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> Batch:
         """What the hooks see."""
-        unit, norm = directions(embeddings, self.distance.normalize_embeddings)
-        own, rows = own_similarity(unit, chosen.rows, chosen.own, self.normalizes, self.sub_centers)
+        compared = compare(
+            embeddings,
+            chosen.rows,
+            chosen.own,
+            self.distance.normalize_embeddings,
+            self.normalizes,
+            self.sub_centers,
+        )
         negatives = NegativeLogits(
-            unit,
-            rows,
+            compared.direction,
+            compared.weight,
             chosen.own,
             bias=chosen.bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        return Batch(own.similarity, norm, labels, negatives, own.row_norm)
+        return Batch(compared.similarity, compared.norm, labels, negatives, compared.row_norm)
 
     def _losses(self, batch: Batch) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
@@ -430,7 +436,7 @@ def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
     if finite.device.type != "cpu" or torch.compiler.is_compiling() or not finite:
         for name, old in before.items():
             new = getattr(loss, name)
-            if new is not old:
+            if new is not old and new.device == finite.device:  # a count on the CPU cannot know
                 setattr(loss, name, torch.where(finite, new, old))
 
 

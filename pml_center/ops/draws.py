@@ -21,8 +21,8 @@ def drawn(kind: Callable[..., Tensor], size: int, seed: int, device: torch.devic
         True
     """
     try:
-        generator = torch.Generator(device)
+        generator = torch.Generator(device).manual_seed(seed)
     except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
-        generator = torch.Generator()
-    numbers = kind(size, generator=generator.manual_seed(seed), device=generator.device)
+        generator = torch.Generator().manual_seed(seed)
+    numbers = kind(size, generator=generator, device=generator.device)
     return numbers.to(device, non_blocking=True)

@@ -80,26 +80,36 @@ def directions(embeddings: Tensor, normalize: bool = True) -> tuple[Tensor, Tens
     return _Directions.apply(embeddings) if normalize else (embeddings, embeddings.norm(dim=1))
 
 
-class Own(NamedTuple):
-    """What each sample has to do with its own class."""
+class Comparison(NamedTuple):
+    """What each sample has to do with its own class, and what it takes to compare it with others."""
 
+    direction: Tensor
+    """(B, D) each embedding divided by its length, or as it is."""
+    norm: Tensor
+    """(B,) that length."""
     similarity: Tensor
-    """(B,) to the nearest of its rows."""
+    """(B,) to the nearest row of its class."""
     row_norm: Tensor
     """(B,) length of that row."""
+    weight: Tensor
+    """(C · sub_centers, D) the weights again, for everything else that reads them."""
 
 
-def own_similarity(
-    embeddings: Tensor, weight: Tensor, own: Tensor, normalize: bool = True, sub_centers: int = 1
-) -> tuple[Own, Tensor]:
-    """The similarity of each sample to its own class, and the weights again, for everything else that reads them.
+def compare(
+    embeddings: Tensor,
+    weight: Tensor,
+    own: Tensor,
+    normalize_embeddings: bool = True,
+    normalize: bool = True,
+    sub_centers: int = 1,
+) -> Comparison:
+    """Each sample beside its own class.
 
-    Equals ``(embeddings * F.normalize(weight[own])).sum(1)`` and ``weight``, but the gradient of the rows is added into
-    that of the weights, where indexing would make a second (C, D) tensor for it. Arguments as in
-    :class:`NegativeLogits`.
+    The similarity equals ``(F.normalize(embeddings) * F.normalize(weight[own])).sum(1)``, but the gradient of the rows
+    is added into that of the weights, where indexing would make a second (C, D) tensor for it. Arguments as in
+    :class:`NegativeLogits`; ``normalize_embeddings`` is whether embeddings are divided by their length.
     """
-    similarity, row_norm, weight = _OwnSimilarity.apply(embeddings, weight, own, normalize, sub_centers)
-    return Own(similarity, row_norm), weight
+    return Comparison(*_Compare.apply(embeddings, weight, own, normalize_embeddings, normalize, sub_centers))
 
 
 def scaled(similarity: Tensor, scale: float | Tensor) -> Tensor:
@@ -183,60 +193,74 @@ class _Directions(torch.autograd.Function):
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         length = norm.clamp_min(SHORTEST).unsqueeze(1)
         result = embeddings / length
+        ctx.normalize_embeddings = True
         ctx.save_for_backward(result, length)
         return result, norm
 
     @staticmethod
     @first_order
     def backward(ctx, grad, grad_norm):
-        result, length = ctx.saved_tensors
-        if grad is None:
-            return None if grad_norm is None else grad_norm.unsqueeze(1) * result
-        grad = grad / length
-        radial = (grad * result).sum(1, keepdim=True)
-        radial = radial if grad_norm is None else radial - grad_norm.unsqueeze(1)
-        return in_place("addcmul", grad, radial, result, value=-1)
+        return _before_length(ctx, grad, grad_norm, *ctx.saved_tensors)
 
 
-class _OwnSimilarity(torch.autograd.Function):
-    """A product of pairs of rows; the weights pass through, so that all their gradients meet in one tensor."""
+class _Compare(torch.autograd.Function):
+    """Embeddings and weights pass through, so that all their gradients meet in one tensor."""
 
     @staticmethod
-    def forward(ctx, embeddings, weight, own, normalize, sub_centers):
+    def forward(ctx, embeddings, weight, own, normalize_embeddings, normalize, sub_centers):
         ctx.set_materialize_grads(False)
+        norm = torch.linalg.vector_norm(embeddings, dim=1)
+        length = norm.clamp_min(SHORTEST).unsqueeze(1)
+        direction = embeddings / length if normalize_embeddings else embeddings.view_as(embeddings)
         rows = weight.index_select(0, own) if sub_centers == 1 else weight.view(-1, sub_centers, weight.shape[1])[own]
-        similarity = torch.linalg.vecdot(embeddings if sub_centers == 1 else embeddings.unsqueeze(1), rows)
-        norm = torch.linalg.vector_norm(rows, dim=-1)
-        inverse = norm.clamp_min(SHORTEST).reciprocal() if normalize else None
+        similarity = torch.linalg.vecdot(direction if sub_centers == 1 else direction.unsqueeze(1), rows)
+        row_norm = torch.linalg.vector_norm(rows, dim=-1)
+        inverse = row_norm.clamp_min(SHORTEST).reciprocal()
         if normalize:
             similarity = in_place("mul", similarity, inverse)
         if sub_centers > 1:
             similarity, nearest = similarity.max(1)
-            own = own * sub_centers + nearest
-            nearest = nearest.unsqueeze(1)
-            rows, norm = weight.index_select(0, own), norm.gather(1, nearest).squeeze(1)
-            inverse = inverse.gather(1, nearest).squeeze(1) if normalize else None
-        ctx.save_for_backward(embeddings, rows, norm, inverse, similarity, own)
-        return similarity, norm, weight.view_as(weight)
+            own, nearest = own * sub_centers + nearest, nearest.unsqueeze(1)
+            rows = weight.index_select(0, own)
+            row_norm, inverse = row_norm.gather(1, nearest).squeeze(1), inverse.gather(1, nearest).squeeze(1)
+        ctx.normalize_embeddings, ctx.normalize, ctx.of_weight = normalize_embeddings, normalize, weight.shape
+        ctx.save_for_backward(direction, length, rows, inverse, similarity, own)
+        return direction, norm, similarity, row_norm, weight.view_as(weight)
 
     @staticmethod
     @first_order
-    def backward(ctx, grad, grad_norm, grad_weight):
-        embeddings, rows, norm, inverse, similarity, own = ctx.saved_tensors
-        if grad is None and grad_norm is None:
-            return None, grad_weight, None, None, None
-        if grad is None:
-            grad = torch.zeros_like(similarity)
-        along = None if grad_norm is None else grad_norm * (norm.clamp_min(SHORTEST).reciprocal())  # the row
-        if inverse is not None:
-            grad = grad * inverse
-            turned = grad * similarity * inverse
-            along = -turned if along is None else along - turned
-        grad = grad.unsqueeze(1)
-        of_rows = grad * embeddings
+    def backward(ctx, grad, grad_norm, grad_similarity, grad_row_norm, grad_weight):
+        direction, length, rows, inverse, similarity, own = ctx.saved_tensors
+        along = None if grad_row_norm is None else grad_row_norm * inverse  # the row
+        of_rows = None
+        if grad_similarity is not None:
+            if ctx.normalize:
+                grad_similarity = grad_similarity * inverse
+                turned = grad_similarity * similarity * inverse
+                along = -turned if along is None else along - turned
+            of_pair = grad_similarity.unsqueeze(1)
+            of_rows = of_pair * direction
+            grad = of_pair * rows if grad is None else in_place("addcmul", grad, of_pair, rows)
         if along is not None:
-            of_rows = in_place("addcmul", of_rows, along.unsqueeze(1), rows)
-        return grad * rows, in_place("index_add", grad_weight, 0, own, of_rows), None, None, None
+            radial = along.unsqueeze(1)
+            of_rows = radial * rows if of_rows is None else in_place("addcmul", of_rows, radial, rows)
+        if ctx.needs_input_grad[1] and of_rows is not None:
+            grad_weight = rows.new_zeros(ctx.of_weight) if grad_weight is None else grad_weight
+            grad_weight = in_place("index_add", grad_weight, 0, own, of_rows)
+        return _before_length(ctx, grad, grad_norm, direction, length), grad_weight, None, None, None, None
+
+
+def _before_length(ctx, grad: Tensor | None, grad_norm: Tensor | None, direction: Tensor, length: Tensor):
+    """The gradient of embeddings, from those of their directions, or of themselves, and of their lengths."""
+    if ctx.normalize_embeddings and grad is not None:
+        grad = grad / length
+        radial = (grad * direction).sum(1, keepdim=True)
+        radial = radial if grad_norm is None else radial - grad_norm.unsqueeze(1)
+        return in_place("addcmul", grad, radial, direction, value=-1)
+    if grad_norm is None:
+        return grad
+    of_length = grad_norm.unsqueeze(1) * (direction if ctx.normalize_embeddings else direction / length)
+    return of_length if grad is None else grad + of_length
 
 
 class _Block(NamedTuple):
