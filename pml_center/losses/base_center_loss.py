@@ -19,7 +19,7 @@ from pml_center.distributed.collectives import joined_by_wrapper, processes, row
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import is_recomputed
 from pml_center.losses.watch import Collapse, ForgottenStep
-from pml_center.ops.centers import ClassSums, center_step, merge_class_sums, with_rows
+from pml_center.ops.centers import ClassSums, center_step, join_class_sums, merge_class_sums, with_rows
 from pml_center.ops.precision import working_dtype
 
 Update = Literal["paper", "mean", "gradient"]
@@ -263,7 +263,7 @@ class BaseCenterLoss(BaseClassLoss):
         if self.accumulation_steps == 1:
             self._move(found)
             return
-        self._pending = merge_class_sums([found] if self._pending is None else [self._pending, found])
+        self._pending = found if self._pending is None else join_class_sums([self._pending, found])
         self._pending_batches += 1
         if self.accumulation_steps is None:
             self._forgotten_step.see(self._pending_batches)
@@ -309,7 +309,9 @@ class BaseCenterLoss(BaseClassLoss):
         """With what waits for the next step of the centers, where anything does."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._pending is not None:
-            pending = {**self._pending._asdict(), "batches": torch.tensor(self._pending_batches)}
+            sums = self._pending
+            counts = sums.sums.new_ones(len(sums.sums)) if sums.counts is None else sums.counts
+            pending = sums._replace(counts=counts)._asdict() | {"batches": torch.tensor(self._pending_batches)}
             destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:

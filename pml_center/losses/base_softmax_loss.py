@@ -173,6 +173,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         _check_smoothing(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
+        self._has_negative_margin = type(self).negative_margin is not BaseSoftmaxLoss.negative_margin
         self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
         self.margin_schedule, self.scale_schedule, self.chunk_size = margin_schedule, scale_schedule, chunk_size
         self.sparse_gradient = sparse_gradient and sample_rate < 1
@@ -381,19 +382,21 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     def _losses(self, batch: Batch) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
-        threshold = self.negative_threshold(batch, target).detach()
         negatives = batch.compared
         assert negatives is not None
         logits = scale * target
         if negatives.bias is not None:
             logits = logits + negatives.bias.index_select(0, negatives.own)
+        margin = None
+        if self._has_negative_margin:
+            margin = self.negative_margin(own_rows(self.negative_threshold(batch, target).detach()))
         # Of several processes with the same batch, each has a part of the products.
         negatives = replace(
             negatives,
             embeddings=own_rows(negatives.embeddings),
             own=own_rows(negatives.own),
             scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
-            margin=self.negative_margin(own_rows(threshold)),
+            margin=margin,
         )
         return join_parts(self.combine(own_rows(logits), negatives), len(logits))
 

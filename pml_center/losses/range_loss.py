@@ -101,7 +101,8 @@ class RangeLoss(BaseElementLoss):
     def _harmonic_means(self, embeddings: Tensor, own: Tensor) -> Tensor:
         """Of the k largest distances of each class, 0 for one without any, by the place of the class, (B,)."""
         first, second, is_pair = farthest_pairs(embeddings, own, self.k)
-        distances = self._lengths(embeddings.index_select(0, first) - embeddings.index_select(0, second))  # (P,)
+        differences = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+        distances = self._lengths(torch.where(is_pair.unsqueeze(1), differences, 1.0))  # (P,)
         distances = distances.clamp_min(torch.finfo(distances.dtype).tiny)  # of twins: 1 / D stays finite
         distances = torch.where(is_pair, distances, torch.inf)
         of_class = own.index_select(0, first)
@@ -120,8 +121,9 @@ class RangeLoss(BaseElementLoss):
             nearest = squared_distances(means, means).masked_fill(left_out, torch.inf).argmin()
             first, second = nearest // len(means), nearest % len(means)
         difference = means.index_select(0, first.reshape(1)) - means.index_select(0, second.reshape(1))
-        value = F.relu(self.margin - self._lengths(difference)).squeeze(0)
-        return torch.where(is_there.sum() > 1, value, 0.0)
+        is_pair = is_there.sum() > 1
+        value = F.relu(self.margin - self._lengths(torch.where(is_pair, difference, 1.0))).squeeze(0)
+        return torch.where(is_pair, value, 0.0)
 
     def _lengths(self, differences: Tensor) -> Tensor:
         return differences.square().sum(-1) if self.squared else differences.norm(dim=-1)

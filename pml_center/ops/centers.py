@@ -45,10 +45,21 @@ def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
     return merge_class_sums([ClassSums(labels, rows)])
 
 
+def join_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
+    """The sums of several batches, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    classes, sums = torch.cat([part.classes for part in parts]), torch.cat([part.sums for part in parts])
+    if all(part.counts is None for part in parts):
+        return ClassSums(classes, sums)
+    counts = [sums.new_ones(len(part.sums)) if part.counts is None else part.counts for part in parts]
+    return ClassSums(classes, sums, torch.cat(counts))
+
+
 def merge_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
     """The sums of several batches, added in their order, as :func:`class_sums` has them."""
-    labels, rows = torch.cat([part.classes for part in parts]), torch.cat([part.sums for part in parts])
-    counts = torch.cat([rows.new_ones(len(part.sums)) if part.counts is None else part.counts for part in parts])
+    labels, rows, counts = join_class_sums(parts)
+    counts = rows.new_ones(len(rows)) if counts is None else counts
     classes = labels.sort().values
     place = torch.searchsorted(classes, labels)
     sums = in_place("index_add", torch.zeros_like(rows), 0, place, rows)

@@ -269,7 +269,7 @@ class _Block(NamedTuple):
     logits: Tensor  # (B, K); for logsumexp their softmax
     similarity: Tensor | None  # (B, K) before margin and scale; None where scale and lengths are one factor of a column
     nearest: Tensor | None  # (B, K) which row of each class is its nearest, where there are several
-    inverse: Tensor | None  # (K · sub_centers,) 1 / length of each row
+    length: Tensor | None  # (K · sub_centers,) of each row
 
 
 class _Reduction(torch.autograd.Function):
@@ -312,7 +312,7 @@ def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_
     if of is _LOGSUMEXP:
         least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
         share, part = softmax_of(chunk.fill_own(block.logits, logits.own, least))
-        return block._replace(logits=share), part
+        return _Block(share, *block[1:]), part
     values = block.logits.clone() if of is None else of(block.logits)
     return block, chunk.fill_own(values, logits.own, 0.0).sum(1)
 
@@ -344,16 +344,16 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         grad = _before_margin_and_scale(logits, scale, block, grad, of_scale)
         if block.nearest is not None:
             grad = _spread(grad, block.nearest, logits.sub_centers)
-        if block.inverse is not None:
-            grad = in_place("mul", grad, block.inverse)
+        if block.length is not None:
+            grad = in_place("div", grad, block.length)
         rows = chunk.of(weight, logits.sub_centers)
         of_embeddings = grad @ rows if of_embeddings is None else in_place("addmm", of_embeddings, grad, rows)
         if needs_weight:
             of_weight = torch.empty_like(weight) if of_weight is None and not chunk.is_all else of_weight
             out = None if of_weight is None else chunk.of(of_weight, logits.sub_centers)
             part = torch.mm(grad.t(), embeddings, out=out)
-            if block.inverse is not None:  # onto the tangent of the sphere: the length of a row changes nothing
-                radial = (part * rows).sum(1) * block.inverse.square()
+            if block.length is not None:  # onto the tangent of the sphere: the length of a row changes nothing
+                radial = (part * rows).sum(1) / block.length.square()
                 part.addcmul_(rows, radial.unsqueeze(1), value=-1)
             of_weight = part if chunk.is_all else of_weight
     if of_scale is not None and not scale.ndim:
@@ -373,38 +373,34 @@ def _chunks(logits: NegativeLogits) -> Iterator[Chunk]:
 
 def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Block:
     rows = chunk.of(logits.weight, logits.sub_centers)
-    inverse = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST).reciprocal() if logits.normalize else None
+    length = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST) if logits.normalize else None
     similarity = nearest = None
     bias = None if logits.bias is None else chunk.of(logits.bias)
-    if _is_one(scale) and logits.margin is None and logits.sub_centers == 1 and inverse is None and bias is not None:
+    is_plain = logits.margin is None and logits.sub_centers == 1 and not isinstance(scale, Tensor)
+    if is_plain and length is not None:  # beta=0: the first argument is not looked at
+        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=scale), length)
+    elif is_plain and bias is not None and scale == 1:
         return _Block(torch.addmm(bias, logits.embeddings, rows.t()), None, None, None)
-    block = logits.embeddings @ rows.t()
-    is_constant = not (isinstance(scale, Tensor) and (scale.ndim or scale.requires_grad))
-    if logits.margin is None and logits.sub_centers == 1 and is_constant:
-        block = in_place("mul", block, scale if inverse is None else inverse * scale)
     else:
-        similarity = block if inverse is None else in_place("mul", block, inverse)
+        similarity = logits.embeddings @ rows.t()
+        similarity = similarity if length is None else in_place("div", similarity, length)
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
+        similarity = None if is_plain else similarity
     if bias is not None:
         block = in_place("add", block, bias)
-    return _Block(block, similarity, nearest, inverse)
+    return _Block(block, similarity, nearest, length)
 
 
 def _before_margin_and_scale(logits, scale, block, grad, of_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
     if block.similarity is None:
-        return grad if _is_one(scale) else in_place("mul", grad, scale)
+        return grad if scale == 1 else in_place("mul", grad, scale)
     if of_scale is not None:
         after = block.similarity if logits.margin is None else logits.margin(block.similarity)
         of_scale += (grad * after).sum(1)
     return _pulled_back(logits.margin, block.similarity, scaled(grad, scale))
-
-
-def _is_one(scale: float | Tensor) -> bool:
-    """Whether a scale is known to change nothing; of a tensor nobody looks at the value."""
-    return not isinstance(scale, Tensor) and scale == 1
 
 
 def _pulled_back(function: Elementwise | None, at: Tensor, grad: Tensor) -> Tensor:
