@@ -287,9 +287,10 @@ class BaseCenterLoss(BaseClassLoss):
         """The sums of all processes."""
         if processes(self.process_group) == 1:
             return own
-        parts = [None if each is None else rows_by_rank(each, self.process_group) for each in own]
-        is_whole = joined_by_wrapper()  # under it, each has all
-        return ClassSums(*(part if part is None else part[0] if is_whole else torch.cat(part) for part in parts))
+        counts = own.sums.new_ones(len(own.sums)) if own.counts is None else own.counts
+        parts = zip(*(rows_by_rank(each, self.process_group) for each in (*own[:2], counts)), strict=True)
+        joined = [ClassSums(*part) for part in parts]
+        return joined[0] if joined_by_wrapper() else join_class_sums(joined)  # under it, each has all
 
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""

@@ -1,7 +1,7 @@
 """BaseSoftmaxLoss: the engine of the softmax family."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -57,7 +57,7 @@ class Batch:
     """(B,)"""
     compared: NegativeLogits | None = None
     """The cosines to all other classes, described and never held."""
-    row_norm: Tensor = torch.ones(())
+    row_norm: Tensor = field(default_factory=lambda: torch.ones(()))
     """(B,) length of the weights of each sample's class, for losses that normalise nothing."""
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,15 +26,17 @@ class Chosen(NamedTuple):
     """(R,) their numbers; None where they are all."""
 
 
-class Counting(nn.Module):
-    """Its counts, buffers of one integer each, stay on the CPU wherever it goes.
+class Counting:
+    """A module whose counts, buffers of one integer each, stay on the CPU wherever it goes.
 
     They say what the CPU does next, as the seed of a draw or the step of a schedule does: it must not wait to know.
     """
 
-    def _apply(self, fn, recurse=True):
+    _buffers: dict[str, Tensor | None]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         counts = {name: one for name, one in self._buffers.items() if one is not None and _is_count(one)}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[misc]
         self._buffers.update(counts)
         return self
 
@@ -43,7 +45,7 @@ def _is_count(buffer: Tensor) -> bool:
     return not buffer.ndim and buffer.dtype == torch.long
 
 
-class ClassWeights(Counting):
+class ClassWeights(Counting, nn.Module):
     """Some rows of weights per class, and a bias per class if asked for.
 
     Rows, not PML's columns: rows gather, split and sample. They keep the type that they were made with, fp32, whatever

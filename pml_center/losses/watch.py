@@ -20,8 +20,9 @@ BATCHES_COMPARED = 100  # so many training batches
 class Watch:
     """Looks for one mistake, training batch after training batch, until it has warned or knows that all is well.
 
-    A subclass says :meth:`look`, and reads values once in many batches at most: each reading waits for a GPU. What a watch remembers is no state of the loss: it is not saved with it. Nothing is
-    looked at while torch compiles, for what changes with every batch would be compiled anew with every batch.
+    A subclass says :meth:`look`, and reads values once in many batches at most, for each reading waits for a GPU. What
+    a watch remembers is no state of the loss: it is not saved with it. Nothing is looked at while torch compiles, for
+    what changes with every batch would be compiled anew with every batch.
 
     Args:
         name: of what is watched, for the message.

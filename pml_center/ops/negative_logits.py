@@ -319,7 +319,7 @@ def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_
 
 def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
     """Of embeddings, weight, scale and bias."""
-    embeddings, weight, scale, bias, shares, *kept = saved
+    embeddings, weight, scale, _, shares, *kept = saved
     scale = scale if ctx.scale is None else ctx.scale
     _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
     logits = ctx.logits
@@ -376,10 +376,10 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
     length = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST) if logits.normalize else None
     similarity = nearest = None
     bias = None if logits.bias is None else chunk.of(logits.bias)
-    is_plain = logits.margin is None and logits.sub_centers == 1 and not isinstance(scale, Tensor)
-    if is_plain and length is not None:  # beta=0: the first argument is not looked at
-        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=scale), length)
-    elif is_plain and bias is not None and scale == 1:
+    factor = None if isinstance(scale, Tensor) or logits.margin is not None or logits.sub_centers > 1 else scale
+    if factor is not None and length is not None:  # beta=0: the first argument is not looked at
+        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=factor), length)
+    elif factor == 1 and bias is not None:
         return _Block(torch.addmm(bias, logits.embeddings, rows.t()), None, None, None)
     else:
         similarity = logits.embeddings @ rows.t()
@@ -387,7 +387,7 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
-        similarity = None if is_plain else similarity
+        similarity = similarity if factor is None else None
     if bias is not None:
         block = in_place("add", block, bias)
     return _Block(block, similarity, nearest, length)
