@@ -63,10 +63,11 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     if embeddings.device.type != "cpu" or is_exporting():
         return
-    embeddings = embeddings.data  # without its history
-    # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
-    if math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
-        return
+    with torch.no_grad():
+        # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
+        if math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
+            return
+    embeddings = embeddings.detach()
     rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
     if not rows:
         return
