@@ -2,8 +2,8 @@
 
     python docs/benchmarks/on_a_gpu.py --out docs/benchmarks/on_a_gpu.json
 
-Every loss at its defaults takes three steps of training, forward, backward and optimizer, where torch raises an error for
-whatever waits for the GPU (``torch.cuda.set_sync_debug_mode("error")``). Those that PML has too are timed beside it.
+Every loss at its defaults takes three steps of training, forward, backward and optimizer, where torch raises an error
+for whatever waits for the GPU (``torch.cuda.set_sync_debug_mode("error")``). Some that PML has too are timed beside it.
 """
 
 import argparse
@@ -23,23 +23,24 @@ BATCH, CLASSES, EMBEDDING_SIZE = 512, 100_000, 512
 IN_BOTH = ["ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss"]
 WITHOUT = """## What is proven without a GPU
 
-A GPU works through a queue. Whoever asks for a value of one of its tensors waits until the queue is empty, and fills it anew
-from there. No loss and no regularizer of this package asks in a step of training. `tests/losses/test_waiting.py` holds that
-for every one of them, with one block of classes and with several, in fp32 and bf16, with sub-centers, sampled classes, label
-smoothing, class weights, schedules and accumulation: three steps on torch's `meta` device, which has no values, and three
-forward passes on a pretended GPU (`FakeTensorMode`), where reading a value is an error. `tests/training/test_loop.py` does the
-same with the steps of `fit`, with clipping and a moving average. What is not proven so: the speed on a GPU; numbers that are
-sent to a GPU, which may wait too; the generators of a GPU; and kernels whose own code waits.
+A GPU works through a queue. Whoever asks for a value of one of its tensors waits until the queue is empty, and fills
+it anew from there. No loss and no regularizer of this package asks in a step of training.
+`tests/losses/test_waiting.py` holds that for every one of them, with one block of classes and with several, in fp32
+and bf16, with sub-centers, sampled classes, label smoothing, class weights, schedules and accumulation: three steps
+on torch's `meta` device, which has no values, and three forward passes on a pretended GPU (`FakeTensorMode`), where
+reading a value is an error. `tests/training/test_loop.py` does the same with the steps of `fit`, with clipping and a
+moving average. What is not proven so: the speed on a GPU; numbers that are sent to a GPU, which may wait too; the
+generators of a GPU; and kernels whose own code waits.
 
 ## What waits
 
-- The watches read one number in 20 batches until an optimizer was seen to move the class rows, one in 50 (collapse, lengths)
-  or 100 (share of the center term); `fit` reads the losses every 10 steps. fp16 reads one every step, in torch's
-  `GradScaler`.
+- The watches read one number in 20 batches until an optimizer was seen to move the class rows, one in 50 (collapse,
+  lengths)   or 100 (share of the center term); `fit` reads the losses every 10 steps. fp16 reads one every step, in
+  torch's   `GradScaler`.
 - `ignore_index`, which leaves out as many samples as it finds, and tuples of a miner beside it.
 - `collect_stats`, whose statistics are numbers of Python.
-- PML's reducers that count what is above a threshold, such as `AvgNonZeroReducer`; its miners, which return as many pairs as
-  they find; `CenterInvariantRegularizer` with another reducer than `MeanReducer`.
+- PML's reducers that count what is above a threshold, such as `AvgNonZeroReducer`; its miners, which return as many
+  pairs as   they find; `CenterInvariantRegularizer` with another reducer than `MeanReducer`.
 """
 
 
@@ -121,9 +122,8 @@ def page(result):
         command = "python docs/benchmarks/on_a_gpu.py --out docs/benchmarks/on_a_gpu.json"
         return "\n".join([*lines, f"Nobody has run it yet: `{command}`.", ""])
     waiting = {name: error for name, error in result["waits"].items() if error}
-    lines += [
-        f"{measured_with(result)}. {len(result['waits']) - len(waiting)} of {len(result['waits'])} losses wait for nothing."
-    ]
+    number, still = len(result["waits"]), len(result["waits"]) - len(waiting)
+    lines += [f"{measured_with(result)}. {still} of {number} losses wait for nothing."]
     lines += ["", *(f"- {name}: {error}" for name, error in waiting.items()), ""]
     lines += [f"fp32, B = {result['batch']}, C = {result['classes']:,}, D = {result['embedding_size']}:", ""]
     return "\n".join([*lines, *table(result["rows"])]) + "\n"
