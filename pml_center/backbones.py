@@ -184,6 +184,42 @@ class Embedder(nn.Module):
             parameter.requires_grad_(False)
         self.train(is_training)
 
+    def start_neck(self, features: Tensor) -> None:
+        """Start a linear neck at the principal components of features, the largest first.
+
+        The embeddings are then the features along the D directions in which these vary most, with the mean at the
+        origin: a random projection would lose more of what a pretrained trunk knows.
+
+        Args:
+            features: (N, F), of the images to train on.
+
+        Raises:
+            ValueError: another neck than one linear layer, features of another shape.
+
+        Example:
+            >>> embedder = create_embedder("linear", embedding_size=1, in_chans=2)
+            >>> embedder.start_neck(torch.tensor([[1.0, 5.0], [3.0, 5.0], [8.0, 5.1]]))
+            >>> embedder(torch.tensor([[4.0, 5.0], [5.0, 5.0]])).squeeze().round(decimals=2).tolist()
+            [-0.0, 1.0]
+        """
+        neck = self.neck
+        if not isinstance(neck, nn.Linear):
+            raise ValueError("neck must be linear to start at principal components, got another. Use neck='linear'.")
+        if features.ndim != 2 or features.shape[1] != neck.in_features or not len(features):
+            raise ValueError(
+                f"features must have shape (rows, {neck.in_features}), got {tuple(features.shape)}. Take the trunk's."
+            )
+        rows = features.double()
+        center = rows.mean(0)
+        _, directions = torch.linalg.eigh((rows - center).T @ (rows - center))  # the smallest first
+        components = directions.flip(1).T[: neck.out_features]
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        components = components * largest.sign()  # which of both signs is found depends on the library
+        with torch.no_grad():
+            neck.weight.zero_()  # of numbers beyond the width of the features
+            neck.weight[: len(components)] = components.to(neck.weight)
+            neck.bias.copy_(-(neck.weight.double().cpu() @ center.cpu()))
+
     @property
     def is_frozen(self) -> bool:
         """Whether :meth:`freeze` holds a part."""

@@ -235,7 +235,7 @@ def similarity_histogram(
         line: dict[str, Any] = {"edgecolor": colour, "linewidth": 1.4, "linestyle": dashes}
         ax.stairs(100 * counts / counts.sum(), edges, fill=True, facecolor=(colour, 0.35), label=name, **line)
     if threshold is not None:
-        ax.axvline(threshold, color=GREY, linewidth=1.5, label=f"threshold {threshold:.3f}")
+        ax.axvline(threshold, color=GREY, linewidth=1.5, label=f"threshold {threshold:#.3g}")
     ax.legend(frameon=False)
     ax.set(xlabel=similarity, ylabel="pairs of the kind, %", title="Similarity of pairs")
     return ax

@@ -41,7 +41,8 @@ INSTALL_AND_TEST = 'python -m pip install -e ".[dev]" && python -m pytest'
 # Known by their form: `.ci/run` installs and tests in an environment of its own, a test below builds the site.
 STATED = ("python -m pip install -e .", 'python -m pip install -e ".[dev]"', "python -m pytest")
 STATED += ("python -m sphinx -W docs docs/_build", "python -m sphinx -b linkcheck docs docs/_build/links")
-# Fences that Sphinx builds. Any other language than these, python and bash would be code that no test has run.
+NUMBER = r"\d+\.\d+"
+# Fences that Sphinx builds. Any other language than these, python, bash and text would be code that no test has run.
 DIRECTIVES = {
     "{eval-rst}",
     "{image}",
@@ -114,12 +115,21 @@ def in_short(monkeypatch, sketched, few_digits):
 
 
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
-def test_every_block_of_code_runs(page, somewhere, in_short):
-    parsers = [PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)]
-    blocks = list(Sybil(parsers=parsers).parse(page).examples())
+def test_every_block_of_code_runs(page, somewhere, in_short, capsys):
+    def check_printed(example):
+        """What the code above prints, but for the last digits of numbers."""
+        printed = capsys.readouterr().out.splitlines()[-len(example.parsed.splitlines()) :]
+        for line, expected in zip(printed, example.parsed.splitlines(), strict=True):
+            assert re.sub(NUMBER, "", line) == re.sub(NUMBER, "", expected)
+            found, wanted = (list(map(float, re.findall(NUMBER, text))) for text in (line, expected))
+            assert found == pytest.approx(wanted, abs=0.05)
+
+    evaluators = {"bash": run_commands, "text": check_printed}
+    parsers = [CodeBlockParser(language=name, evaluator=evaluate) for name, evaluate in evaluators.items()]
+    blocks = list(Sybil(parsers=[PythonCodeBlockParser(), *parsers]).parse(page).examples())
     written = languages(page.read_text(encoding="utf-8"))
-    assert len(blocks) == sum(language in ("python", "bash") for language in written)
-    assert {language.split()[0] for language in written} <= {"python", "bash"} | DIRECTIVES
+    assert len(blocks) == sum(language in ("python", *evaluators) for language in written)
+    assert {language.split()[0] for language in written} <= {"python", *evaluators} | DIRECTIVES
     for block in blocks:
         block.evaluate()
 

@@ -1,6 +1,8 @@
 """What a notebook shows in place of long texts."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from tqdm.std import tqdm
@@ -73,3 +75,10 @@ def test_bars_are_widgets_in_a_notebook_and_silent_in_a_file(monkeypatch):
     monkeypatch.setattr(notebooks, "IN_NOTEBOOK", True)
     assert not notebooks.progress_bar([1]).disable
     assert notebooks.progress_bar([1], is_shown=False).disable
+
+
+def test_no_bar_is_made_elsewhere():
+    modules = [path for path in Path(notebooks.__file__).parent.rglob("*.py") if path.name != "notebooks.py"]
+    making = r"^\s*(import tqdm|from tqdm(\.auto|\.notebook)? import)"  # tqdm.std names the type
+    assert not [path for path in modules if re.search(making, path.read_text(encoding="utf-8"), re.MULTILINE)]
+    assert len(modules) >= 100

@@ -99,7 +99,7 @@ def measure_loop(title, config, budget):
     machine did something else.
     """
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, Interrupt() as interrupt:
-        state = TrainState.build(loop.with_full_paths(config), torch.device("cpu"))
+        state = TrainState.build(loop.completed(config), torch.device("cpu"))
         run = Run.create(replace(config, out=folder), state.record)
         marks = []
         state.optimizer.register_step_post_hook(lambda *_: marks.append(time.perf_counter()))

@@ -197,7 +197,7 @@ def write_page_of(
         reference_images=None if gallery is None else gallery.images,
         embeddings=rows.samples.embeddings,
         references=None if gallery is None else gallery.samples.embeddings,
-        title=f"Evaluation of {rows.name}",
+        name=rows.name,
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pml_center.cli.embeddings import is_embedding_folder
 from pml_center.cli.options import EvalOptions, ModelOptions
-from pml_center.cli.sources import Embedded, embedded, groups_by_name, is_embedding_folder
+from pml_center.cli.sources import Embedded, embedded, groups_by_name
 from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,

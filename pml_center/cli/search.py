@@ -17,6 +17,7 @@ def search(
     *,
     k: int = 10,
     similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
+    index: Path | None = None,
     report: Path | None = None,
     json_: Json = False,
     batch_size: int = 128,
@@ -25,43 +26,123 @@ def search(
     """Find the images that are most like others, among those that were embedded.
 
     Args:
-        folder: what `pml-center embed` wrote. Its model embeds the images.
-        images: files to find others like.
+        folder: what `pml-center embed` wrote. Its model embeds the queries.
+        images: to find others like, and folders of images; or what is embedded already, which needs no model:
+            folders that `pml-center embed` wrote, and .npy files of embeddings.
         k: how many to find for each.
         similarity: how embeddings are compared.
+        index: search in this faiss index of the embeddings, as `pml-center embed --index` writes it, which may miss
+            some; without it, the search is exact.
         report: write a page (HTML) that shows them there.
-        json_: print one JSON object instead of tables.
+        json_: print one JSON object instead of a table.
         batch_size: images at a time.
         device: 'cpu', 'cuda', or 'auto' for CUDA where it exists.
     """
-    from pml_center.cli.sources import model_of, read_embeddings
-    from pml_center.data import LabeledImages
-    from pml_center.evaluation import nearest_neighbours
+    from pml_center.checks import check_size
+    from pml_center.cli.embeddings import read_embeddings
 
-    missing = [str(image) for image in images if not image.is_file()]
+    check_size("k", k, "Ask for 10.")
+    missing = [str(path) for path in images if not path.exists()]
     if missing or not images:
-        raise FileNotFoundError(f"images must be existing files, got {', '.join(missing) or 'none'}. Check the paths.")
+        got = ", ".join(missing) or "none"
+        raise FileNotFoundError(
+            f"images must be existing files, got {got}. Give images, folders of them, or embeddings."
+        )
     samples = read_embeddings(folder)
-    model = model_of(folder, ModelOptions(batch_size=batch_size, device=device, workers=0, cache=False))
-    queries = LabeledImages([str(image) for image in images], [0] * len(images), ["image"])
-    ids, scores = nearest_neighbours(
-        model.embed(queries), min(k, len(samples.embeddings)), samples.embeddings, similarity
-    )
+    asked = _embedded(folder, images, ModelOptions(batch_size=batch_size, device=device, workers=0, cache=False))
+    ids, scores = _nearest(asked, min(k, len(samples.embeddings)), samples, similarity, folder, index)
+    names = list(asked.names or [])
     found = {
-        str(image): _found(samples, *row)
-        for image, row in zip(images, zip(ids.tolist(), scores.tolist(), strict=True), strict=True)
+        name: _found(samples, *row)
+        for name, row in zip(names, zip(ids.tolist(), scores.tolist(), strict=True), strict=True)
     }
     if report is not None:
-        _write_page(report, folder, samples, queries, ids, scores, similarity)
+        _write_page(report, folder, samples, names, ids, scores, similarity)
     if json_:
         show_json("search", {"folder": str(folder), "neighbours": found})
         return
-    for image, rows in found.items():
-        print(image)
-        cells = [[f"{row['rank']}", f"{row['score']:.4f}", str(row["label"]), row["image"]] for row in rows]
-        show_table(["", similarity, "label", "image"], cells)
+    cells = [
+        ["" if place else name, f"{row['rank']}", f"{row['score']:.4f}", str(row["label"]), row["image"]]
+        for name, rows_of in found.items()
+        for place, row in enumerate(rows_of)
+    ]
+    show_table(["query", "", similarity, "label", "image"], cells)
     if report is not None:
         print(f"page    {report}")
+
+
+def _embedded(folder: Path, queries: tuple[Path, ...], options: ModelOptions) -> "Samples":
+    """All queries by their names, each of them once, in the order in which they were given."""
+    from pml_center.cli.embeddings import is_embedding_folder
+    from pml_center.evaluation import Samples
+
+    rows: dict[str, Any] = {}
+    for path in queries:
+        is_ready = is_embedding_folder(str(path)) or path.suffix.lower() == ".npy"
+        rows |= _rows(path, folder) if is_ready else dict.fromkeys(_images(path))
+    if images := [name for name, row in rows.items() if row is None]:
+        from pml_center.cli.sources import model_of  # and with it torch, which arrays do not need
+        from pml_center.data import LabeledImages
+
+        found = model_of(folder, options).embed(LabeledImages(images, [0] * len(images), ["image"]))
+        rows |= dict(zip(images, found, strict=True))
+    return Samples(list(rows.values()), None, names=list(rows))
+
+
+def _images(path: Path) -> list[str]:
+    """An image, or all that lie in a folder and below."""
+    from pml_center.data.image_folder import as_classes, scan
+
+    if not path.is_dir():
+        return [str(path)]
+    images = as_classes(path, scan(path)).images
+    if not images:
+        raise ValueError(
+            f"images must be files or folders that hold some, got {str(path)!r} without any. Check the path."
+        )
+    return [str(image) for image in images]
+
+
+def _rows(path: Path, folder: Path) -> dict[str, Any]:
+    """Embeddings by name, of the width and, as far as that is known, of the model of those to search in."""
+    from pml_center.arrays import as_matrix, read_array
+    from pml_center.cli.embeddings import maker_of, read_embeddings
+
+    if path.is_dir():
+        samples = read_embeddings(path)
+        rows, names = samples.embeddings, samples.names
+        own, theirs = maker_of(path), maker_of(folder)
+        if any(own[name] != theirs[name] for name in own.keys() & theirs.keys()):
+            raise ValueError(
+                f"images must be embedded as {str(folder)!r} was, got {str(path)!r} of other weights or input. "
+                "Embed both with the same model."
+            )
+    else:
+        rows, names = read_array(path), None
+    matrix = as_matrix(rows, "queries", names=names)
+    return dict(zip(names or [f"{path}[{row}]" for row in range(len(matrix))], matrix, strict=True))
+
+
+def _nearest(
+    queries: "Samples", k: int, samples: "Samples", similarity: Any, folder: Path, index: Path | None
+) -> tuple[Any, Any]:
+    """The rows that are nearest to each query, and their scores, largest first."""
+    from pml_center.data.vectors import made_by
+    from pml_center.evaluation.search import ExactSearch, FaissSearcher
+
+    if index is None:
+        names = (queries.names, samples.names)
+        return ExactSearch(queries.embeddings, samples.embeddings, similarity, overlap=True, names=names).nearest(k)
+    searcher = FaissSearcher(similarity=similarity)
+    searcher.load(index)
+    if made_by(str(index.parent)).get("sum") not in (None, made_by(str(folder)).get("sum")):
+        raise ValueError(
+            f"index must be of the embeddings in {str(folder)!r}, got that of others in {str(index.parent)!r}. "
+            "Search in those beside it, or embed again with --index."
+        )
+    searcher.check_holds(samples.embeddings)
+    scores, ids = searcher(queries.embeddings, k)
+    return ids, -scores if similarity == "euclidean" else scores
 
 
 def _found(samples: "Samples", ids: list[int], scores: list[float]) -> list[dict[str, Any]]:
@@ -77,13 +158,13 @@ def _found(samples: "Samples", ids: list[int], scores: list[float]) -> list[dict
 
 
 def _write_page(
-    path: Path, folder: Path, samples: "Samples", queries: Any, ids: Any, scores: Any, similarity: str
+    path: Path, folder: Path, samples: "Samples", names: list[str], ids: Any, scores: Any, similarity: str
 ) -> None:
     from pml_center.cli.sources import pictures
     from pml_center.evaluation import write_html
     from pml_center.pages.parts import neighbours
 
     name = "minus squared distance" if similarity == "euclidean" else f"{similarity} similarity"
-    part = neighbours(queries, samples, pictures(samples.names), ids, scores, name)
+    part = neighbours(names, pictures(names), samples, pictures(samples.names), ids, scores, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_html(path, {}, title=f"Nearest images in {folder.name}", extra=[part])

@@ -16,21 +16,21 @@ from torch.utils.data import DataLoader
 
 from pml_center.arrays import read_array
 from pml_center.backbones import Embedder, full_name
+from pml_center.cli.embeddings import IDENTITY, is_embedding_folder, maker_of, read_embeddings
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source, split_apart
-from pml_center.data.vectors import MODEL_FILE, check_as_written, made_by
-from pml_center.evaluation import Samples, embed, load_samples
+from pml_center.data.vectors import MODEL_FILE, made_by
+from pml_center.evaluation import Samples, embed
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.text_files import read_rows
 from pml_center.training import Run
 from pml_center.training.run_folder import check_features, timm_trunk, untouched
 
 LOG = logging.getLogger("pml_center")
-IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
 
 
@@ -54,8 +54,7 @@ class Embedded:
         """What tells the model from others, as far as it is known, in values of JSON."""
         if self.model is not None:
             return self.model.identity
-        facts = made_by(self.facts["embeddings"])
-        return {name: facts[name] for name in IDENTITY if name in facts}
+        return maker_of(self.facts["embeddings"])
 
     @property
     def name(self) -> str:
@@ -191,18 +190,6 @@ def model_of(folder: Path, options: ModelOptions) -> Model:
     return model
 
 
-def read_embeddings(folder: str | Path) -> Samples:
-    """What ``embed`` wrote, whose rows still belong to their images.
-
-    Raises:
-        FileNotFoundError: no such files.
-        ValueError: embeddings that are damaged, files that do not fit together, names that were put into another order.
-    """
-    samples = load_samples(folder)
-    check_as_written(Path(folder), samples.embeddings, samples.names)
-    return samples
-
-
 def embedded(
     source: str,
     data: str | None,
@@ -252,11 +239,6 @@ def embedded(
     facts |= {"skipped": skipped} if options.skip_bad else {}
     samples = Samples(model.embed(images), labels, groups, of_images)
     return Embedded(samples, images, model.facts | facts, model, doubts)
-
-
-def is_embedding_folder(source: str) -> bool:
-    """Whether a path is a folder that ``embed`` wrote."""
-    return (Path(source) / "embeddings.npy").is_file()
 
 
 def before(rows: Embedded) -> Embedded | None:

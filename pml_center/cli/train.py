@@ -107,7 +107,6 @@ def _write_page(run: "Run", measurement: "Measurement") -> Path:
             open_images(run.config.data, run.config.data_root, run.config.labels), accept_changes=True
         ),
         embeddings=measurement.embeddings,
-        title=f"Evaluation of {run.folder.name}",
     )
 
 

@@ -39,7 +39,7 @@ from pml_center.names import one_line
 from pml_center.training.config import TrainConfig, check_at_least
 from pml_center.training.data_record import DataRecord
 from pml_center.training.interrupt import explain_interrupt
-from pml_center.training.loop import choose_device, with_full_paths
+from pml_center.training.loop import choose_device, completed
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
@@ -103,7 +103,7 @@ class Plan:
     ) -> "Plan":
         """What is asked for, to be read from any folder, with a folder of its own where none is named."""
         out = config.out or str(default_folder(replace(config, loss="compare")))
-        config = replace(with_full_paths(config), out=out)
+        config = replace(completed(config), out=out)
         return cls(config=config, losses=tuple(losses), seeds=tuple(seeds), search=search, **others)
 
     @property

@@ -21,7 +21,7 @@ from pml_center.comparison.page import write_comparison
 from pml_center.comparison.result import Candidate, Comparison
 from pml_center.data import LabeledImages
 from pml_center.training.config import TrainConfig
-from pml_center.training.loop import choose_device, step, with_full_paths
+from pml_center.training.loop import choose_device, completed, step
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.run_folder import Run, untouched
 from pml_center.training.train_state import TrainState
@@ -100,7 +100,7 @@ def _cost(config: TrainConfig, begun: float) -> Cost:
     device = choose_device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    config = with_full_paths(config)
+    config = completed(config)
     with TemporaryDirectory() as folder:
         state, built = _timed(lambda: TrainState.build(config, device), device)
         run = Run.create(replace(state.config, out=f"{folder}/run"), state.record)

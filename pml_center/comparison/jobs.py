@@ -15,11 +15,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+from tqdm.std import tqdm as Bar
 
 from pml_center.comparison.measured_run import options_of
 from pml_center.names import one_line
+from pml_center.notebooks import progress_bar
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt
 from pml_center.training.loop import choose_device, fit, resume
@@ -115,7 +116,7 @@ def train_all(jobs: Sequence[Job], processes: int) -> dict[Job, str]:
         LOG.warning("%s failed before, and is not tried again without --retry: %s", job.name, errors[job])
     waiting = [job for job in waiting if job not in errors]
     running: dict[BaseProcess, Job] = {}
-    bar = tqdm(total=sum(job.config.epochs for job in jobs), unit="epoch", disable=None)
+    bar = progress_bar(total=sum(job.config.epochs for job in jobs), unit="epoch")
     with logging_redirect_tqdm(), Interrupt() as interrupt, bar:
         try:
             while (waiting or running) and not interrupt:
@@ -209,7 +210,7 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _show(bar: tqdm, jobs: Sequence[Job], left: int) -> None:
+def _show(bar: Bar, jobs: Sequence[Job], left: int) -> None:
     bar.set_description(f"{len(jobs) - left}/{len(jobs)} runs", refresh=False)
     bar.update(sum(job.epochs for job in jobs) - bar.n)
 

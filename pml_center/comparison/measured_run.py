@@ -25,6 +25,7 @@ FREE = (
     "overwrite",
     "data_root",
     "workers",
+    "decoded_gib",
     "device",
     "deterministic",
     "checkpoint_every",

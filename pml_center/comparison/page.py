@@ -15,7 +15,9 @@ import numpy as np
 from pml_center import plots
 from pml_center.comparison.result import LEVEL, Candidate, Comparison, table
 from pml_center.evaluation import Report, write_html
+from pml_center.evaluation.report import told_once
 from pml_center.pages.parts import Part, drawn
+from pml_center.training.config import TrainConfig
 from pml_center.training.loss_catalog import describe_loss, list_losses, references
 from pml_center.training.loss_formula import parse_terms
 from pml_center.training.run_folder import Run, environment
@@ -79,7 +81,8 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         _settings(comparison),
         Part(
             "Picture",
-            "Each loss: its mean as a dot, the interval as a bar, each seed as a ring.",
+            "Each loss: its mean as a dot, the interval as a bar, each seed as a ring."
+            + " Raw pixels stand beside them." * (comparison.metric in comparison.pixels),
             "plots",
             plots=[drawn(lambda ax: _picture(comparison, ax), comparison.summary)],
         ),
@@ -91,10 +94,12 @@ def _write_page(comparison: Comparison, path: Path, options: Mapping[str, Any]) 
         *_sources(comparison),
     ]
     shown = {name: value for name, value in options.items() if value is not None and name != "loss"}
+    models = " and ".join(dict.fromkeys(str(TrainConfig(**row.candidate.options).model) for row in comparison.rows))
     write_html(
         path,
-        {"": Report(metrics={}, protocol=comparison.verdict, warnings=tuple(comparison.doubts))},
-        title="Comparison of losses",
+        {"": Report(metrics={}, protocol=comparison.summary, warnings=tuple(comparison.doubts))},
+        title=f"Which loss for {models} on {comparison.data}",
+        first=[*comparison.unbeaten, comparison.verdict],
         details={"Configuration": shown, "Environment": environment()},
         extra=parts,
     )
@@ -153,11 +158,8 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
 
 
 def _metrics(comparison: Comparison) -> Part:
-    names = [
-        name
-        for name in comparison.rows[0].candidate.values
-        if all(name in row.candidate.values for row in comparison.rows)
-    ]
+    first, *others = (row.candidate.values for row in comparison.rows)
+    names = told_once(name for name in first if all(name in values for values in others))
     rows = [
         [row.candidate.name, *(f"{np.nanmean(row.candidate.values[name]):.4f}" for name in names)]
         for row in comparison.rows
@@ -187,9 +189,13 @@ def _runs(comparison: Comparison, folder: Path) -> Part:
 
 
 def _settings(comparison: Comparison) -> Part:
-    columns = ["loss", "chosen by the search", "the line that trains it again; --seed chooses another run"]
-    rows = [[row.candidate.name, row.candidate.setting or "–", row.candidate.command] for row in comparison.rows]
-    text = "Where the largest or the smallest that was tried was chosen, a better one may lie beyond."
+    columns, text = ["loss", "command"], "The line that trains each again; --seed chooses another run."
+    rows = [[row.candidate.name, row.candidate.command] for row in comparison.rows]
+    settings = [row.candidate.setting for row in comparison.rows]
+    if any(settings):
+        columns.append("chosen by the search")
+        rows = [[*cells, setting or "–"] for cells, setting in zip(rows, settings, strict=True)]
+        text += " Where the largest or the smallest that was tried was chosen, a better one may lie beyond."
     return Part("Settings", text, columns=columns, rows=rows, texts=3)
 
 
@@ -206,9 +212,9 @@ def _learning(comparison: Comparison) -> list[Part]:
             logs = [Run(Path(run)).events(event) for run in row.candidate.runs]
             length = min(map(len, logs), default=0)
             values = np.array([[each.get(key, np.nan) for each in log[:length]] for log in logs])
-            if length and event == "epoch":
+            if event == "epoch":
                 values = values / np.where(values[:, :1] == 0, np.nan, values[:, :1])
-            if length and not np.isnan(values).any():
+            if length > 1 and not np.isnan(values).any():
                 courses[row.candidate.name] = ([each["epoch"] for each in logs[0][:length]], values.mean(axis=0))
         if courses:
             drawings.append(drawn(partial(_courses, courses, label), text))

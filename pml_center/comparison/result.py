@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -77,16 +77,7 @@ class Candidate:
     @property
     def command(self) -> str:
         """The line that trains it again, for a shell."""
-        config = TrainConfig(**self.options)
-        defaults = TrainConfig()
-        words = ["pml-center", "train", config.data]
-        for option in fields(config):
-            value = getattr(config, option.name)
-            if option.name == "data" or value == getattr(defaults, option.name):
-                continue
-            flag = f"--{option.name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
-        return shlex.join(words)
+        return TrainConfig(**self.options).command
 
 
 class GapToBest(NamedTuple):
@@ -340,9 +331,9 @@ class Comparison:
         )
 
     @property
-    def doubts(self) -> list[str]:
-        """Sentences on what makes the comparison doubtful."""
-        found = list(self.warnings)
+    def unbeaten(self) -> list[str]:
+        """Sentences on what needs no training and is at least as good as the best loss, each with what to try."""
+        found = []
         neck = "the neck alone with --freeze trunk, or " if self.pixels else ""  # features have no trunk
         remedies = {BESIDE["before"]: f"train {neck}with a smaller --lr"}
         for name, values in self.beside.items():
@@ -351,6 +342,12 @@ class Comparison:
                 remedy = remedies.get(name, "train longer, or look at the data")
                 verb = "reach" if name == BESIDE["pixels"] else "the model reached"
                 found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedy}")
+        return found
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on what makes the comparison doubtful."""
+        found = [*self.unbeaten, *self.warnings]
         if self.clusters is not None:
             found += few_units(len(np.unique(self.clusters[self._measured])), "classes")
         if any(len(row.of_seeds) == 1 for row in self.rows):

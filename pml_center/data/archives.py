@@ -56,6 +56,27 @@ def split_archive(path: str | os.PathLike) -> tuple[Path | None, str]:
     return None, ""
 
 
+def file_stamp(path: str | os.PathLike) -> bytes:
+    """What tells a file, or the zip file that it is in, from what it was before: its path, size, times and inode.
+
+    Of the two times one is that of the last change, which no program sets: a file that is replaced by one of its size
+    and age is another.
+
+    Raises:
+        OSError: no such file.
+    """
+    where = os.path.abspath(path)
+    try:
+        status = os.stat(where)
+    except (FileNotFoundError, NotADirectoryError):
+        archive, _ = split_archive(where)
+        if archive is None:
+            raise
+        status = archive.stat()
+    stamp = f"{where} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return stamp.encode("utf-8", "surrogateescape")
+
+
 def files_in(archive: Path, inner: str = "") -> list[PurePosixPath]:
     """The files of a zip file below one of its folders, relative to that, by the names that :func:`open_file` takes.
 

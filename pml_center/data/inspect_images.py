@@ -5,11 +5,11 @@ from hashlib import blake2b
 
 from PIL import UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from pml_center.checks import check_workers
 from pml_center.data.labeled_images import LabeledImages
 from pml_center.decoding import convert
+from pml_center.notebooks import progress_bar
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def inspect_images(images: LabeledImages, workers: int = 0) -> list[ImageFacts]:
     check_workers(workers)
     loader = DataLoader(_Inspected(images), batch_size=64, num_workers=workers, collate_fn=list)
     facts: list[ImageFacts] = []
-    with tqdm(total=len(images), desc="read", unit="image", disable=None) as bar:
+    with progress_bar(total=len(images), desc="read", unit="image") as bar:
         for batch in loader:
             facts += batch
             bar.update(len(batch))

@@ -14,6 +14,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pml_center.data.archives import open_file
+from pml_center.data.kept_images import KeptImages
+from pml_center.data.transforms import Squash, Standardise, Transform
 from pml_center.decoding import decode, standard
 
 
@@ -78,6 +80,8 @@ class LabeledImages(Dataset):
             groups = _one_each("groups", groups, len(images), "Give each image one group, or none at all.")
         self.groups: np.ndarray | None = groups
         self.splits = splits
+        self._kept: KeptImages | None = None
+        self._places = np.arange(len(images))  # of each image in what is kept
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,8 +89,25 @@ class LabeledImages(Dataset):
     def __getitem__(self, i: int) -> tuple[Any, int]:
         if isinstance(vector := self.images[i], Vector):
             return torch.from_numpy(vector.values), int(self.labels[i])
+        if (pixels := self._kept_pixels(i)) is not None:
+            return self.transform.finish(Image.fromarray(pixels)), int(self.labels[i])  # type: ignore[union-attr]
         image = self._read(i)
         return (image if self.transform is None else self.transform(image)), int(self.labels[i])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, int]]:
+        """Several at once, as a ``DataLoader`` asks for them."""
+        if isinstance(self.transform, Transform) and isinstance(finish := self.transform.finish, Standardise):
+            kept = [pixels for i in rows if (pixels := self._kept_pixels(i)) is not None]
+            if len(kept) == len(rows):
+                return list(zip(finish.batch(np.stack(kept)), self.labels[rows].tolist(), strict=True))
+        return [self[i] for i in rows]
+
+    def _kept_pixels(self, i: int) -> NDArray[np.uint8] | None:
+        """Image ``i`` before anything random, None where that is not kept."""
+        transform, kept = self.transform, self._kept
+        if kept is None or not isinstance(transform, Transform) or transform.squash != kept.squash:
+            return None
+        return kept.get(int(self._places[i]), lambda: transform.squash(self._read(i)))
 
     @property
     def width(self) -> int | None:
@@ -134,12 +155,24 @@ class LabeledImages(Dataset):
         images = [self.images[row] for row in rows]
         groups = None if self.groups is None else self.groups[rows]
         splits = None if self.splits is None else self.splits[rows]
-        return LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows], groups, splits)
+        part = LabeledImages(images, labels, classes, self.transform, self.source, self.indices[rows], groups, splits)
+        part._kept, part._places = self._kept, self._places[rows]
+        return part
 
     def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> "LabeledImages":
         """The same images and labels behind another transform."""
         other = copy.copy(self)
         other.transform = transform
+        return other
+
+    def decoded_once(self, squash: Squash) -> "LabeledImages":
+        """The same, of which an image is decoded and squashed once for all epochs, processes and runs.
+
+        Nothing else changes, to the last bit: behind a transform that begins with ``squash`` an image is taken from
+        what is kept, see :class:`~pml_center.data.kept_images.KeptImages`, behind any other it is decoded.
+        """
+        other = copy.copy(self)
+        other._kept, other._places = KeptImages(squash, self.images), np.arange(len(self))
         return other
 
     def as_vectors(self, rows: NDArray[np.float32]) -> "LabeledImages":

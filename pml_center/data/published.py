@@ -15,12 +15,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pml_center.data.data_folder import data_folder
 from pml_center.data.labeled_images import LabeledImages, StoredImage, encode_labels, natural_key
 from pml_center.decoding import decode
 from pml_center.names import one_line, unknown_name
+from pml_center.notebooks import progress_bar
 
 Parts = dict[str, LabeledImages]  # by split, in the order train, val, test
 
@@ -218,7 +218,7 @@ def _labels_of(name: str, data_set: Any) -> Sequence[Any]:
         labels = getattr(data_set, attribute, None)
         if labels is not None and len(labels) == len(data_set):
             return labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    bar = tqdm(range(len(data_set)), desc=f"labels of {name}", unit="image", disable=None)
+    bar = progress_bar(range(len(data_set)), desc=f"labels of {name}", unit="image")
     return [data_set[i][1] for i in bar]
 
 
@@ -232,7 +232,7 @@ def _from_timm(name: str, data_set: Any) -> LabeledImages:
         images: list[Any] = [StoredImage(_WholeImages(reader), i) for i in range(len(reader))]
         labels = list(reader.iter_targets())
     else:
-        pairs = list(tqdm(data_set, desc=name, unit="image", disable=None))
+        pairs = list(progress_bar(data_set, desc=name, unit="image"))
         images, labels = [image for image, _ in pairs], [label for _, label in pairs]
         if len(data_set) and len(pairs) != len(data_set):
             raise ValueError(

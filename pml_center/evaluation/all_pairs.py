@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.std import tqdm as Bar
 
 from pml_center.evaluation.pair_intervals import KEPT, PairSample
 from pml_center.evaluation.roc import Counts, Roc
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix
+from pml_center.notebooks import progress_bar
 
 BLOCK = (512, 2048)  # rows and columns of scores at a time
 BINS = 2**15  # at most; a bin is never narrower than rounding
@@ -50,7 +51,7 @@ def all_pairs(search: ExactSearch, codes: Ids, far: Sequence[float], sampled: bo
     """
     scores = _Scores(search, codes)
     total = (2 + sampled) * scores.pairs
-    with tqdm(total=total, desc="pairs", unit_scale=True, delay=2, disable=None) as bar:
+    with progress_bar(total=total, desc="pairs", unit_scale=True, delay=2) as bar:
         binned, bin_of_point = _binned(scores, bar)
         bins = {int(bin_of_point[binned.index_at(target) + 1]) for target in far if binned.far[-1] > target}
         bins.add(int(bin_of_point[binned.index_at_equal_error]))
@@ -96,7 +97,7 @@ class _Scores:
         self.bins = int(min(BINS, max(8, span / (4 * rounding))))
         self.low, self.high = -size - 2 * rounding, size + 2 * rounding
 
-    def parts(self, bar: tqdm) -> Iterator[_Part]:
+    def parts(self, bar: Bar) -> Iterator[_Part]:
         """All pairs once, genuine and impostor pairs apart. What was yielded is overwritten by the next."""
         count, (height, width) = len(self.codes), BLOCK
         buffer = torch.empty(height * width)
@@ -127,7 +128,7 @@ class _Scores:
             yield _Part(block.ravel()[positions], positions, same, top, left, block.shape[1])
 
 
-def _binned(scores: _Scores, bar: tqdm) -> tuple[Roc, Ids]:
+def _binned(scores: _Scores, bar: Bar) -> tuple[Roc, Ids]:
     """The curve with a point for each bin that is not empty, and the bin of each point."""
     counts = np.zeros((2, scores.bins), dtype=np.int64)
     for part in scores.parts(bar):
@@ -139,7 +140,7 @@ def _binned(scores: _Scores, bar: tqdm) -> tuple[Roc, Ids]:
     return _roc(scores, edges, genuine, impostor), np.concatenate([[scores.bins], bins])
 
 
-def _exact(scores: _Scores, bins: set[int], bar: tqdm) -> Roc:
+def _exact(scores: _Scores, bins: set[int], bar: Bar) -> Roc:
     """The curve at every score in or beside some bins."""
     bands = _bands(scores, bins)
     for part in scores.parts(bar):
@@ -156,7 +157,7 @@ def _exact(scores: _Scores, bins: set[int], bar: tqdm) -> Roc:
     return _roc(scores, threshold, genuine, impostor)
 
 
-def _sample(scores: _Scores, binned: Roc, bin_of_point: Ids, seed: int, bar: tqdm) -> PairSample:
+def _sample(scores: _Scores, binned: Roc, bin_of_point: Ids, seed: int, bar: Bar) -> PairSample:
     """Pairs drawn with a probability that falls with the rank among the impostor scores, alike for genuine pairs."""
     chances = np.ones((2, scores.bins))
     chances[0][bin_of_point[1:]] = np.minimum(1, KEPT / np.maximum(1, binned.impostor[1:]))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pml_center.arrays import as_list, check_count, class_codes
 from pml_center.checks import check_between, check_choices
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.report import Report
 from pml_center.evaluation.search import Counts, ExactSearch, Matrix, Similarity, import_faiss
+from pml_center.notebooks import progress_bar
 
 
 def adjusted_mutual_information(labels: Iterable[Hashable], clusters: Iterable[Hashable]) -> float:
@@ -226,7 +226,7 @@ class ClusteringEvaluator(Evaluator[Report]):
             raise ValueError(
                 f"clusters must be at most {len(prepared)}, the number of rows, got {count}. Ask for fewer."
             )
-        runs = tqdm(range(self.runs), desc="k-means", unit="run", delay=2, disable=None)
+        runs = progress_bar(range(self.runs), desc="k-means", unit="run", delay=2)
         found = [self._run(prepared, codes, count, self.seed + run) for run in runs]
         per_run = {name: np.array([scores[name] for scores in found]) for name in found[0]}
         metrics = {}

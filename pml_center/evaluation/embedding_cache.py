@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pml_center.checks import check_workers
 from pml_center.data import LabeledImages
-from pml_center.data.archives import split_archive
+from pml_center.data.archives import file_stamp
 from pml_center.decoding import READING, convert
 from pml_center.evaluation.embed import embed
 from pml_center.names import one_line
@@ -104,21 +104,8 @@ def _fingerprint(model: nn.Module, images: LabeledImages, recipe: object, device
     parts = (model_fingerprint(model), recipe, READING, device.type, platform.machine(), *versions, SUM)
     digest = blake2b(repr(parts).encode(), digest_size=16)
     for i, image in enumerate(images.images):
-        digest.update(_of_file(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(images.stored(i)))
+        digest.update(file_stamp(image) if isinstance(image, (str, os.PathLike)) else _of_pixels(images.stored(i)))
     return digest.hexdigest()
-
-
-def _of_file(path: str | os.PathLike) -> bytes:
-    where = os.path.abspath(path)
-    try:
-        status = os.stat(where)
-    except (FileNotFoundError, NotADirectoryError):
-        archive, _ = split_archive(where)
-        if archive is None:
-            raise
-        status = archive.stat()
-    kept = f"{where} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-    return kept.encode("utf-8", "surrogateescape")
 
 
 def _of_pixels(image: Image.Image) -> bytes:

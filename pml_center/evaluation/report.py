@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,20 @@ from pml_center.notebooks import data_frame, html_table
 # What needs no training and stands beside a model, by the name of its file.
 BESIDE = {"before": "before training", "pixels": "raw pixels"}
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
+SECOND_NAMES = {"precision_at_1": "recall_at_1", "macro_precision_at_1": "macro_recall_at_1"}  # PML's of one number
+
+
+def told_once(names: Iterable[str]) -> list[str]:
+    """The metrics that a reader is shown: PML's name of what is there as ``recall_at_1`` already is left to programs.
+
+    Example:
+        >>> told_once(["recall_at_1", "precision_at_1", "r_precision"])
+        ['recall_at_1', 'r_precision']
+        >>> told_once(["precision_at_1"])
+        ['precision_at_1']
+    """
+    names = list(names)
+    return [name for name in names if SECOND_NAMES.get(name) not in names]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -190,11 +204,14 @@ class Report:
             writer.writerows(zip(*columns.values(), strict=True))
 
     def __str__(self) -> str:
-        width = max(map(len, self.metrics), default=0)
+        shown = told_once(self.metrics)
+        width = max(map(len, shown), default=0)
         lines = [self.summary]
-        for name, value in self.metrics.items():
+        for name in shown:
             low, high = self.ci.get(name, (None, None))
-            lines.append(f"{name:<{width}}  {value:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]"))
+            lines.append(
+                f"{name:<{width}}  {self.metrics[name]:.4f}" + ("" if low is None else f"  [{low:.4f}, {high:.4f}]")
+            )
         return "\n".join([*lines, *self.remarks])
 
     def __repr__(self) -> str:
@@ -207,10 +224,10 @@ class Report:
             beside: other reports with these metrics, by what to call them.
         """
         beside, rows = beside or {}, []
-        for name, value in self.metrics.items():
+        for name in told_once(self.metrics):
             low, high = self.ci.get(name, (None, None))
             others = [f"{other[name]:.4f}" if name in other.metrics else "" for other in beside.values()]
-            rows.append([name, f"{value:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", *others])
+            rows.append([name, f"{self.metrics[name]:.4f}", "" if low is None else f"{low:.4f} … {high:.4f}", *others])
         return ["", "model" if beside else "value", f"{100 * self.ci_level:g} % interval", *beside], rows
 
     def _repr_html_(self) -> str:

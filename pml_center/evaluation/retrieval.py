@@ -16,7 +16,7 @@ from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
 from pml_center.evaluation.retrieval_metrics import Metric, metric_named
 from pml_center.evaluation.retrieval_report import RetrievalReport
-from pml_center.evaluation.retrieval_task import RetrievalTask, progress_bar
+from pml_center.evaluation.retrieval_task import RetrievalTask, with_bar
 from pml_center.evaluation.search import (
     Ids,
     Neighbours,
@@ -89,7 +89,6 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         4 queries, 5 references, 1 skipped: exact cosine search, leave-one-out, ties 0.0 %
         recall_at_1                  0.7500  [0.0103, 0.9988]
         recall_at_2                  1.0000  [0.0122, 1.0000]
-        precision_at_1               0.7500  [0.0103, 0.9988]
         r_precision                  0.7500  [0.0103, 0.9988]
         mean_average_precision_at_r  0.7500  [0.0103, 0.9988]
         95 % intervals: over 2 classes, left out one at a time
@@ -301,7 +300,7 @@ class RetrievalEvaluator(Evaluator[RetrievalReport]):
         if whole:
             passes.append((whole, task.whole_gallery(self.ties, deepest, self.chunk_size)))
         for own, chunks in passes:
-            for rows, ranking, undecided, found, others in progress_bar(chunks, queries):
+            for rows, ranking, undecided, found, others in with_bar(chunks, queries):
                 some = ranking.relevant > 0
                 tied[rows] = undecided & some
                 if found is not None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pml_center.arrays import ENTRIES, class_codes, joined, parts_of
 from pml_center.evaluation.embed import Samples
@@ -22,6 +21,7 @@ from pml_center.evaluation.search import (
     native_similarity,
     rank_gallery,
 )
+from pml_center.notebooks import progress_bar
 
 
 class Ranked(NamedTuple):
@@ -220,9 +220,9 @@ def _check_included(queries: Samples, references: Samples, codes: Ids, reference
         )
 
 
-def progress_bar(chunks: Iterator[Ranked], queries: int) -> Iterator[Ranked]:
-    """The same chunks, with a bar on stderr when that is a terminal and the work takes seconds."""
-    with tqdm(total=queries, desc="search", unit="query", delay=2, disable=None) as bar:
+def with_bar(chunks: Iterator[Ranked], queries: int) -> Iterator[Ranked]:
+    """The same chunks, with a bar where the work takes seconds."""
+    with progress_bar(total=queries, desc="search", unit="query", delay=2) as bar:
         for chunk in chunks:
             yield chunk
             bar.update(len(chunk.rows))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pml_center import plots
 from pml_center.evaluation.embed import Samples
-from pml_center.evaluation.report import Report
+from pml_center.evaluation.report import Report, told_once
 from pml_center.pages.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def history(epochs: Sequence[Mapping[str, float]], validations: Sequence[Mapping
         return []
     losses = [name for name in epochs[0] if name not in ("epoch", "lr", "seconds")]
     found = validations[0] if validations else ()
-    metrics = [name for name in found if name not in ("epoch", "event") and not name.startswith("macro_")]
+    metrics = told_once(name for name in found if name not in ("epoch", "event") and not name.startswith("macro_"))
     drawings = [_course(epochs, losses, "Means over each epoch."), _course(epochs, ["lr"], "At the end of each epoch.")]
     if metrics:
         drawings.insert(1, _course(validations, metrics, "On the validation images."))
@@ -193,11 +193,14 @@ def _course(events: Sequence[Mapping[str, Any]], names: Sequence[str], caption: 
     return drawn(lambda ax: plots.training_curves([event["epoch"] for event in events], values, ax=ax), caption)
 
 
-def neighbours(queries: Any, samples: Samples, images: Any, ids: NDArray, scores: NDArray, score: str) -> Part:
+def neighbours(
+    names: Sequence[str], queries: Any, samples: Samples, images: Any, ids: NDArray, scores: NDArray, score: str
+) -> Part:
     """Images, each with those that are most like it.
 
     Args:
-        queries: Q images that have names.
+        names: of the Q queries.
+        queries: their images, None where there are none.
         samples: the rows that were searched in.
         images: of the rows, None where there are none.
         ids: (Q, K) the rows found, nearest first.
@@ -205,7 +208,7 @@ def neighbours(queries: Any, samples: Samples, images: Any, ids: NDArray, scores
         score: what the scores are.
     """
     thumbnails = Thumbnails()
-    own, others = Rows(None, None, queries, thumbnails), Rows(samples.labels, samples.names, images, thumbnails)
+    own, others = Rows(None, names, queries, thumbnails), Rows(samples.labels, samples.names, images, thumbnails)
     rows = [
         [own.card(number), *(others.card(row, f"{value:#.3g}") for row, value in zip(*found, strict=True))]
         for number, found in enumerate(zip(ids.tolist(), scores.tolist(), strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.arrays import parts_of
+from pml_center.evaluation.report import told_once
 from pml_center.evaluation.retrieval_report import NEAR_DUPLICATE, RetrievalReport
 from pml_center.evaluation.search import ExactSearch, Similarity
 from pml_center.pages.pair_samples import nearest_mates
@@ -38,6 +39,11 @@ class RetrievalParts:
             if report.leave_one_out or references is not None:
                 similarity = cast(Similarity, report.similarity)
                 self.search = ExactSearch(material.embeddings, references, similarity, report.excluded, overlap=True)
+
+    @property
+    def below(self) -> str:
+        """What stands below the second image of a pair."""
+        return f"Below the second of each pair: the {score_name(self.report)}."
 
     def __iter__(self) -> Iterator[Part]:
         for part in (
@@ -77,7 +83,7 @@ class RetrievalParts:
         return Part(
             "Hardest mistakes",
             f"Queries whose nearest reference is of another class, the most similar first: {len(rows):,} of "
-            f"{np.count_nonzero(~np.isnan(self.values)):,} queries.",
+            f"{np.count_nonzero(~np.isnan(self.values)):,} queries. {self.below}",
             "pairs",
             rows=self._pairs(pairs, "miss"),
         )
@@ -91,7 +97,7 @@ class RetrievalParts:
         worst = rows[np.argsort(scores[rows], kind="stable")]
         return Part(
             "Hardest positives",
-            "Queries whose nearest reference of their own class is the least similar of all.",
+            f"Queries whose nearest reference of their own class is the least similar of all. {self.below}",
             "pairs",
             rows=self._pairs(self._first(worst, mates[worst], scores[worst]), "hit"),
         )
@@ -99,10 +105,15 @@ class RetrievalParts:
     def label_errors(self) -> Part:
         """Pairs of different labels that are each other's nearest."""
         pairs = self.report.label_errors()
+        which = (
+            "Pairs with different labels of which each is the other's nearest neighbour"
+            if self.report.leave_one_out
+            else "Queries and their nearest references, where labels differ and no other query with this nearest "
+            "reference is more similar to it"
+        )
         return Part(
             "Likely label errors",
-            "Pairs with different labels of which each is the other's nearest neighbour, the most similar first: "
-            f"{len(pairs):,} in all. One of the two labels may be wrong.",
+            f"{which}, the most similar first: {len(pairs):,} in all. One of the two labels may be wrong. {self.below}",
             "pairs",
             rows=self._pairs(pairs[:PAIRS].tolist(), "miss", show_file=True),
         )
@@ -115,7 +126,8 @@ class RetrievalParts:
         return Part(
             "Near-duplicates",
             f"Pairs with {score_name(self.report)} of at least {NEAR_DUPLICATE[self.report.similarity]:g}, which may "
-            f"be one image: {len(pairs):,} in all.",
+            f"be one image: {len(pairs):,} among the first {self.report.neighbours.ids.shape[1]} neighbours of each "
+            "query.",
             "pairs",
             rows=self._pairs(pairs[:PAIRS].tolist(), "", show_file=True),
         )
@@ -128,7 +140,7 @@ class RetrievalParts:
         """Which classes are taken for which."""
         return Part(
             "Confused classes",
-            "How many queries of a class have a nearest reference of another one.",
+            "How many queries of a class have a nearest reference of another one: the most frequent, 20 at most.",
             rows=[(str(one), str(other), f"{number:,}") for one, other, number in self.report.confusions()],
             columns=("class", "taken for", "queries"),
             texts=2,
@@ -137,7 +149,7 @@ class RetrievalParts:
     def per_class(self) -> Part:
         """Every class, the worst first."""
         table = self.report.per_class()
-        metrics = list(self.report.per_unit)
+        metrics = told_once(self.report.per_unit)
         order = np.argsort(table[self.report.ranked_by], kind="stable")
         shown = table[order[:CLASSES]]
         cut = f"; the {CLASSES:,} worst are shown" if len(table) > CLASSES else ""

@@ -60,7 +60,8 @@ def _of_pairs(report: RetrievalReport, search: ExactSearch, has_roc: bool) -> li
         return []
     curve = roc(row_scores(search, first, second), same)
     caption = _which_pairs(int(same.sum()), int((~same).sum()), is_all)
-    found = [histogram(curve.histogram(), curve.equal_error_threshold, score_name(report), caption)]
+    told = f"{caption} The threshold is that of equal errors."
+    found = [histogram(curve.histogram(), curve.equal_error_threshold, score_name(report), told)]
     if not has_roc:
         points = curve.points()
         found += roc_and_det({"far": points["far"], "tar": points["tar"]}, caption)
@@ -94,9 +95,7 @@ def _error_by_norm(report: RetrievalReport, material: Material) -> list[Plot]:
     if norms.min() > 0.999 * norms.max():
         return []
     errors = 1 - values[known]
-    caption = (
-        f"Error: 1 − {name}. Tenths of {len(norms):,} queries by the norm of their embeddings; dotted: all of them."
-    )
+    caption = f"Error: 1 − {name}. {len(norms):,} queries in groups of like norm, ten at most; dotted: the mean of all."
     return [drawn(lambda ax: plots.error_by_norm(norms, errors, ax=ax), caption)]
 
 
@@ -106,8 +105,8 @@ def _projection(report: RetrievalReport, material: Material, search: ExactSearch
     points = (search.queries if search is not None else joined(material.embeddings))[rows]
     names = [str(label) for label in report.classes]
     shown = "All queries" if len(rows) == len(codes) else f"{len(rows):,} queries drawn at random"
+    coloured = "the ten largest classes have a colour" if len(names) > 10 else "each class has a colour"
     return drawn(
         lambda ax: plots.projection(points, codes[rows], names, ax=ax),
-        f"{shown}; the ten largest classes have a colour. Distances in two dimensions say little of those in "
-        f"{points.shape[1]}.",
+        f"{shown}; {coloured}. Distances in two dimensions say little of those in {points.shape[1]}.",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pml_center import __version__
-from pml_center.evaluation.report import BESIDE, Report
+from pml_center.evaluation.report import BESIDE, Report, told_once
 from pml_center.evaluation.retrieval_report import RetrievalReport
 from pml_center.evaluation.verification import VerificationReport
 from pml_center.pages.parts import Material, Part, curves
@@ -31,6 +31,7 @@ def write_html(
     before: Report | None = None,
     pixels: Report | None = None,
     title: str = "Evaluation",
+    first: Sequence[str] = (),
     notes: Sequence[str] = (),
     details: Mapping[str, Mapping[str, Any]] | None = None,
     extra: Sequence[Part] = (),
@@ -52,7 +53,8 @@ def write_html(
         before: a report on the model before training, whose metrics stand beside those of retrieval.
         pixels: likewise on raw pixels.
         title: the heading.
-        notes: sentences below it.
+        first: sentences below it, what it comes to; one that is a warning of a report stands there in a box.
+        notes: more sentences, below these.
         details: tables of configuration and environment, by their name; None has the versions of the packages.
         extra: more parts, below the reports.
 
@@ -78,6 +80,10 @@ def write_html(
     others = {BESIDE["before"]: before, BESIDE["pixels"]: pixels}
     beside = {name: report for name, report in others.items() if report is not None}
     chapters = [_chapter(name, report, material, thumbnails, beside) for name, report in reports.items()]
+    warnings = {warning for report in reports.values() for warning in report.warnings}
+    leading = [(sentence, sentence in warnings) for sentence in first]
+    for chapter in chapters:
+        chapter["warnings"] = [warning for warning in chapter["warnings"] if warning not in first]
     if extra:
         chapters.append(
             dict.fromkeys(("title", "anchor", "summary", "level", "warnings", "metrics", "beside"), "")
@@ -87,7 +93,9 @@ def write_html(
         chapter["parts"] = [_placed(part, next(numbers)) for part in chapter["parts"]]
     if details is None:
         details = {"Environment": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}}
-    text = _template().render(title=title, notes=notes, chapters=chapters, details=details, version=__version__)
+    text = _template().render(
+        title=title, first=leading, notes=notes, chapters=chapters, details=details, version=__version__
+    )
     path = Path(path)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be valid UTF-8
     return path
@@ -119,7 +127,9 @@ def _chapter(
         "ci_method": report.ci_method,
         "thresholds": bool(thresholds),
         "beside": list(beside),
-        "metrics": [_metric(report, name, thresholds.get(name), list(beside.values())) for name in report.metrics],
+        "metrics": [
+            _metric(report, name, thresholds.get(name), list(beside.values())) for name in told_once(report.metrics)
+        ],
         "parts": list(_parts_of(report, material, thumbnails)),
     }
 

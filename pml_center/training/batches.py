@@ -1,18 +1,25 @@
 """From images to the batches of a training step."""
 
+import logging
 import signal
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from pml_center.backbones import Embedder
 from pml_center.checks import check_workers
-from pml_center.data import EpochBatches, LabeledImages, UnreadableImageError, train_transform
+from pml_center.data import EpochBatches, ImageSplits, LabeledImages, UnreadableImageError, train_transform
+from pml_center.data.kept_images import bytes_of, folder_of_kept, let_go
+from pml_center.data.split_folders import SPLITS
+from pml_center.data.transforms import Transform
+from pml_center.evaluation.embed import transform_of
 from pml_center.training.config import TrainConfig
 from pml_center.training.seeding import seed_everything
 
-KEPT_BYTES = 2**29  # of the images of all batches, up to which they are kept in memory
+LOG = logging.getLogger("pml_center")
 Batch = tuple[Tensor, Tensor, list[str]]
 """Images (B, C, H, W), labels (B,), and the names of those that could not be read."""
 
@@ -23,19 +30,7 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     workers = config.workers
     seed = config.seed if config.order_seed is None else config.order_seed
     if images.width is None and model.image_size is not None:
-        images = images.with_transform(
-            train_transform(
-                model.image_size,
-                model.in_chans,
-                model.mean,
-                model.std,
-                crop_scale=config.crop_scale,
-                hflip=config.hflip,
-                auto_augment=config.auto_augment,
-                color_jitter=config.color_jitter,
-                random_erasing=config.random_erasing,
-            )
-        )
+        images = images.with_transform(_training_transform(model, config))
     else:
         workers = 0  # which are in memory
     batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
@@ -50,6 +45,42 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
     )
 
 
+def decoded_once(images: ImageSplits, model: Embedder, config: TrainConfig) -> ImageSplits:
+    """The same, of which as many splits are kept decoded as fit, those of training first.
+
+    Where a frozen trunk computes features once, they take the place of the images to train on and choose by.
+    """
+    left = config.decoded_gib * 2**30
+    if images.train.width is not None or model.image_size is None or not left:
+        return images
+    parts = {split: part for split in SPLITS if (part := getattr(images, split)) is not None}
+    for split in ("test",) if config.has_fixed_features else tuple(parts):
+        transform = _training_transform(model, config) if split == "train" else transform_of(model)
+        size = bytes_of(transform.squash, len(parts[split]))
+        if size > left:
+            LOG.info("images  of %s are decoded in every epoch: they would take %.1f GiB", split, size / 2**30)
+            continue
+        left -= size
+        parts[split] = parts[split].decoded_once(transform.squash)
+    let_go(folder_of_kept(), config.decoded_gib * 2**30)
+    return ImageSplits(**parts)
+
+
+def _training_transform(model: Embedder, config: TrainConfig) -> Transform:
+    assert model.image_size is not None
+    return train_transform(
+        model.image_size,
+        model.in_chans,
+        model.mean,
+        model.std,
+        crop_scale=config.crop_scale,
+        hflip=config.hflip,
+        auto_augment=config.auto_augment,
+        color_jitter=config.color_jitter,
+        random_erasing=config.random_erasing,
+    )
+
+
 def leave_signals_to_main(worker: int) -> None:
     """Ctrl-C and the SIGTERM of a queue reach all processes: workers go on until the main one has its checkpoint.
 
@@ -60,32 +91,26 @@ def leave_signals_to_main(worker: int) -> None:
 
 
 class SeededImages(Dataset):
-    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process.
-
-    Images whose transform draws nothing are the same in every epoch: they are read once, if all fit into
-    ``KEPT_BYTES``. A process that reads for another one keeps none, because each of them would.
-    """
+    """Images by (index, seed): what a random transform draws follows from the seed alone, in whatever process."""
 
     def __init__(self, images: LabeledImages, is_random: bool):
         self.images, self.is_random = images, is_random
-        self.kept: dict[int, tuple[Tensor, int]] = {}
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, int] | str:
         index, seed = place
-        if index in self.kept:
-            return self.kept[index]
         if self.is_random:
             seed_everything(seed)
         try:
-            image, label = self.images[index]
+            return self.images[index]
         except UnreadableImageError:
             return self.images.name(index)
-        if self._keeps(image):
-            self.kept[index] = image, label
-        return image, label
 
-    def _keeps(self, image: Tensor) -> bool:
-        return not self.is_random and get_worker_info() is None and image.nbytes * len(self.images) <= KEPT_BYTES
+    def __getitems__(self, places: list[tuple[int, int]]) -> Sequence[tuple[Tensor, int] | str]:
+        """Several at once."""
+        if not self.is_random:
+            with suppress(UnreadableImageError):
+                return self.images.__getitems__([index for index, _ in places])
+        return [self[place] for place in places]
 
 
 def collate(items: list[tuple[Tensor, int] | str]) -> Batch:

@@ -1,6 +1,7 @@
 """TrainConfig: the help, the flags, the file and the record of a run."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from types import NoneType, UnionType
@@ -11,6 +12,7 @@ from pml_center.names import unknown_name
 SEE_HELP = "See pml-center train --help."
 AT_LEAST_0 = (
     "color_jitter",
+    "decoded_gib",
     "embedding_size",
     "workers",
     "per_class",
@@ -51,6 +53,8 @@ class DataConfig:
         color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
         random_erasing: probability that a rectangle is erased in training.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
+        decoded_gib: GiB of images that are kept as they are decoded and squashed, once for all epochs and runs; 0 keeps
+            none. The result does not depend on it.
     """
 
     data: str = "digits"
@@ -67,6 +71,7 @@ class DataConfig:
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     workers: int = 2
+    decoded_gib: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +84,12 @@ class ModelConfig:
         mlp_widths: of the hidden layers of 'mlp', such as 512x256 for two.
         mlp_norm: behind each hidden layer of 'mlp'.
         mlp_dropout: share of the numbers that training sets to 0 behind each hidden layer of 'mlp'.
-        embedding_size: numbers in an embedding; 0 keeps the width of the model.
+        embedding_size: numbers in an embedding; 0 keeps the width of the model; by default 64, or 256 of pretrained
+            weights or features.
         neck: between the model's features and the embedding.
+        neck_init: how a linear neck starts: at the principal components of the features of the training images, so that
+            the first embeddings tell images apart as the features do, or at random; by default the first behind
+            pretrained weights and for the model 'linear'.
         pretrained: start from timm's pretrained weights.
         weights: a file of weights for the model, safetensors or pth.
         init_from: a run folder to take the weights of model and neck from; training starts anew.
@@ -97,8 +106,9 @@ class ModelConfig:
     mlp_widths: int | str = "512"
     mlp_norm: Literal["batch", "layer", "none"] = "batch"
     mlp_dropout: float = 0.0
-    embedding_size: int = 64
+    embedding_size: int | None = None
     neck: Literal["linear", "bnneck", "none"] = "linear"
+    neck_init: Literal["pca", "random"] | None = None
     pretrained: bool = False
     weights: str | None = None
     init_from: str | None = None
@@ -135,8 +145,9 @@ class OptimizerConfig:
         epochs: passes over the training images.
         optimizer: any optimizer of timm.
         lr: peak learning rate of the model.
-        trunk_lr: peak learning rate of the model without its neck; by default lr.
-        neck_lr: peak learning rate of the neck; by default lr.
+        trunk_lr: peak learning rate of the model without its neck; by default lr, or a twentieth of it from pretrained
+            weights.
+        neck_lr: peak learning rate of the neck; by default lr, or half of it from principal components.
         layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
             blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
@@ -253,6 +264,9 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         if self.unfreeze_at is not None and (self.freeze is None or self.unfreeze_at < 2):
             rule = "be at least 2" if self.freeze else "come with freeze"
             raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")
+        if self.neck_init == "pca" and (self.neck != "linear" or self.embedding_size == 0):
+            neck = f"neck={self.neck!r}" if self.neck != "linear" else "embedding_size=0, which has none"
+            raise ValueError(f"neck_init must be 'random' but for a linear neck, got 'pca' with {neck}. Leave it out.")
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
@@ -262,6 +276,41 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         """Whether an image is another one in every epoch."""
         chances = self.hflip, self.color_jitter, self.random_erasing
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
+
+    @property
+    def rates(self) -> dict[str, Any]:
+        """Learning rates of all parts, as :func:`~pml_center.training.param_groups` takes them."""
+        trunk = self.lr / 20 if self.pretrained or self.weights else None  # it knows something already
+        neck = self.lr / 2 if self.neck_init == "pca" else None
+        return {
+            "lr": self.lr,
+            "loss_lr": self.loss_lr,
+            "center_lr": self.center_lr,
+            "trunk_lr": trunk if self.trunk_lr is None else self.trunk_lr,
+            "neck_lr": neck if self.neck_lr is None else self.neck_lr,
+            "layer_decay": self.layer_decay,
+        }
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the trunk gives the same features of an image in every epoch."""
+        return self.freeze == "trunk" and self.unfreeze_at is None and not self.augments
+
+    @property
+    def command(self) -> str:
+        """The line that trains it, for a shell: all that is not left to the defaults.
+
+        Example:
+            >>> TrainConfig("my photos", loss="ArcFaceLoss", pretrained=True).command
+            "pml-center train 'my photos' --pretrained --loss ArcFaceLoss"
+        """
+        words, defaults = ["pml-center", "train", self.data], TrainConfig()
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name != "data" and value != getattr(defaults, option.name):
+                flag = f"--{option.name.replace('_', '-')}"
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
     @classmethod
     def of_sections(cls, *sections: Any, **others: Any) -> "TrainConfig":

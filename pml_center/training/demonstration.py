@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pml_center import plots
 from pml_center.backbones import create_embedder
 from pml_center.data import digits, split_images
 from pml_center.evaluation import RetrievalEvaluator, intra_inter_distance
 from pml_center.losses import CenterLoss, SoftmaxLoss
+from pml_center.notebooks import progress_bar
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.seeding import seed_everything
 
@@ -42,7 +42,7 @@ def train_with_each_weight(epochs: int = 30, seed: int = 0) -> list[Features]:
 def _train_all(epochs: int, seed: int) -> list[Features]:
     images, labels = _digits_as_tensors()
     train, test = (torch.from_numpy(indices) for indices in split_images(labels.numpy(), 0.25, seed))
-    bar = tqdm(total=len(WEIGHTS) * epochs, unit="epoch", disable=None)
+    bar = progress_bar(total=len(WEIGHTS) * epochs, unit="epoch")
     results = []
     for weight in WEIGHTS:
         bar.set_description(f"λ = {weight:g}")

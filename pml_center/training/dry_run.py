@@ -10,7 +10,7 @@ from typing import Any
 from pml_center import distributed
 from pml_center.training.checkpoint import newest
 from pml_center.training.config import TrainConfig
-from pml_center.training.loop import choose_device, step, with_full_paths
+from pml_center.training.loop import choose_device, completed, step
 from pml_center.training.run_folder import Run
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -28,7 +28,7 @@ def estimate(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: a configuration that cannot be run.
     """
-    config = with_full_paths(config)
+    config = completed(config)
     with distributed.initialize(choose_device(config.device)) as device, tempfile.TemporaryDirectory() as folder:
         state = TrainState.build(config, device)
         create = partial(Run.create, replace(state.config, out=f"{folder}/run"), state.record)

@@ -21,6 +21,7 @@ from pml_center.backbones import HEAD_EMBEDS, Embedder
 from pml_center.data.open_images import split_apart
 from pml_center.data.vectors import made_by
 from pml_center.evaluation.embedding_cache import model_fingerprint
+from pml_center.evaluation.report import told_once
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
 from pml_center.training.owner import FILES as OWNER_FILES
@@ -283,6 +284,7 @@ def _card(network: nn.Module, model: Embedder, run: Run) -> str:
         classes=len(run.classes),
         head=bool(network.num_classes),
         report=run.report,
+        told_once=told_once,
         sources={name: references(describe_loss(name).source) for name in names},
         versions={name: version(name) for name in ("pml-center", "timm", "torch")},
     )

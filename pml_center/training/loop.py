@@ -18,7 +18,7 @@ from tqdm.std import tqdm as Bar
 
 from pml_center import distributed
 from pml_center.arrays import as_list, as_matrix
-from pml_center.backbones import full_name
+from pml_center.backbones import HEADS, full_name
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.open_images import full_source, split_apart
 from pml_center.data.vectors import is_vectors
@@ -65,7 +65,7 @@ def fit(
         CheckpointError: a checkpoint that could not be written.
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
     """
-    config = with_full_paths(config)
+    config = completed(config)
     with spoken(verbose), distributed.initialize(choose_device(config.device)) as device:
         state = TrainState.build(config, device)
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
@@ -74,6 +74,7 @@ def fit(
             if seen := distributed.from_main(lambda: seen_before(state.config, state.record)):
                 run.log(event="doubt", what=seen)
             _announce(describe(state, run))
+            state.start_neck()
             return run, _finish(run, state, test, on_epoch)
 
 
@@ -332,8 +333,8 @@ def _where(state: TrainState) -> str:
     return f"resumed in epoch {progress.epoch}, after step {progress.step}"
 
 
-def with_full_paths(config: TrainConfig) -> TrainConfig:
-    """The same, to be read from any folder. Arrays are written down, once for all runs."""
+def completed(config: TrainConfig) -> TrainConfig:
+    """The same, to be read from any folder, with what follows from the rest. Arrays are written down, once for all."""
     full: dict[str, Any] = {
         name: str(Path(value).expanduser().resolve())
         for name in ("weights", "init_from", "data_root", "labels")
@@ -342,7 +343,15 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
     data: Any = config.data
     full["data"] = keep_samples(data) if isinstance(data, tuple) else full_source(data)
     model = config.model or ("linear" if is_vectors(split_apart(full["data"])[0]) else "convnet")
-    return replace(config, model=full_name(model), **full)
+    full["model"] = full_name(model)
+    knows = config.pretrained or config.weights is not None or model in HEADS
+    if config.embedding_size is None:
+        usual = 256 if knows else 64
+        full["embedding_size"] = Run.open(full["init_from"]).config.embedding_size if config.init_from else usual
+    if config.neck_init is None:
+        starts = knows and model != "mlp" and config.neck == "linear" and config.embedding_size != 0
+        full["neck_init"] = "pca" if starts else "random"
+    return replace(config, **full)
 
 
 def keep_samples(arrays: Sequence[Any]) -> str:

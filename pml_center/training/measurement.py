@@ -182,8 +182,8 @@ def _measure(
     )
 
 
-def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Report:
-    """The report, with a warning where training has not even reached what needs none.
+def unbeaten(report: Report, beside: Mapping[str, Report], metric: str) -> list[str]:
+    """Sentences on what needs no training and is better, each with what to try.
 
     Args:
         report: on retrieval.
@@ -203,7 +203,12 @@ def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Re
             f"{name} is {report[name]:.4f}, and raw pixels reach {beside['pixels'][name]:.4f}: train longer, start "
             "from --pretrained weights, or look at the data"
         )
-    return replace(report, warnings=tuple(dict.fromkeys([*warnings, *report.warnings])))
+    return warnings
+
+
+def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Report:
+    """The report, with those of :func:`unbeaten` as its first warnings."""
+    return replace(report, warnings=tuple(dict.fromkeys([*unbeaten(report, beside, metric), *report.warnings])))
 
 
 def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[str]:
@@ -211,7 +216,7 @@ def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[st
 
     Args:
         report: on retrieval.
-        beside: as of :func:`with_doubts`.
+        beside: as of :func:`unbeaten`.
         metric: likewise.
     """
     before = beside.get("before")
@@ -222,7 +227,9 @@ def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[st
         test = report.compare(before)[name]
     except ValueError:  # a single class
         return []
-    return [f"against before training: {name} {test}"]
+    verb = "raised" if test.difference > 0 else "lowered" if test.difference < 0 else "moved"
+    chance = ", which may be chance" if test.low <= 0 <= test.high else ""
+    return [f"Training {verb} {name} from {before[name]:.4f} to {report[name]:.4f}: {test}{chance}"]
 
 
 def of_known_classes(images: LabeledImages, classes: Sequence[str]) -> bool:

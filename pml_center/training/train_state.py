@@ -21,7 +21,7 @@ from pml_center import distributed
 from pml_center.backbones import HEADS, Embedder, Trunk
 from pml_center.data import ImageSplits, LabeledImages
 from pml_center.names import one_line
-from pml_center.training.batches import Batch, training_loader
+from pml_center.training.batches import Batch, decoded_once, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
 from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
@@ -33,6 +33,8 @@ from pml_center.training.run_folder import Run, check_input, embedder, input_of,
 from pml_center.training.seeding import seed_everything
 from pml_center.training.splitting import recorded_data, split_data
 from pml_center.training.tensorboard import summary_writer
+
+ENOUGH = 2048  # images, to find the directions in which features vary
 
 
 @dataclass
@@ -151,19 +153,10 @@ class TrainState:
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
-        groups = param_groups(
-            model,
-            loss,
-            lr=config.lr,
-            loss_lr=config.loss_lr,
-            center_lr=config.center_lr,
-            weight_decay=config.weight_decay,
-            trunk_lr=config.trunk_lr,
-            neck_lr=config.neck_lr,
-            layer_decay=config.layer_decay,
-        )
+        groups = param_groups(model, loss, weight_decay=config.weight_decay, **config.rates)
         if config.unfreeze_at is not None:
             model.freeze(config.freeze)
+        images = decoded_once(images, model, config)
         loader = training_loader(images.train, model, config, distributed.rank(), distributed.world_size())
         updates = len(loader) // config.accumulate
         if not updates:
@@ -208,10 +201,23 @@ class TrainState:
 
     @property
     def has_fixed_features(self) -> bool:
-        """Whether the trunk gives the same features of an image in every epoch."""
-        config = self.config
-        is_still = config.freeze == "trunk" and config.unfreeze_at is None
-        return is_still and not config.augments and self.images.train.width is None
+        """Whether features can stand in the place of images in every epoch."""
+        return self.config.has_fixed_features and self.images.train.width is None
+
+    def start_neck(self) -> None:
+        """Start the neck at the principal components of the features, where the configuration says so.
+
+        Raises:
+            ValueError: an image that cannot be read.
+        """
+        if self.config.neck_init != "pca":
+            return
+        train = self.images.train
+        if not self.has_fixed_features:  # else all will be needed
+            train = train.subset(np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(int))
+        self.model.start_neck(torch.from_numpy(self._features(train)))
+        if self.average is not None:
+            self.average.set(self.model)
 
     def compute_features(self) -> None:
         """Put features of the frozen trunk in the place of the images to train on and choose by, once for all epochs.

@@ -54,6 +54,10 @@ def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_agai
     for words in ("best epoch 1 of 2 by mean_reciprocal_rank", f"and raw pixels reach {pixels:.4f}: train longer"):
         assert words in " ".join(said.split())
         assert words in page
+    top = page[page.index("<h1>") : page.index("</header>")]
+    assert top.startswith("<h1>convnet with SoftmaxLoss + 0.01 * CenterLoss, on held-out digits</h1>")
+    in_order = ["raw pixels reach", "Training ", "Run first: pml-center train digits --val 0.5", "best epoch 1"]
+    assert sorted(map(top.index, in_order)) == list(map(top.index, in_order))
     assert '<th scope="col">raw pixels</th>' in page
     assert f'<td class="number" data-column="raw pixels">{pixels:.4f}</td></tr>' in page
     assert "classified by the class weights of the loss" in said

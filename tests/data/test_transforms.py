@@ -9,8 +9,10 @@ import timm
 import torch
 from packaging.version import Version
 from PIL import Image, ImageChops
+from timm.data import create_transform
 
 from pml_center.data import eval_transform, train_transform
+from pml_center.data.transforms import Squash
 from pml_center.training.seeding import seed_everything
 
 HALF = {1: (0.5,), 3: (0.5, 0.5, 0.5)}
@@ -51,6 +53,34 @@ def test_pixels_are_standardised():
     transform = eval_transform(4, 3, mean=(0, 0.5, 1), std=(1, 0.5, 0.25))
     expected = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1).expand(3, 4, 4)
     torch.testing.assert_close(transform(Image.new("L", (9, 9), 255)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_those_of_timm_to_the_bit_one_by_one_and_in_batches(channels):
+    statistics = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    ours = eval_transform((20, 13), channels, *statistics)
+    theirs = create_transform(
+        (20, 13), mean=statistics[0], std=statistics[1], interpolation="bicubic", crop_pct=1.0, crop_mode="squash"
+    )
+    images = [noise(seed, channels) for seed in range(3)]
+    wanted = torch.stack([theirs(image) for image in images])
+    assert torch.equal(torch.stack([ours(image) for image in images]), wanted)
+    squashed = np.stack([np.asarray(ours.squash(image)) for image in images])
+    assert torch.equal(ours.finish.batch(squashed), wanted)
+
+
+@pytest.mark.parametrize("size", [(20, 13), (64, 64)])
+def test_a_mirror_image_is_squashed_to_the_mirror_image_to_the_bit(size):
+    squash = Squash(size, 3)
+    mirror = Image.Transpose.FLIP_LEFT_RIGHT
+    for seed in range(3):
+        image = noise(seed, 3)
+        assert squash(image.transpose(mirror)) == squash(image).transpose(mirror)
+
+
+def noise(seed, channels):
+    pixels = np.random.default_rng(seed).integers(256, size=(37, 50, channels), dtype=np.uint8)
+    return Image.fromarray(pixels.squeeze())
 
 
 def test_a_1_bit_drawing_is_smoothed_when_it_shrinks():

@@ -19,6 +19,7 @@ from pml_center.evaluation import (
     VerificationEvaluator,
     write_html,
 )
+from pml_center.evaluation.report import told_once
 from pml_center.evaluation.search.exact_search import ExactSearch
 from pml_center.pages.pair_samples import nearest_mates
 from pml_center.pages.parts import Material, Part
@@ -110,7 +111,9 @@ def test_a_page_of_retrieval_has_all_its_parts(page, retrieval):
         "faiss",
     ):
         assert words in found.text
-    for name, value in retrieval.metrics.items():
+    assert "precision_at_1" in retrieval.metrics
+    assert "precision_at_1" not in found.text  # which recall_at_1 is
+    for name, value in ((name, retrieval[name]) for name in told_once(retrieval.metrics)):
         assert name in found.text
         assert f"{value:.4f}" in found.text
         assert f"{retrieval.ci[name][0]:.4f} … {retrieval.ci[name][1]:.4f}" in found.text
@@ -277,6 +280,23 @@ def test_any_report_has_a_page(page):
     assert "3.2500" in found.text
     assert "CMC" in found.text
     assert "Over 4 probes." in found.text
+
+
+def test_what_it_comes_to_stands_first_and_once(page):
+    report = Report(metrics={"x": 0.5}, protocol="a protocol", warnings=("few classes", "it got worse: try less"))
+    first = ["it got worse: try less", "Training lowered x"]
+    found = page({"One": report, "Other": report}, title="a title", first=first, notes=["a note"])
+    text = "".join(found.text.split())
+    assert text.startswith("atitleatitleWarning:itgotworse:trylessTrainingloweredxanoteOneOther")
+    assert text.count("itgotworse") == 1
+    assert text.count("Warning:fewclasses") == 2
+    assert found.html.count('<p class="lead">') == 1
+
+
+def test_label_errors_beside_a_gallery_are_told_as_they_are_found(page):
+    found = page(RetrievalEvaluator(ci=None)(PIXELS[:100], LABELS[:100], PIXELS[100:], LABELS[100:]))
+    assert "no other query with this nearest reference is more similar to it" in found.text
+    assert "each is the other's nearest" not in found.text
 
 
 def test_a_curve_that_no_plot_is_made_for_is_a_line(page):

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from pml_center import create_embedder
-from pml_center.data import LabeledImages
+from pml_center.data import ImageSplits, LabeledImages
 from pml_center.data.labeled_images import StoredImage
-from pml_center.training import TrainConfig, batches
-from pml_center.training.batches import leave_signals_to_main, training_loader
+from pml_center.training import TrainConfig
+from pml_center.training.batches import decoded_once, leave_signals_to_main, training_loader
 
 
 class Counted:
@@ -20,19 +20,20 @@ class Counted:
 
     def __getitem__(self, i):
         self.asked[i] += 1
-        return Image.fromarray(np.full((8, 8), 40 * i, np.uint8)), 0
+        return Image.fromarray((np.arange(64, dtype=np.uint8) + 30 * i).reshape(8, 8)), 0
 
 
 def two_epochs(workers=0, **options):
     images = Counted(6)
     data = LabeledImages([StoredImage(images, i) for i in range(6)], [0, 0, 1, 1, 2, 2], ["ant", "bee", "cat"])
     config = TrainConfig(batch_size=3, workers=workers, **options)
-    loader = training_loader(data, create_embedder("convnet", 4, image_size=8), config, rank=0, parts=1)
+    model = create_embedder("convnet", 4, image_size=8)
+    loader = training_loader(decoded_once(ImageSplits(data), model, config).train, model, config, rank=0, parts=1)
     seen = []
     for epoch in (1, 2):
         loader.batch_sampler.epoch = epoch
         seen.append(
-            sorted((image.mean().item(), int(label)) for x, y, _ in loader for image, label in zip(x, y, strict=True))
+            sorted((image.tolist(), int(label)) for x, y, _ in loader for image, label in zip(x, y, strict=True))
         )
     return images.asked, seen
 
@@ -41,20 +42,24 @@ def test_images_that_no_epoch_changes_are_read_once():
     asked, (first, second) = two_epochs()
     assert set(asked) == {1}
     assert first == second
-    assert len(set(first)) == 6
+    assert len({str(image) for image, _ in first}) == 6
 
 
-@pytest.mark.parametrize("options", [{"hflip": 0.5}, {"crop_scale": 0.5}])
-def test_images_that_a_transform_changes_are_read_anew(options):
-    assert set(two_epochs(**options)[0]) == {2}
+@pytest.mark.parametrize("options", [{"hflip": 0.5}, {"crop_scale": 0.5}, {"auto_augment": "rand-m9-mstd0.5"}])
+def test_images_that_a_transform_changes_are_read_once_and_change_as_before(options):
+    asked, seen = two_epochs(**options)
+    assert set(asked) == {1}
+    assert seen[0] != seen[1]
+    assert two_epochs(**options, decoded_gib=0.0) == ([2] * 6, seen)
 
 
-def test_images_that_do_not_fit_are_read_anew(monkeypatch):
-    monkeypatch.setattr(batches, "KEPT_BYTES", 6 * 8 * 8 * 4 - 1)
-    assert set(two_epochs()[0]) == {2}
+def test_images_that_do_not_fit_are_read_anew():
+    size = 6 * (8 * 8 + 8) / 2**30  # with the sum over each
+    assert set(two_epochs(decoded_gib=size)[0]) == {1}
+    assert set(two_epochs(decoded_gib=size - 1 / 2**30)[0]) == {2}
 
 
-def test_workers_keep_none_and_give_the_same():
+def test_workers_give_the_same():
     assert two_epochs(workers=1)[1] == two_epochs()[1]
 
 

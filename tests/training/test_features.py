@@ -9,11 +9,13 @@ import pytest
 import timm
 import torch
 
+from pml_center import create_embedder
 from pml_center.data import digits, open_splits
 from pml_center.data.open_images import open_images
 from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
 from pml_center.training import Run, TrainConfig, compare, export_timm, fit, resume
 from pml_center.training.data_record import listing, parts_of
+from pml_center.training.loop import completed
 from pml_center.training.run_folder import starting_model, untouched
 from pml_center.training.train_state import TrainState
 from tests.training.test_export import needs_timm
@@ -59,6 +61,32 @@ def test_arrays_are_trained_on_beside_what_they_were_before(tmp_path, arrays):
     kept = json.loads((run.folder / "eval" / "held-out" / "before.json").read_text())
     assert kept["metrics"] == wanted.metrics
     assert fit(dataclasses.replace(small(tmp_path, arrays), out=str(tmp_path / "b")))[0].config.data == run.config.data
+
+
+def test_a_head_starts_where_the_features_are(tmp_path, arrays):
+    still = small(tmp_path, arrays, embedding_size=None, lr=1e-12, epochs=1, similarity="euclidean")
+    run, measured = fit(still)
+    assert run.config.embedding_size == 256
+    assert run.config.neck_init == "pca"
+    assert measured.model.metrics == pytest.approx(measured.before.metrics)
+    spread = measured.embeddings.var(0)[:64]
+    assert spread[:8].sum() > 0.3 * spread.sum()  # the directions in which they vary most come first
+    narrow = dataclasses.replace(still, embedding_size=8, overwrite=True)
+    metrics = {init: fit(dataclasses.replace(narrow, neck_init=init))[1].model.metrics for init in ("pca", "random")}
+    assert metrics["pca"]["mean_average_precision_at_r"] > metrics["random"]["mean_average_precision_at_r"] + 0.02
+    for others, size, init in (({"model": "mlp"}, 256, "random"), ({"neck": "bnneck"}, 256, "random")):
+        asked = completed(small(tmp_path, arrays, embedding_size=None, **others))
+        assert (asked.embedding_size, asked.neck_init) == (size, init)
+    assert (completed(TrainConfig()).embedding_size, completed(TrainConfig()).neck_init) == (64, "random")
+
+
+def test_principal_components_are_for_a_linear_neck():
+    with pytest.raises(ValueError, match="'random' but for a linear neck, got 'pca' with neck='none'"):
+        TrainConfig(neck="none", neck_init="pca")
+    with pytest.raises(ValueError, match="neck must be linear"):
+        create_embedder("linear", neck="none", in_chans=4).start_neck(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"features must have shape \(rows, 4\), got \(3, 5\)"):
+        create_embedder("linear", 2, in_chans=4).start_neck(torch.zeros(3, 5))
 
 
 def test_a_run_on_features_goes_on_to_the_last_bit(tmp_path, arrays):
@@ -235,7 +263,7 @@ def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, comma
     )
     assert code == 0
     assert "warning: training made it worse: mean_average_precision_at_r is" in said
-    assert "against before training: mean_average_precision_at_r -" in said
+    assert "Training lowered mean_average_precision_at_r from " in said
     page = (tmp_path / "run" / "eval" / "held-out" / "report.html").read_text(encoding="utf-8")
     assert "before training" in page
     assert "training made it worse" in page

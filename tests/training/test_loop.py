@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pml_center.data import image_folder
+from pml_center.data import LabeledImages, image_folder
 from pml_center.training import Run, TrainConfig, fit, loop, resume
-from pml_center.training.loop import choose_device
+from pml_center.training.loop import choose_device, completed
 from pml_center.training.splitting import split_data
 from pml_center.training.train_state import TrainState
 
@@ -58,7 +58,7 @@ def test_a_run_learns_and_leaves_what_it_did(tmp_path):
 def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
     run, measurement = fit(small(tmp_path))
     opened = Run.open(run.folder)
-    assert opened.config == small(tmp_path)
+    assert opened.config == completed(small(tmp_path))
     from pml_center.data import digits
     from pml_center.training.measurement import measure
 
@@ -111,6 +111,26 @@ def test_a_timm_model_trains_on_a_folder(tmp_path, folder):
     run, measurement = fit(config)
     assert measurement.model.counts["queries"] == 12
     assert (run.folder / "checkpoints" / "last" / "model.safetensors").is_file()
+
+
+def test_images_that_are_decoded_once_give_the_same_weights_to_the_bit(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("PML_CENTER_CACHE", str(tmp_path / "cache"))
+    changes = {"epochs": 2, "batch_size": 4, "held_out": 0.25, "val": 0.5, "split": "images", "crop_scale": 0.5}
+    found, decoded = [], []
+    read = LabeledImages._read
+    seen = lambda self, i, **how: decoded.append(self.name(i)) or read(self, i, **how)  # noqa: E731
+    monkeypatch.setattr(LabeledImages, "_read", seen)
+    for number, gib in enumerate((0.0, 2.0, 2.0)):
+        decoded.clear()
+        config = small(tmp_path / str(number), data=str(folder), hflip=0.5, decoded_gib=gib, **changes)
+        run, measurement = fit(config)
+        epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.epochs]
+        found.append((run.weights("model", "best"), epochs, measurement.model.metrics))
+        training = set(split_data(config).train.images)
+        assert max(decoded.count(str(path)) for path in training) == 2 - number
+    for weights, *others in found[1:]:
+        assert all(torch.equal(value, found[0][0][name]) for name, value in weights.items())
+        assert others == list(found[0][1:])
 
 
 def test_what_was_held_out_stays_so_when_the_data_grow(tmp_path, folder):

@@ -353,8 +353,8 @@ def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(finished, tmp_path):
 
 def test_a_model_in_a_folder_is_the_same_from_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert loop.with_full_paths(replace(CONFIG, model="local-dir:mine")).model == f"local-dir:{tmp_path}/mine"
-    assert loop.with_full_paths(CONFIG).model == CONFIG.model
+    assert loop.completed(replace(CONFIG, model="local-dir:mine")).model == f"local-dir:{tmp_path}/mine"
+    assert loop.completed(CONFIG).model == CONFIG.model
 
 
 def test_a_run_can_be_made_longer(finished):

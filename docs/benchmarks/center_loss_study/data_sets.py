@@ -113,7 +113,7 @@ def _mnist(sources: Path) -> Source:
 def _cifar(sources: Path) -> Source:
     """The training images of the subset of CIFAR-10."""
     names = _names(sources / "cifar10_subset" / "cifar10_subset.zip", "train/")
-    return Source(_by_class((name[1].split("/")[1], name) for name in names), None, _from_zip)
+    return Source(_by_class((name[1].split("/")[1], name) for name in names), None, from_zip)
 
 
 def _omniglot(sources: Path) -> Source:
@@ -154,13 +154,13 @@ def _names(archive: Path, start: str = "") -> list[tuple[Path, str]]:
 _opened = cache(ZipFile)
 
 
-def _from_zip(name: tuple[Path, str]) -> Image.Image:
+def from_zip(name: tuple[Path, str]) -> Image.Image:
     archive, member = name
     return Image.open(io.BytesIO(_opened(archive).read(member)))
 
 
 def _grey(name: tuple[Path, str]) -> Image.Image:
-    return _from_zip(name).convert("L")
+    return from_zip(name).convert("L")
 
 
 def _of(pixels: np.ndarray) -> Image.Image:

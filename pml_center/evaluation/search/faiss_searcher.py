@@ -17,6 +17,8 @@ from pml_center.evaluation.search.references import Ids, Matrix, Similarity, pre
 from pml_center.names import one_line
 
 PER_CENTROID = 39  # training vectors below which faiss warns that a centroid is badly placed
+LOOKED_AT = 64  # rows of an index that are compared with those that it is to hold
+ROUGHLY = 0.9  # of their length: how far codes may be from them; other embeddings are 1.4 away
 
 
 class FaissSearcher:
@@ -96,7 +98,7 @@ class FaissSearcher:
             ValueError: too few embeddings to train on, or whatever else the index refuses about them.
         """
         matrix, _ = prepare(as_matrix(embeddings, "embeddings"), "embeddings", self.similarity)
-        index = self._new_index(matrix.shape[1])
+        index = self.empty(matrix.shape[1])
         if not index.is_trained:
             self._check_enough(index, len(matrix))
             with self._refusals(matrix):
@@ -145,22 +147,47 @@ class FaissSearcher:
         """Forget the index."""
         self.index = None
 
-    def _started(self) -> Any:
-        if self.index is None:
-            raise ValueError("index must hold embeddings before it is used, got none. Call train or load first.")
-        return self.index
+    def check_holds(self, embeddings: Any) -> None:
+        """What was loaded must be an index of these embeddings (N, D), compared as this searcher compares them.
 
-    def _matrix(self, embeddings: Any, name: str) -> Matrix:
-        """Embeddings as the index compares them."""
-        matrix, width = as_matrix(embeddings, name), self._started().d
-        if matrix.shape[1] != width:
+        Some rows are read back, where the index can do so: one that keeps codes in their place gives them back roughly.
+
+        Raises:
+            ValueError: an index of another width, number of rows or similarity, or of other embeddings.
+        """
+        index, faiss = self._started(), import_faiss()
+        remedy = "Write the index with `pml-center embed --index`, and search in the embeddings beside it."
+        for what, held, rule in zip(("rows", "columns"), (index.ntotal, index.d), embeddings.shape, strict=True):
+            if held != rule:
+                raise ValueError(f"index must have the {rule:,} {what} of the embeddings, got {held:,}. {remedy}")
+        by_distance = index.metric_type == faiss.METRIC_L2
+        if by_distance != (self.similarity == "euclidean"):
+            got = "euclidean distance" if by_distance else "products"
             raise ValueError(
-                f"{name} must have {width} columns, the width of the index, got {matrix.shape[1]}. "
-                "Embed with the model that the index was built with."
+                f"index must compare by {self.similarity}, got one that compares by {got}. Give the --similarity that "
+                "it was written for."
             )
-        return prepare(matrix, name, self.similarity)[0]
+        chosen = np.unique(np.linspace(0, index.ntotal - 1, LOOKED_AT).astype(np.int64))
+        rows = self._matrix(np.asarray(embeddings[chosen]), "embeddings")
+        try:
+            if lists := faiss.try_extract_index_ivf(index):
+                lists.make_direct_map()
+            held = np.stack([index.reconstruct(int(row)) for row in chosen])
+        except RuntimeError:  # of some kinds no row can be had back
+            return
+        off = np.linalg.norm(held - rows, axis=1) > np.linalg.norm(rows, axis=1) * ROUGHLY
+        if off.mean() > 0.5:
+            raise ValueError(
+                f"index must hold these embeddings, got others in {off.sum()} of {len(off)} rows: it was made by other "
+                f"weights, or for another similarity. {remedy}"
+            )
 
-    def _new_index(self, width: int) -> Any:
+    def empty(self, width: int) -> Any:
+        """The index for rows of a width, before it is trained.
+
+        Raises:
+            ValueError: a string that faiss does not understand.
+        """
         faiss = import_faiss()
         if not isinstance(self.kind, str):
             index = self.kind(width)
@@ -175,6 +202,21 @@ class FaissSearcher:
                 ) from error
         self._set_parameters(index)
         return index
+
+    def _started(self) -> Any:
+        if self.index is None:
+            raise ValueError("index must hold embeddings before it is used, got none. Call train or load first.")
+        return self.index
+
+    def _matrix(self, embeddings: Any, name: str) -> Matrix:
+        """Embeddings as the index compares them."""
+        matrix, width = as_matrix(embeddings, name), self._started().d
+        if matrix.shape[1] != width:
+            raise ValueError(
+                f"{name} must have {width} columns, the width of the index, got {matrix.shape[1]}. "
+                "Embed with the model that the index was built with."
+            )
+        return prepare(matrix, name, self.similarity)[0]
 
     def _set_parameters(self, index: Any) -> None:
         if not self.parameters:
