@@ -37,7 +37,8 @@ generators of a GPU; and kernels whose own code waits.
 - The watches read one number in 20 batches until an optimizer was seen to move the class rows, one in 50 (collapse,
   lengths) or 100 (share of the center term); `fit` reads the losses every 10 steps. fp16 reads one every step, in
   torch's `GradScaler`.
-- `ignore_index`, which leaves out as many samples as it finds, and tuples of a miner beside it.
+- `ignore_index`, which leaves out as many samples as it finds; not in losses of the softmax family without statistics,
+  sampled classes, weights, regularizers and miners, with the reducers `MeanReducer` and `SumReducer`.
 - `collect_stats`, whose statistics are numbers of Python.
 - PML's reducers that count what is above a threshold, such as `AvgNonZeroReducer`; its miners, which return as many
   pairs as they find; `CenterInvariantRegularizer` with another reducer than `MeanReducer`.

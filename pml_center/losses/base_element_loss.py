@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pytorch_metric_learning.distances import BaseDistance, LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import BaseReducer
+from pytorch_metric_learning.reducers import BaseReducer, MeanReducer
 from torch import Tensor, nn
 
 from pml_center.checks import (
@@ -194,10 +194,14 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
             raise elsewhere(self, rows, embeddings)
         with full_precision(embeddings):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
-            part, present, classes = None, embeddings, labels
+            part, present, classes, takes_part = None, embeddings, labels, None
             if self.ignore_index is not None:  # here, and nowhere further in
-                part = (labels != self.ignore_index).nonzero().squeeze(1)
-                present, classes = embeddings[part], labels[part]
+                takes_part = labels != self.ignore_index
+                if self._may_ignore_later(indices_tuple):
+                    classes = labels.masked_fill(~takes_part, 0)
+                else:  # a GPU is waited for, to know how many there are
+                    part, takes_part = takes_part.nonzero().squeeze(1), None
+                    present, classes = embeddings[part], labels[part]
             if self.training and len(classes) and not is_again:
                 self.watch(present, classes, rows)
             if not is_again:
@@ -206,6 +210,10 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             self.reset_stats()
             losses, terms = self.losses_and_terms(present, classes, rows, references)
+            if takes_part is not None:
+                losses = torch.where(takes_part, losses, 0.0)
+                if type(self.reducer) is MeanReducer:
+                    losses = losses * (len(labels) / takes_part.sum().clamp_min(1))
             if indices_tuple is not None:
                 losses = losses * self._miner_weights(indices_tuple, labels, part).to(embeddings)
             self.add_embedding_regularization_to_loss_dict(terms, present)
@@ -216,6 +224,10 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 "divisor": len(classes),  # DivisorReducer raises without one
             }
             return self.reducer(terms, embeddings, labels)
+
+    def _may_ignore_later(self, indices_tuple: object) -> bool:
+        """Whether samples that take no part may come along until their loss, which is then set to 0."""
+        return False
 
     def _with_parameters(self, embeddings: Tensor) -> Tensor:
         """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity
+from pytorch_metric_learning.reducers import MeanReducer, SumReducer
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
@@ -357,6 +358,12 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     def get_default_weight_init_func(self):
         """PML's hook: Xavier's normal start, see the design notes."""
         return c_f.TorchInitWrapper(torch.nn.init.xavier_normal_)
+
+    def _may_ignore_later(self, indices_tuple: object) -> bool:
+        """Where nothing looks at the samples together, as weights of classes, statistics and most reducers do."""
+        together = self.loss_weights, self.weight_regularizer, self.embedding_regularizer, indices_tuple
+        is_summed = type(self.reducer) in (MeanReducer, SumReducer)
+        return is_summed and not self._moves and not self.collect_stats and all(each is None for each in together)
 
     def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> Batch:
         """What the hooks see."""

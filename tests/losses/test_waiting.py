@@ -6,6 +6,7 @@ A pretended GPU (torch's fake tensors) answers whoever asks for a value with an 
 
 import pytest
 import torch
+from pytorch_metric_learning.reducers import SumReducer
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
@@ -25,6 +26,8 @@ OPTIONS = [
     {"label_smoothing": 0.1},
     {"loss_weights": [1.0] * NUM_CLASSES},
     {"bias": True},
+    {"ignore_index": -1},
+    {"ignore_index": -1, "reducer": SumReducer()},
     {"margin_schedule": LinearWarmup(2), "scale_schedule": lambda step: 1 / step},
 ]
 OF_CENTERS = [
