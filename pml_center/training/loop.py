@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -237,7 +237,7 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         images, labels, skipped = next(batches)
         images, labels = images.to(state.device, non_blocking=True), labels.to(state.device, non_blocking=True)
         seed_everything(config.seed, progress.update, part, distributed.rank())
-        with torch.autocast(state.device.type, HALF.get(config.amp), enabled=config.amp in HALF):
+        with torch.autocast(state.device.type, HALF[config.amp]) if config.amp in HALF else nullcontext():
             embeddings = state.network(images)
         seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
         total, parts = state.criterion(embeddings.float(), labels)
