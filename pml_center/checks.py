@@ -5,6 +5,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from numbers import Integral
 from typing import Any, get_args
 
@@ -29,7 +30,7 @@ FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64  # that tor
 def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name: str = "embeddings") -> None:
     """Embeddings must be a floating-point matrix of the expected width, finite, with lengths that do not overflow.
 
-    Values are looked at on the CPU only: on CUDA the look would force a synchronisation at every step.
+    Values are looked at on the CPU only: on a GPU each look would wait for all that it has to do before.
 
     Args:
         embeddings: (B, D) floating point.
@@ -59,11 +60,14 @@ def check_embeddings(embeddings: Tensor, embedding_size: int | None = None, name
             f"got shape {tuple(embeddings.shape)}. Build the loss with embedding_size={embeddings.shape[1]}, "
             f"or the model with create_embedder(..., embedding_size={embedding_size})."
         )
-    embeddings = embeddings.detach()
-    dtype = torch.promote_types(embeddings.dtype, torch.float32)
-    # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
-    if embeddings.is_cuda or is_exporting() or math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    if embeddings.device.type != "cpu" or is_exporting():
         return
+    with torch.no_grad():
+        # The length of all together is finite, but for an overflow, which the second look finds to be none of a row's.
+        if math.isfinite(torch.linalg.vector_norm(embeddings, dtype=dtype)):
+            return
+    embeddings = embeddings.detach()
     rows = (~torch.linalg.vector_norm(embeddings, dim=1, dtype=dtype).isfinite()).nonzero().flatten().tolist()
     if not rows:
         return
@@ -92,7 +96,7 @@ def check_rows(rows: Tensor, name: str = "embeddings") -> None:
     """
     if not isinstance(rows, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(rows).__name__}. Convert them with torch.as_tensor.")
-    if rows.layout is not torch.strided or rows.is_meta or rows.is_nested or rows.is_quantized:
+    if rows.layout is not torch.strided or rows.is_nested or rows.is_quantized:
         raise TypeError(_not_dense(rows, name))
     if rows.dtype not in FLOATS:
         raise TypeError(f"{name} must be floating point, got dtype {rows.dtype}. Convert them with .float().")
@@ -105,8 +109,6 @@ def check_rows(rows: Tensor, name: str = "embeddings") -> None:
 
 def _not_dense(tensor: Tensor, name: str) -> str:
     """The message for a tensor whose values are not there, one after the other."""
-    if tensor.is_meta:
-        return f"{name} must have values, got a tensor of the meta device. Move it to a real one."
     kinds = {"nested": tensor.is_nested, "quantized": tensor.is_quantized}
     got = next((kind for kind, is_it in kinds.items() if is_it), str(tensor.layout))
     remedy = ".dequantize()" if tensor.is_quantized else ".to_dense(), or pad them"
@@ -118,7 +120,7 @@ def check_labels(
 ) -> Tensor:
     """Labels must be integers that index the classes, one for each embedding.
 
-    On CUDA values are looked at without a synchronisation: the process stops a little later, with the rule alone.
+    On a GPU values are looked at by the GPU itself: the process stops a little later, with the rule alone.
 
     Args:
         labels: (B,) integers in [0, num_classes).
@@ -148,7 +150,7 @@ def check_labels(
         raise TypeError(
             f"{name} must be a tensor of integers, got {type(labels).__name__}. Pass one label per embedding."
         )
-    if labels.layout is not torch.strided or labels.is_meta or labels.is_nested or labels.is_quantized:
+    if labels.layout is not torch.strided or labels.is_nested or labels.is_quantized:
         raise TypeError(_not_dense(labels, name))
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
@@ -164,12 +166,12 @@ def check_labels(
     labels = labels.long().contiguous()  # every other one of a batch is not, and torch warns
     if num_classes is None or not len(labels):
         return labels
-    if labels.is_cuda:  # looked at by the device itself, which stops with this message
+    if labels.device.type != "cpu":  # looked at by the device itself, which stops with this message
         inside = (labels >= 0) & (labels < num_classes) | (labels == (0 if ignore_index is None else ignore_index))
-        torch._assert_async(inside.all(), f"{name} must be in [0, {num_classes}) because num_classes={num_classes}")
+        with suppress(NotImplementedError):  # devices beside CUDA may have no such look
+            torch._assert_async(inside.all(), f"{name} must be in [0, {num_classes}) because num_classes={num_classes}")
         return labels
-    low, high = labels.aminmax()
-    if low >= 0 and high < num_classes:
+    if torch.equal(labels.clamp(0, num_classes - 1), labels):
         return labels
     outside = (labels < 0) | (labels >= num_classes)
     if ignore_index is not None:
@@ -225,9 +227,10 @@ def as_numbers(values: object, dtype: torch.dtype | None = None) -> Tensor | Non
     """
     try:
         found = torch.as_tensor(values, dtype=dtype)
+        found.detach().cpu()  # which has values
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
-    is_dense = found.layout is torch.strided and not (found.is_meta or found.is_nested or found.is_quantized)
+    is_dense = found.layout is torch.strided and not (found.is_nested or found.is_quantized)
     return found if is_dense and not found.is_complex() else None
 
 
@@ -401,8 +404,11 @@ def _end(text: str) -> float:
 def _is_finite(value: Any) -> bool:
     """Whether it is a number to compute with: not True, not a Fraction, no tensor that learns."""
     if isinstance(value, Tensor):
-        is_number = not (value.ndim or value.requires_grad or value.is_meta or value.is_complex() or _is_flag(value))
-        return is_number and bool(value.isfinite())
+        is_number = not (value.ndim or value.requires_grad or value.is_complex() or _is_flag(value))
+        try:
+            return is_number and bool(value.isfinite())
+        except RuntimeError:  # of a tensor without values
+            return False
     try:
         return isinstance(value, float | Integral | np.floating) and not _is_flag(value) and math.isfinite(value)
     except OverflowError:  # of an integer of hundreds of digits

@@ -384,6 +384,15 @@ def test_ops_import_torch_and_losses_pml_and_nothing_else(room):
     assert len(modules) >= 4
 
 
+def test_what_is_proven_on_one_device_holds_on_all():
+    """Losses ask whether a tensor is on the CPU, and nothing else: ``tests/losses/test_waiting.py`` has no GPU."""
+    rooms = [path for room in ALLOWED for path in sorted((PACKAGE / room).rglob("*.py"))]
+    for path in [*rooms, PACKAGE / "checks.py"]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r'\bis_(cuda|meta|mps|xpu)\b|\.type [!=]= "(?!cpu")', text), path
+    assert len(rooms) >= 60
+
+
 def test_nobody_imports_the_command_line():
     modules = {name: tree for name, tree in modules_of(PACKAGE).items() if not is_below(name, ["pml_center.cli"])}
     modules.pop("pml_center.__main__")

@@ -37,12 +37,12 @@ PROCESSES = 2
 @contextmanager
 def not_shared():
     """Inside, each process computes the products of all rows."""
-    before = base_softmax_loss.own_part, base_softmax_loss.join_parts
-    base_softmax_loss.own_part, base_softmax_loss.join_parts = lambda size: ..., lambda part, size: part
+    before = base_softmax_loss.own_rows, base_softmax_loss.join_parts
+    base_softmax_loss.own_rows, base_softmax_loss.join_parts = lambda rows: rows, lambda part, size: part
     try:
         yield
     finally:
-        base_softmax_loss.own_part, base_softmax_loss.join_parts = before
+        base_softmax_loss.own_rows, base_softmax_loss.join_parts = before
 
 
 def prepared(loss):

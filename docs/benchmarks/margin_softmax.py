@@ -5,10 +5,13 @@
 Each work is one forward and backward. The candidates of a size take turns (A B C A B C …) in one process; times are
 medians, and ratios are those of the medians. "gemm3" is the time of the three matrix products of a dense step: logits,
 gradient of the embeddings, gradient of the weights. Memory is the peak of what torch allocates above the start of a
-step, without the gradient of the weights itself.
+step, without the gradient of the weights itself. Small problems, where the fixed cost of a step is what counts, are
+measured on one thread, each loss in turn with PML's of the same name; ``--small`` measures them alone.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 from measure import circumstances, measured_with, peak_bytes, seconds, step_of, table, write
@@ -16,9 +19,12 @@ from pytorch_metric_learning import losses as pml_losses
 from tqdm import tqdm
 
 from pml_center import losses
+from pml_center.losses.watch import BATCHES_AT_REST
 
 SIZES = [(128, 1_000), (512, 10_000), (128, 10_000), (128, 100_000), (16, 10)]
 FAMILY_SIZE = (256, 10_000)
+SMALL = [(16, 64, 10), (128, 128, 100)]  # batch, width, classes
+IN_BOTH = ["ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss", "SubCenterArcFaceLoss"]
 EMBEDDING_SIZE = 512
 
 
@@ -74,13 +80,44 @@ def candidates(batch, classes, device):
     return steps
 
 
+def small(device, budget):
+    """Losses that PML has too, on one thread."""
+    torch.set_num_threads(1)
+    rows = []
+    for batch, width, classes in tqdm(SMALL, unit="size"):
+        embeddings = torch.randn(batch, width, device=device, requires_grad=True)
+        labels = torch.randint(classes, (batch,), device=device)
+        for name in IN_BOTH:
+            steps = {}
+            for module in (losses, pml_losses):
+                loss = getattr(module, name)(num_classes=classes, embedding_size=width).to(device)
+                optimizer = torch.optim.SGD(loss.parameters(), lr=1e-3)
+                steps[module] = step_of(loss, embeddings, labels)
+                for _ in range(BATCHES_AT_REST + 1):  # until the watch for a forgotten optimizer has gone
+                    steps[module]()
+                    optimizer.step()
+            medians = seconds(steps, device, budget / len(IN_BOTH))
+            row = {"B, D, C": f"{batch}, {width}, {classes}", "loss": name}
+            row["microseconds"], row["PML"] = (round(medians[module] * 1e6) for module in (losses, pml_losses))
+            row["of PML"] = round(medians[losses] / medians[pml_losses], 2)
+            rows.append(row)
+            tqdm.write("  ".join(f"{value!s:>22}" for value in row.values()))
+    return {**circumstances(__file__, device, 1), "rows": rows}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each size")
+    parser.add_argument("--small", action="store_true", help="small problems alone; other numbers of the file stay")
     parser.add_argument("--out", help="JSON file for the results")
     arguments = parser.parse_args()
+    if arguments.small:
+        result = json.loads(Path(arguments.out).read_text(encoding="utf-8"))
+        result["small"] = small(arguments.device, arguments.budget)
+        write(result, page(result), arguments.out)
+        return
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     rows = []
@@ -114,6 +151,7 @@ def main():
         "embedding_size": EMBEDDING_SIZE,
         "rows": rows,
         "family": {"batch": FAMILY_SIZE[0], "classes": FAMILY_SIZE[1], "losses": compared},
+        "small": small(arguments.device, arguments.budget),
     }
     if arguments.out:
         write(result, page(result), arguments.out)
@@ -132,6 +170,7 @@ def page(result):
     for batch, classes in dict.fromkeys((row["batch"], row["classes"]) for row in result["rows"]):
         own = [row for row in result["rows"] if (row["batch"], row["classes"]) == (batch, classes)]
         lines += ["", f"## B = {batch}, C = {classes:,}", "", *table(own, left_out=("batch", "classes"))]
+    lines += ["", "## Small problems", "", f"{measured_with(result['small'])}.", "", *table(result["small"]["rows"])]
     size = result["family"]
     lines += ["", f"## Every loss at its defaults, B = {size['batch']}, C = {size['classes']:,}", ""]
     lines += ["| loss | milliseconds | of SoftmaxLoss |", "|---|---:|---:|"]

@@ -94,7 +94,7 @@ def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
             parameter.register_post_accumulate_grad_hook(collectives.average_gradient)
     if any(parameter.requires_grad for parameter in of_model) and not isinstance(model, DistributedDataParallel):
         model = DistributedDataParallel(model)
-        if world_size() > 2 and not any(parameter.is_cuda for parameter in of_model):
+        if world_size() > 2 and not any(parameter.device.type != "cpu" for parameter in of_model):
             model.register_comm_hook(None, collectives.mean_in_order)
     return model, *map(JoinedLoss, losses)
 
@@ -199,7 +199,7 @@ def gather_rows(rows: Rows) -> Rows:
     if world_size() == 1:
         return rows
     tensor = torch.as_tensor(rows)
-    place = tensor.device if tensor.is_cuda else collectives.meeting_place(torch.device("cuda"))
+    place = tensor.device if tensor.device.type != "cpu" else collectives.meeting_place(torch.device("cuda"))
     joined = torch.cat(collectives.rows_by_rank(tensor.detach().to(place))).to(tensor.device)
     return joined.numpy() if isinstance(rows, np.ndarray) else joined
 

@@ -8,7 +8,7 @@ it, and behaves as if it were alone. Gradients follow one rule: their mean over 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import EllipsisType, FrameType
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -105,15 +105,13 @@ def part_of(size: int, rank: int, world: int) -> slice:
     return slice(size * rank // world, size * (rank + 1) // world)
 
 
-def own_part(size: int) -> slice | EllipsisType:
-    """The share of this process in work on ``size`` rows that all hold; all of it outside :func:`joined`."""
-    if not _is_joined:
-        return ...
-    return part_of(size, dist.get_rank(), dist.get_world_size())
+def own_rows(rows: Tensor) -> Tensor:
+    """The share of this process in rows that all hold; all of them outside :func:`joined`."""
+    return rows[part_of(len(rows), dist.get_rank(), dist.get_world_size())] if _is_joined else rows
 
 
 def join_parts(part: Tensor, size: int) -> Tensor:
-    """What all have made of :func:`own_part`, (size, ...): each must go on with it in the same way."""
+    """What all have made of their :func:`own_rows`, (size, ...): each must go on with it in the same way."""
     return _JoinParts.apply(part, size) if _is_joined else part
 
 
@@ -143,7 +141,8 @@ def mean_in_order(state: None, bucket: dist.GradBucket) -> torch.futures.Future[
 
 def take_from_first(tensor: Tensor) -> None:
     """Replace the values of a tensor by those that it has in the first process."""
-    sent = tensor.detach().contiguous()
+    place = tensor.device if tensor.device.type != "cpu" else meeting_place(torch.device("cuda"))
+    sent = tensor.detach().to(place).contiguous()
     dist.broadcast(_bytes(sent), 0)
     tensor.detach().copy_(sent)
 

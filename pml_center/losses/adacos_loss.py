@@ -74,7 +74,6 @@ class AdaCosLoss(BaseSoftmaxLoss):
 
     def observe(self, batch: Batch) -> None:
         """Move s to where the probability of the median sample changes fastest."""
-        assert batch.negatives is not None
         sums = negative_logsumexp(dataclasses.replace(batch.negatives, scale=self.running_scale))
         mean = sums.logsumexp(0) - math.log(len(sums))  # log(B_avg)
         median = angle(batch.cosine).median().clamp_max(math.pi / 4)

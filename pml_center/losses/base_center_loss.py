@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.distributed.collectives import joined_by_wrapper, processes, rows_by_rank
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import is_recomputed, working_dtype
+from pml_center.losses.base_element_loss import is_recomputed
 from pml_center.losses.watch import Collapse, ForgottenStep
-from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
+from pml_center.ops.centers import ClassSums, center_step, join_class_sums, merge_class_sums, with_rows
+from pml_center.ops.precision import working_dtype
 
 Update = Literal["paper", "mean", "gradient"]
 Init = Literal["zeros", "normal", "first_batch"]
@@ -180,7 +181,8 @@ class BaseCenterLoss(BaseClassLoss):
     def watch(self, embeddings: Tensor, labels: Tensor, rows: Any) -> None:
         """Look for collapse, too, and only at centers that have started: a start is no optimizer's work."""
         starts = self.init == "first_batch" and self.update == "gradient"
-        super().watch(embeddings, labels[self.last_seen.index_select(0, labels) > 0] if starts else labels, rows)
+        seen = self.last_seen.index_select(0, labels) if starts else None
+        self._forgotten_optimizer.see(rows, labels, self.num_classes, seen)
         self._collapse.see(embeddings, labels)
 
     @torch.no_grad()  # of all, where torch 2.4 cannot compile a block that ends in a branch
@@ -233,8 +235,7 @@ class BaseCenterLoss(BaseClassLoss):
             self.register_buffer("centers", centers)
 
     def _compared(self, embeddings: Tensor) -> Tensor:
-        """Embeddings as the centers average them, detached, and at least fp32: sums of half precision overflow."""
-        embeddings = embeddings.detach()
+        """Embeddings as the centers average them, and at least fp32: sums of half precision overflow."""
         if self.distance.normalize_embeddings:  # a row whose length overflows would be 0, which is no direction
             overflows = embeddings.norm(dim=1, keepdim=True).isinf()
             embeddings = self.distance.maybe_normalize(embeddings).masked_fill(overflows, torch.nan)
@@ -244,18 +245,25 @@ class BaseCenterLoss(BaseClassLoss):
         """Remember when the classes of all processes were seen."""
         if processes(self.process_group) > 1:
             labels = torch.cat(rows_by_rank(labels, self.process_group))
-        self.last_seen.index_fill_(0, labels, self.step)
+        self._mark(ClassSums(labels, labels))
+
+    def _mark(self, seen: ClassSums) -> None:
+        """These classes were seen in this batch, but for sums of no rows."""
+        if seen.counts is None:
+            self.last_seen.index_put_((seen.classes,), self.step)
+        else:
+            self.last_seen.scatter_reduce_(0, seen.classes, self.step * (seen.counts > 0), "amax")
 
     def _gather(self, difference: Tensor, labels: Tensor) -> None:
         """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
 
         (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
         """
-        found = self._joined(_finite_sums(difference, labels))
+        found = self._joined(_finite(difference, labels))
         if self.accumulation_steps == 1:
             self._move(found)
             return
-        self._pending = found if self._pending is None else merge_class_sums([self._pending, found])
+        self._pending = found if self._pending is None else join_class_sums([self._pending, found])
         self._pending_batches += 1
         if self.accumulation_steps is None:
             self._forgotten_step.see(self._pending_batches)
@@ -266,31 +274,45 @@ class BaseCenterLoss(BaseClassLoss):
         """One step of the centers; none where no batch had a sample."""
         if not len(differences.classes):
             return
-        self.spread(self.centers)
+        if differences.counts is None:
+            self.spread(self.centers)
+        elif type(self).spread is not BaseCenterLoss.spread:  # on a GPU nobody knows yet whether there is a sample
+            spread = self.centers.clone()
+            self.spread(spread)
+            self.centers.copy_(torch.where((differences.counts > 0).any(), spread, self.centers))
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
-        self.last_seen.index_fill_(0, differences.classes, self.step)
+        self._mark(differences)
 
     def _joined(self, own: ClassSums) -> ClassSums:
         """The sums of all processes."""
         if processes(self.process_group) == 1:
             return own
-        parts = zip(*(rows_by_rank(each, self.process_group) for each in own), strict=True)
+        counts = own.sums.new_ones(len(own.sums)) if own.counts is None else own.counts
+        parts = zip(*(rows_by_rank(each, self.process_group) for each in (*own[:2], counts)), strict=True)
         joined = [ClassSums(*part) for part in parts]
-        return joined[0] if joined_by_wrapper() else merge_class_sums(joined)  # under it, each has all
+        return joined[0] if joined_by_wrapper() else join_class_sums(joined)  # under it, each has all
 
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
-        new = self.last_seen.index_select(0, labels) == 0
-        first = self._joined(_finite_sums(embeddings[new], labels[new]))
-        means = first.sums / first.counts.unsqueeze(1)
-        self.centers.index_copy_(0, first.classes, means.to(self.centers.dtype))
-        self.last_seen.index_fill_(0, first.classes, self.step)  # the step that follows may be several batches away
+        first = self._joined(_finite(embeddings, labels))
+        is_new = self.last_seen.index_select(0, first.classes) == 0
+        sums = merge_class_sums([first])
+        assert sums.counts is not None
+        means = sums.sums / sums.counts.clamp_min(1).unsqueeze(1)
+        own = torch.searchsorted(sums.classes, first.classes)
+        starts = is_new & (sums.counts.index_select(0, own) > 0)
+        before = self.centers.index_select(0, first.classes)
+        after = torch.where(starts.unsqueeze(1), means.index_select(0, own).to(before.dtype), before)
+        self.centers.index_copy_(0, first.classes, after)  # the same for all samples of a class
+        self._mark(ClassSums(first.classes, after, starts))  # the step that follows may be several batches away
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """With what waits for the next step of the centers, where anything does."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._pending is not None:
-            pending = {**self._pending._asdict(), "batches": torch.tensor(self._pending_batches)}
+            sums = self._pending
+            counts = sums.sums.new_ones(len(sums.sums)) if sums.counts is None else sums.counts
+            pending = sums._replace(counts=counts)._asdict() | {"batches": torch.tensor(self._pending_batches)}
             destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -334,12 +356,12 @@ def _tell_optimizer(loss: BaseCenterLoss, parameters: FrameType) -> None:
     warnings.warn(message, stacklevel=6)  # a group among others
 
 
-def _finite_sums(rows: Tensor, labels: Tensor) -> ClassSums:
-    """The sums of each class, without rows that are not finite, or not when squared: they must not spoil a center."""
-    finite = rows.norm(dim=1).isfinite()  # on CUDA nobody has looked
-    if not finite.all():
-        rows, labels = rows[finite], labels[finite]
-    return class_sums(rows, labels)
+def _finite(rows: Tensor, labels: Tensor) -> ClassSums:
+    """Rows of classes; of those that are not finite, or not when squared, nothing: they must not spoil a center."""
+    if rows.device.type == "cpu" and math.isfinite(torch.linalg.vector_norm(rows)):
+        return ClassSums(labels, rows)
+    finite = rows.norm(dim=1).isfinite()  # on a GPU nobody has looked
+    return ClassSums(labels, torch.where(finite.unsqueeze(1), rows, 0.0), finite.to(rows.dtype))
 
 
 def _check_options(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pytorch_metric_learning.distances import BaseDistance, LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import BaseReducer
+from pytorch_metric_learning.reducers import BaseReducer, MeanReducer
 from torch import Tensor, nn
 
 from pml_center.checks import (
@@ -25,6 +25,7 @@ from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridd
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
+from pml_center.ops.precision import full_precision, working_dtype
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -191,12 +192,16 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         rows = self.class_rows()
         if rows is not None and rows.device != embeddings.device:
             raise elsewhere(self, rows, embeddings)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with full_precision(embeddings):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
-            part, present, classes = None, embeddings, labels
+            part, present, classes, takes_part = None, embeddings, labels, None
             if self.ignore_index is not None:  # here, and nowhere further in
-                part = (labels != self.ignore_index).nonzero().squeeze(1)
-                present, classes = embeddings[part], labels[part]
+                takes_part = labels != self.ignore_index
+                if self._may_ignore_later(indices_tuple):
+                    classes = labels.masked_fill(~takes_part, 0)
+                else:  # a GPU is waited for, to know how many there are
+                    part, takes_part = takes_part.nonzero().squeeze(1), None
+                    present, classes = embeddings[part], labels[part]
             if self.training and len(classes) and not is_again:
                 self.watch(present, classes, rows)
             if not is_again:
@@ -205,6 +210,10 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             self.reset_stats()
             losses, terms = self.losses_and_terms(present, classes, rows, references)
+            if takes_part is not None:
+                losses = torch.where(takes_part, losses, 0.0)
+                if type(self.reducer) is MeanReducer:
+                    losses = losses * (len(labels) / takes_part.sum().clamp_min(1))
             if indices_tuple is not None:
                 losses = losses * self._miner_weights(indices_tuple, labels, part).to(embeddings)
             self.add_embedding_regularization_to_loss_dict(terms, present)
@@ -215,6 +224,10 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 "divisor": len(classes),  # DivisorReducer raises without one
             }
             return self.reducer(terms, embeddings, labels)
+
+    def _may_ignore_later(self, indices_tuple: object) -> bool:
+        """Whether samples that take no part may come along until their loss, which is then set to 0."""
+        return False
 
     def _with_parameters(self, embeddings: Tensor) -> Tensor:
         """The same numbers, with a gradient of 0 to every parameter where DistributedDataParallel waits for one."""
@@ -329,14 +342,6 @@ def _is_called_from(file: str) -> bool:
     return frame is not None
 
 
-def working_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """The widest type among them, at least fp32."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
 def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...]:
     """What a miner returns, three or four tensors that index the batch, as int64."""
     rule = "indices_tuple must be what a PML miner returned, three tensors (triplets) or four (pairs)"
@@ -344,12 +349,13 @@ def _checked_tuples(indices_tuple: object, batch_size: int) -> tuple[Tensor, ...
         got = f"{len(indices_tuple)} parts" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
         raise TypeError(f"{rule}, got {got}. Pass miner(embeddings, labels).")
     for index in indices_tuple:
-        if not isinstance(index, Tensor) or index.is_meta or index.layout is not torch.strided:
+        if not isinstance(index, Tensor) or index.layout is not torch.strided:
             got = f"{index.device.type} {index.layout}" if isinstance(index, Tensor) else type(index).__name__
             raise TypeError(f"{rule}, got a {got} among them. Convert it with torch.as_tensor.")
         if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
             raise TypeError(f"{rule} of integers, got dtype {index.dtype} among them. Convert it with .long().")
-        if index.numel() and not index.is_cuda and not (index.min() >= 0 and index.max() < batch_size):
+        is_seen = index.device.type == "cpu" and index.numel()
+        if is_seen and not (index.min() >= 0 and index.max() < batch_size):
             bad = int(index[(index < 0) | (index >= batch_size)][0])
             raise ValueError(
                 f"indices_tuple must index the {batch_size} samples of the batch, got {bad}. "

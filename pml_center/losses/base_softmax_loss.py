@@ -1,12 +1,13 @@
 """BaseSoftmaxLoss: the engine of the softmax family."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity
+from pytorch_metric_learning.reducers import MeanReducer, SumReducer
 from pytorch_metric_learning.utils import common_functions as c_f
 from torch import Tensor
 
@@ -20,30 +21,33 @@ from pml_center.checks import (
     check_labels,
     check_size,
 )
-from pml_center.distributed.collectives import join_parts, own_part
+from pml_center.distributed.collectives import join_parts, own_rows
 from pml_center.losses.base_class_loss import BaseClassLoss
-from pml_center.losses.base_element_loss import elsewhere, working_dtype
-from pml_center.losses.class_weights import Chosen, ClassWeights, load_count
+from pml_center.losses.base_element_loss import elsewhere
+from pml_center.losses.class_weights import Chosen, ClassWeights, Counting, load_count
 from pml_center.losses.pml_layout import class_columns, keep_columns
 from pml_center.losses.pml_names import PMLSoftmaxNames
 from pml_center.losses.pml_state import from_pml, take_weights, to_pml
 from pml_center.losses.tuning import SCALE, Range
+from pml_center.ops.in_place import untraced
 from pml_center.ops.margins import Gradient, detached
 from pml_center.ops.negative_logits import (
     Elementwise,
     NegativeLogits,
+    compare,
     directions,
     nearest_row,
     negative_logsumexp,
     negative_sum,
-    own_similarity,
     scaled,
 )
+from pml_center.ops.precision import full_precision, working_dtype
 
 Schedule = Callable[[int], float]
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """What a margin may look at."""
 
     cosine: Tensor
@@ -52,10 +56,17 @@ class Batch(NamedTuple):
     """(B,) length of each embedding."""
     labels: Tensor
     """(B,)"""
-    negatives: NegativeLogits | None = None
-    """The cosines to all other classes, detached and never held: for sums over them."""
-    row_norm: Tensor = torch.ones(())
+    compared: NegativeLogits | None = None
+    """The cosines to all other classes, described and never held."""
+    row_norm: Tensor = field(default_factory=lambda: torch.ones(()))
     """(B,) length of the weights of each sample's class, for losses that normalise nothing."""
+
+    @property
+    def negatives(self) -> NegativeLogits:
+        """The cosines to all other classes, detached: for sums over them."""
+        cosines = self.compared
+        assert cosines is not None
+        return replace(cosines, embeddings=cosines.embeddings.detach(), weight=cosines.weight.detach(), bias=None)
 
 
 def _check_definition(loss: "BaseSoftmaxLoss", distance: Any) -> None:
@@ -72,7 +83,7 @@ def _check_definition(loss: "BaseSoftmaxLoss", distance: Any) -> None:
     )
 
 
-class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
+class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     """Softmax cross entropy over similarities to one row of weights per class, with a margin on the target: abstract.
 
     With t the cosine to one's own class and c to another, every loss of the family is
@@ -163,6 +174,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         _check_smoothing(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
+        self._has_negative_margin = type(self).negative_margin is not BaseSoftmaxLoss.negative_margin
         self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
         self.margin_schedule, self.scale_schedule, self.chunk_size = margin_schedule, scale_schedule, chunk_size
         self.sparse_gradient = sparse_gradient and sample_rate < 1
@@ -234,7 +246,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         if labels is not None:
             labels = check_labels(labels, self.num_classes, len(embeddings)).to(embeddings.device)
         embeddings = embeddings.to(working_dtype(embeddings, self.class_weights.weight))
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with full_precision(embeddings):
             rows, bias = self.class_weights.everything(embeddings.dtype)
             if labels is not None and self.training:
                 rows = self.prototypes(Chosen(rows, bias, labels))
@@ -244,7 +256,7 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
             if labels is None:
                 batch = Batch(similarity.amax(1), norm, similarity.argmax(1))
             else:
-                batch, _ = self._compare(embeddings, Chosen(rows, bias, labels), labels)
+                batch = self._compare(embeddings, Chosen(rows, bias, labels), labels)
                 target = self._target(batch)
                 margin = self.negative_margin(self.negative_threshold(batch, target).detach())
                 similarity = similarity if margin is None else margin(similarity)
@@ -326,12 +338,12 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         chosen = self.class_weights.choose(labels, embeddings.dtype)
         if self.training:
             chosen = chosen._replace(rows=self.prototypes(chosen))
-        batch, negatives = self._compare(embeddings, chosen, labels)
+        batch = self._compare(embeddings, chosen, labels)
         if self.training and self._moves:
             _move(self, batch)
         if self.collect_stats:
             _record(self, batch)
-        losses = self._losses(batch, negatives)
+        losses = self._losses(batch)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
 
@@ -347,37 +359,53 @@ class BaseSoftmaxLoss(PMLSoftmaxNames, BaseClassLoss):
         """PML's hook: Xavier's normal start, see the design notes."""
         return c_f.TorchInitWrapper(torch.nn.init.xavier_normal_)
 
-    def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> tuple[Batch, NegativeLogits]:
-        """What the hooks see, and the similarities to all other classes: logits without scale and margin."""
-        unit, norm = directions(embeddings, self.distance.normalize_embeddings)
-        own, rows = own_similarity(unit, chosen.rows, chosen.own, self.normalizes, self.sub_centers)
+    def _may_ignore_later(self, indices_tuple: object) -> bool:
+        """Where nothing looks at the samples together, as weights of classes, statistics and most reducers do."""
+        together = self.loss_weights, self.weight_regularizer, self.embedding_regularizer, indices_tuple
+        is_summed = type(self.reducer) in (MeanReducer, SumReducer)
+        return is_summed and not self._moves and not self.collect_stats and all(each is None for each in together)
+
+    def _compare(self, embeddings: Tensor, chosen: Chosen, labels: Tensor) -> Batch:
+        """What the hooks see."""
+        compared = compare(
+            embeddings,
+            chosen.rows,
+            chosen.own,
+            self.distance.normalize_embeddings,
+            self.normalizes,
+            self.sub_centers,
+        )
         negatives = NegativeLogits(
-            unit,
-            rows,
+            compared.direction,
+            compared.weight,
             chosen.own,
             bias=chosen.bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             chunk_size=self.chunk_size,
         )
-        cosines = replace(negatives, embeddings=unit.detach(), weight=rows.detach(), bias=None)
-        return Batch(own.similarity, norm, labels, cosines, own.row_norm), negatives
+        return Batch(compared.similarity, compared.norm, labels, negatives, compared.row_norm)
 
-    def _losses(self, batch: Batch, negatives: NegativeLogits) -> Tensor:
+    def _losses(self, batch: Batch) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
-        threshold = self.negative_threshold(batch, target).detach()
-        bias, own, size = negatives.bias, negatives.own, len(negatives.own)
-        logits = scale * target if bias is None else scale * target + bias[own]
-        part = own_part(size)  # of several processes with the same batch, each has a part of the products
+        negatives = batch.compared
+        assert negatives is not None
+        logits = scale * target
+        if negatives.bias is not None:
+            logits = logits + negatives.bias.index_select(0, negatives.own)
+        margin = None
+        if self._has_negative_margin:
+            margin = self.negative_margin(own_rows(self.negative_threshold(batch, target).detach()))
+        # Of several processes with the same batch, each has a part of the products.
         negatives = replace(
             negatives,
-            embeddings=negatives.embeddings[part],
-            own=own[part],
-            scale=scale[part] if isinstance(scale, Tensor) and scale.ndim else scale,
-            margin=self.negative_margin(threshold[part]),
+            embeddings=own_rows(negatives.embeddings),
+            own=own_rows(negatives.own),
+            scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
+            margin=margin,
         )
-        return join_parts(self.combine(logits[part], negatives), size)
+        return join_parts(self.combine(own_rows(logits), negatives), len(logits))
 
     def _target(self, batch: Batch) -> Tensor:
         """ψ(t), or the scheduled share of the way from t to it."""
@@ -408,26 +436,27 @@ def _name_count(loss: BaseSoftmaxLoss, state_dict: dict[str, Tensor], prefix: st
 
 @torch.no_grad()
 def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
-    """Count the batch and move running statistics; one that is not finite, which would stay in them, does not."""
-    finite = (batch.cosine.isfinite() & batch.norm.isfinite()).all()
-    loss._step = loss._step + finite  # replaced, never mutated
+    """Count the batch and move running statistics; one that is not finite, which would stay in them, moves none."""
+    loss._step = loss._step + 1  # replaced, never mutated
     if not loss._observes:
         return
     before = dict(loss.named_buffers(recurse=False))
     loss.observe(batch)
-    if finite.is_cuda or torch.compiler.is_compiling() or not finite:  # without a synchronisation
+    finite = (batch.cosine * batch.norm).sum().isfinite()
+    if finite.device.type != "cpu" or torch.compiler.is_compiling() or not finite:
         for name, old in before.items():
             new = getattr(loss, name)
-            if new is not old:
+            if new is not old and new.device == finite.device:  # a count on the CPU cannot know
                 setattr(loss, name, torch.where(finite, new, old))
 
 
-def _scheduled(loss: BaseSoftmaxLoss, name: str, rule: str, remedy: str) -> float:
-    """What a schedule says of this batch."""
+@untraced
+def _scheduled(loss: BaseSoftmaxLoss, name: str, rule: str, remedy: str) -> Tensor:
+    """What a schedule says of this batch: 0-d, on the CPU, for a number would be compiled anew with each value."""
     step = max(int(loss._step), 1)
     value = getattr(loss, name)(step)
     check_between(rule, remedy, **{f"{name}({step})": value})
-    return value
+    return torch.tensor(value, dtype=torch.double)
 
 
 @torch.no_grad()

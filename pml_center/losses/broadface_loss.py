@@ -85,12 +85,11 @@ class BroadFaceLoss(BaseSoftmaxLoss):
     def prototypes(self, chosen: Chosen) -> Tensor:
         """The weights, whose gradient is that of a mean over batch and queue."""
         size = len(chosen.own)
-        share = size / (size + int((self.queue_labels >= 0).sum()))
+        share = size / (size + (self.queue_labels >= 0).sum())
         return share * chosen.rows + (1 - share) * chosen.rows.detach()
 
     def observe(self, batch: Batch) -> None:
         """The newest embeddings push the oldest out of the queue."""
-        assert batch.negatives is not None
         embeddings = batch.negatives.embeddings * batch.norm.unsqueeze(1)
         rows = self.class_weights.weight[batch.labels]
         self.queue = _pushed(self.queue, embeddings)
@@ -100,14 +99,14 @@ class BroadFaceLoss(BaseSoftmaxLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,), which carries the gradient of the queue to the weights."""
         known = self.queue_labels >= 0  # before the batch joins them
-        past, old_rows, past_labels = self.queue[known], self.queue_rows[known], self.queue_labels[known]
+        past, old_rows, past_labels = self.queue, self.queue_rows, self.queue_labels.clamp_min(0)
         losses = super().element_losses(embeddings, labels)
-        if not self.training or not len(past):
+        if not self.training:
             return losses
         rows, bias = self.class_weights.everything(embeddings.dtype)
         moved = _moved(past.to(rows), old_rows.to(rows), rows.detach()[past_labels])
-        batch, negatives = self._compare(moved, Chosen(rows, bias, past_labels), past_labels)
-        of_queue = self._losses(batch, negatives).sum() / (len(labels) + len(past))
+        batch = self._compare(moved, Chosen(rows, bias, past_labels), past_labels)
+        of_queue = (known * self._losses(batch)).sum() / (len(labels) + known.sum())
         return losses + (of_queue - of_queue.detach())  # its gradient without its value
 
     @torch.no_grad()

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
-from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.negative_logits import NegativeLogits, directions, negative_logsumexp
+from pml_center.ops.precision import full_precision, working_dtype
 
 
 class CenterContrastiveLoss(BaseCenterLoss):
@@ -98,7 +98,7 @@ class CenterContrastiveLoss(BaseCenterLoss):
         """Scaled cosines to the centers of all classes, (B, D) to (B, C)."""
         check_embeddings(embeddings, self.embedding_size)
         embeddings = embeddings.to(working_dtype(embeddings, self.centers))
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with full_precision(embeddings):
             centers = F.normalize(self.centers.to(embeddings.dtype), dim=1)
             return self.scale * F.linear(F.normalize(embeddings, dim=1), centers)
 

@@ -34,7 +34,7 @@ class CentroidTripletLoss(BaseElementLoss):
     Shape: embeddings (B, D), labels (B,) any integers -> loss per sample (B,), reduced by ``reducer``. The single
         sample of a class has no c_P: it is no query and its loss is 0, though it is a centroid to others. In a batch of
         one class there is no query. A mean counts these zeros, PML's ``AvgNonZeroReducer`` does not. Memory is
-        O(B · U + B·D) for the U classes in the batch.
+        O(B² + B·D).
 
     Raises:
         ValueError: an argument outside its range.
@@ -74,23 +74,25 @@ class CentroidTripletLoss(BaseElementLoss):
         """``max(0, D(x, c_P) − D(x, c_N) + m)``, 0 for what is no query, (B,)."""
         classes, sums, counts = class_sums(embeddings, labels)
         own = torch.searchsorted(classes, labels)
-        centroids, count = sums / counts.unsqueeze(1), counts.index_select(0, own)
+        assert counts is not None
+        is_there = counts > 0
+        centroids, count = sums / counts.clamp_min(1).unsqueeze(1), counts.index_select(0, own)
         # x − (n·c − x) / (n − 1) = n / (n − 1) · (x − c): without x, the centroid of its class is so much farther.
         farther = (count / (count - 1).clamp_min(1)).unsqueeze(1)
         positive = self._lengths(farther * (embeddings - centroids.index_select(0, own)))
         if self.negatives == "hardest":
             with torch.no_grad():
-                others = squared_distances(embeddings, centroids).scatter(1, own.unsqueeze(1), torch.inf)
-                nearest = others.argmin(1)
+                others = squared_distances(embeddings, centroids).masked_fill(~is_there, torch.inf)
+                nearest = others.scatter(1, own.unsqueeze(1), torch.inf).argmin(1)
             negative = self._lengths(embeddings - centroids.index_select(0, nearest))
             losses = F.relu(positive - negative + self.margin)
         else:
-            squares = squared_distances(embeddings, centroids)  # (B, U)
+            squares = squared_distances(embeddings, centroids)  # (B, B)
             tiny = torch.finfo(squares.dtype).tiny  # where a root would have no slope
             negative = squares if self.squared else squares.clamp_min(tiny).sqrt()
-            hinges = F.relu(positive.unsqueeze(1) - negative + self.margin).scatter(1, own.unsqueeze(1), 0.0)
-            losses = hinges.sum(1) / max(len(classes) - 1, 1)
-        return torch.where((count > 1) & (len(classes) > 1), losses, 0.0)
+            hinges = F.relu(positive.unsqueeze(1) - negative + self.margin).masked_fill(~is_there, 0.0)
+            losses = hinges.scatter(1, own.unsqueeze(1), 0.0).sum(1) / (is_there.sum() - 1).clamp_min(1)
+        return torch.where((count > 1) & (is_there.sum() > 1), losses, 0.0)
 
     def _lengths(self, differences: Tensor) -> Tensor:
         return differences.square().sum(1) if self.squared else differences.norm(dim=1)

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_embeddings, check_labels
+from pml_center.ops.draws import drawn
+from pml_center.ops.in_place import untraced
 
 
 class Chosen(NamedTuple):
@@ -24,7 +26,26 @@ class Chosen(NamedTuple):
     """(R,) their numbers; None where they are all."""
 
 
-class ClassWeights(nn.Module):
+class Counting:
+    """A module whose counts, buffers of one integer each, stay on the CPU wherever it goes.
+
+    They say what the CPU does next, as the seed of a draw or the step of a schedule does: it must not wait to know.
+    """
+
+    _buffers: dict[str, Tensor | None]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        counts = {name: one for name, one in self._buffers.items() if one is not None and _is_count(one)}
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        self._buffers.update(counts)
+        return self
+
+
+def _is_count(buffer: Tensor) -> bool:
+    return not buffer.ndim and buffer.dtype == torch.long
+
+
+class ClassWeights(Counting, nn.Module):
     """Some rows of weights per class, and a bias per class if asked for.
 
     Rows, not PML's columns: rows gather, split and sample. They keep the type that they were made with, fp32, whatever
@@ -33,6 +54,7 @@ class ClassWeights(nn.Module):
     With ``sample_rate`` below 1 a training step sees the classes of its batch and, of the others, a random choice that
     makes ``sample_rate`` of all together (Partial FC, An et al. 2021, arXiv:2010.05222). The choice is a function of
     ``seed`` and of how many were drawn before, which is part of the state: a resumed run draws as if never stopped.
+    A step has at least as many classes as samples.
 
     Args:
         num_classes: C.
@@ -127,13 +149,17 @@ class ClassWeights(nn.Module):
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Those of the batch and a random choice of the others, sorted."""
-        generator = torch.Generator(labels.device).manual_seed(self.seed + int(self.draws))
+        order = _order(self, labels.device)
         self.draws = self.draws + 1  # replaced, never mutated
-        order = torch.rand(self.num_classes, generator=generator, device=labels.device)
         order = order.index_fill(0, labels, 2)  # above all others
-        present = len(labels.unique())
-        size = max(present, round(self.sample_rate * self.num_classes))
+        size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
         return order.topk(size, sorted=False).indices.sort().values
+
+
+@untraced
+def _order(weights: ClassWeights, device: torch.device) -> Tensor:
+    """A random number in [0, 1) for each class."""
+    return drawn(torch.rand, weights.num_classes, weights.seed + int(weights.draws), device)
 
 
 def load_count(module: nn.Module, name: str, state_dict: dict[str, Tensor], prefix: str) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_choices, check_flags, check_seed
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.ops.draws import drawn
+from pml_center.ops.in_place import untraced
 from pml_center.ops.margins import BeyondPi, additive_angular, additive_cosine
 
 Variant = Literal["angular", "cosine"]
@@ -94,13 +96,16 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
         """``cos(θ + E)`` or ``cos θ − E``."""
         cosine, margin = batch.cosine, self.margin + torch.zeros_like(batch.cosine)
         if self.training:
-            generator = torch.Generator(cosine.device).manual_seed(self.seed + int(self.draws))
-            # Always in fp32, so that every type draws the same margins.
-            drawn = torch.randn(len(cosine), generator=generator, device=cosine.device)
-            margin = margin + self.std * drawn.to(cosine)
+            margin = margin + self.std * _drawn(self, cosine).to(cosine)
         if self.plus:
             rank = cosine.detach().argsort(descending=True).argsort()
             margin = margin.sort().values[rank]
         if self.variant == "cosine":
             return additive_cosine(cosine, margin)
         return additive_angular(cosine, margin, self.beyond_pi)
+
+
+@untraced
+def _drawn(loss: ElasticFaceLoss, cosine: Tensor) -> Tensor:
+    """Standard normal numbers, (B,), in fp32 so that every type draws the same."""
+    return drawn(torch.randn, len(cosine), loss.seed + int(loss.draws), cosine.device)

@@ -76,12 +76,11 @@ class GitLoss(BaseCenterLoss):
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 
     def pull(self, batch: CenterBatch) -> Tensor:
-        """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``, the sum taken class by class."""
-        classes, own, counts = batch.labels.unique(return_inverse=True, return_counts=True)
-        samples = torch.arange(len(own), device=own.device)
-        first = own.new_zeros(len(classes)).scatter_reduce(0, own, samples, "amin", include_self=False)
-        weights = counts.to(batch.embeddings.dtype).repeat(len(own), 1)  # (B, U)
-        others = weights[samples, own] - 1 if self.same_class else weights.new_zeros(())
-        weights = weights.index_put((samples, own), others)
-        repelled = weights / (1 + squared_distances(batch.embeddings, batch.own.index_select(0, first)))
+        """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``."""
+        labels = batch.labels
+        if self.same_class:
+            left_out = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        else:
+            left_out = labels.unsqueeze(1) == labels
+        repelled = (1 + squared_distances(batch.embeddings, batch.own)).reciprocal().masked_fill(left_out, 0)  # (B, B)
         return half_squared_distance(batch.embeddings, batch.own) + self.repulsion * repelled.sum(1)

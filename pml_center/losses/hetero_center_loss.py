@@ -55,12 +55,18 @@ class HeteroCenterLoss(BaseElementLoss):
 
     def reference_losses(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
         """Each embedding's share of ``L``, (B,)."""
-        classes, sums, counts = class_sums(embeddings, labels)
-        of_references = class_sums(ref_emb, ref_labels)
-        both = torch.isin(classes, of_references.classes)
-        index = torch.searchsorted(of_references.classes, classes[both])
-        centers = sums[both] / counts[both].unsqueeze(1)
-        others = of_references.sums[index] / of_references.counts[index].unsqueeze(1)
+        if not len(ref_labels):
+            return 0 * embeddings.sum(1)
+        centers, counts, _ = _means(embeddings, labels, labels)
+        others, _, is_there = _means(ref_emb, ref_labels, labels)
         terms = F.relu((centers - others).square().sum(1) - self.margin)
-        shares = torch.zeros_like(counts).masked_scatter(both, terms) * len(labels) / counts
-        return shares.index_select(0, torch.searchsorted(classes, labels))
+        return torch.where(is_there, terms * len(labels) / counts, 0.0)
+
+
+def _means(rows: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of the rows of each of these classes, how many there are, and whether there are any."""
+    present, sums, counts = class_sums(rows, labels)
+    assert counts is not None
+    place = torch.searchsorted(present, classes).clamp_max(len(present) - 1)
+    count = counts.index_select(0, place).clamp_min(1)
+    return sums.index_select(0, place) / count.unsqueeze(1), count, present.index_select(0, place) == classes

@@ -88,17 +88,18 @@ class KappaFaceLoss(BaseSoftmaxLoss):
 
     def observe(self, batch: Batch) -> None:
         """Gather directions; at the end of an epoch, new shares of the margin from them."""
-        assert batch.negatives is not None
         directions = batch.negatives.embeddings.to(self.class_sums)
         self.class_sums = self.class_sums.index_add(0, batch.labels, directions)
-        self.class_seen = self.class_seen + torch.bincount(batch.labels, minlength=self.num_classes)
-        if self.class_seen.sum() < self.class_counts.sum():
+        self.class_seen = self.class_seen.index_add(0, batch.labels, torch.ones_like(batch.labels))
+        is_over = self.class_seen.sum() >= self.class_counts.sum()
+        if is_over.device.type == "cpu" and not is_over:  # elsewhere it is not worth waiting to know
             return
         scattered = 1 - torch.sigmoid(self.temperature * _concentration(self.class_sums, self.class_seen))
         counts = self.class_counts.to(scattered)
         rare = (1 + torch.cos(math.pi * counts / (1.05 * counts.max()))) / 2
-        self.margin_shares = torch.lerp(rare, scattered, self.balance)
-        self.class_sums, self.class_seen = torch.zeros_like(self.class_sums), torch.zeros_like(self.class_seen)
+        self.margin_shares = torch.where(is_over, torch.lerp(rare, scattered, self.balance), self.margin_shares)
+        self.class_sums = self.class_sums.masked_fill(is_over, 0)
+        self.class_seen = self.class_seen.masked_fill(is_over, 0)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m_0·w_y)``, continued."""
@@ -124,7 +125,8 @@ def _concentration(sums: Tensor, seen: Tensor) -> Tensor:
     # Copies of one sample are infinitely concentrated; keep that a number.
     kappa = length * (sums.shape[1] - square) / (1 - square).clamp_min(torch.finfo(sums.dtype).eps)
     known = seen > 1
-    if known.sum() < 2:
-        return torch.zeros_like(kappa)
-    std = kappa[known].std().clamp_min(torch.finfo(sums.dtype).tiny)
-    return torch.where(known, (kappa - kappa[known].mean()) / std, 0.0)
+    number = known.sum()
+    kappa = kappa - torch.where(known, kappa, 0.0).sum() / number
+    variance = torch.where(known, kappa.square(), 0.0).sum() / (number - 1)
+    std = variance.sqrt().clamp_min(torch.finfo(sums.dtype).tiny)
+    return torch.where(known & (number > 1), kappa / std, 0.0)

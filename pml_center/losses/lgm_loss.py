@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings, check_labels
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Init, Update
-from pml_center.losses.base_element_loss import working_dtype
 from pml_center.losses.tuning import Range
 from pml_center.ops.centers import half_squared_distance, log_likelihoods, other_log_likelihoods, with_rows
+from pml_center.ops.precision import full_precision, working_dtype
 
 Covariance = Literal["diagonal", "identity"]
 
@@ -126,7 +126,7 @@ class LGMLoss(BaseCenterLoss):
         x = embeddings.to(working_dtype(embeddings, self.centers))
         means = self.centers.to(x.dtype)
         variances = None if self.log_variances is None else self.log_variances.to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             logits = log_likelihoods(x, means, variances)
             if labels is None:
                 return logits

@@ -74,7 +74,6 @@ class NPCFaceLoss(BaseSoftmaxLoss):
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m_0 + m_1·c̄)``."""
-        assert batch.negatives is not None
         threshold = self.negative_threshold(batch, batch.cosine).detach().unsqueeze(1)
         hard = dataclasses.replace(batch.negatives, margin=lambda cosine: cosine * (cosine > threshold))
         one = dataclasses.replace(batch.negatives, margin=lambda cosine: (cosine > threshold).to(cosine))

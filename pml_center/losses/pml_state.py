@@ -193,7 +193,7 @@ def _look(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
 
 def _is_itself(loaded: object, weight: Tensor) -> bool:
     """Whether a state holds the very memory that it is loaded into."""
-    return isinstance(loaded, Tensor) and not weight.is_meta and loaded.data_ptr() == weight.data_ptr()
+    return isinstance(loaded, Tensor) and loaded.data_ptr() == weight.data_ptr() != 0
 
 
 def _found(loss: Any, place: str) -> Any:

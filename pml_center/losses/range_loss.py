@@ -89,36 +89,41 @@ class RangeLoss(BaseElementLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Each sample's share of ``L``, (B,)."""
         classes, sums, counts = class_sums(embeddings, labels)
+        assert counts is not None
         own = torch.searchsorted(classes, labels)
-        intra = self._harmonic_means(embeddings, own, len(classes))
-        inter = self._nearest_means(sums / counts.unsqueeze(1))
+        intra = self._harmonic_means(embeddings, own)
+        inter = self._nearest_means(sums / counts.clamp_min(1).unsqueeze(1), counts > 0)
         if self.collect_stats:
             self.intra_part, self.inter_part = intra.sum().item(), inter.item()
-        shares = len(labels) / counts
+        shares = len(labels) / counts.clamp_min(1)
         return self.intra_weight * (intra * shares).index_select(0, own) + self.inter_weight * inter
 
-    def _harmonic_means(self, embeddings: Tensor, own: Tensor, num_classes: int) -> Tensor:
-        """Of the k largest distances of each class, 0 for one without any, (U,)."""
-        first, second = farthest_pairs(embeddings, own, self.k)
-        distances = self._lengths(embeddings.index_select(0, first) - embeddings.index_select(0, second))  # (P,)
+    def _harmonic_means(self, embeddings: Tensor, own: Tensor) -> Tensor:
+        """Of the k largest distances of each class, 0 for one without any, by the place of the class, (B,)."""
+        first, second, is_pair = farthest_pairs(embeddings, own, self.k)
+        differences = embeddings.index_select(0, first) - embeddings.index_select(0, second)
+        distances = self._lengths(torch.where(is_pair.unsqueeze(1), differences, 1.0))  # (P,)
         distances = distances.clamp_min(torch.finfo(distances.dtype).tiny)  # of twins: 1 / D stays finite
+        distances = torch.where(is_pair, distances, torch.inf)
         of_class = own.index_select(0, first)
-        nothing = distances.new_zeros(num_classes)
+        nothing = distances.new_zeros(len(own))
         # k / Σ(1 / D) does not change if all D are measured by the shortest, and then neither term can overflow.
-        shortest = nothing.scatter_reduce(0, of_class, distances.detach(), "amin", include_self=False)
-        ratios = nothing.index_add(0, of_class, shortest[of_class] / distances)
-        pairs = of_class.bincount(minlength=num_classes)
+        shortest = torch.full_like(nothing, torch.inf).scatter_reduce(0, of_class, distances.detach(), "amin")
+        pairs = nothing.index_add(0, of_class, is_pair.to(nothing))
+        shortest = torch.where(pairs > 0, shortest, 1.0)
+        ratios = nothing.index_add(0, of_class, shortest.index_select(0, of_class) / distances)
         return pairs * shortest / torch.where(pairs > 0, ratios, 1.0)
 
-    def _nearest_means(self, means: Tensor) -> Tensor:
+    def _nearest_means(self, means: Tensor, is_there: Tensor) -> Tensor:
         """``max(0, m − D)`` of the two class means that are nearest to each other, 0-d; 0 for a single class."""
-        if len(means) == 1:
-            return means.sum() * 0
         with torch.no_grad():
-            itself = torch.eye(len(means), dtype=torch.bool, device=means.device)
-            nearest = squared_distances(means, means).masked_fill(itself, torch.inf).argmin()
-        difference = means[nearest // len(means)] - means[nearest % len(means)]
-        return F.relu(self.margin - self._lengths(difference))
+            left_out = torch.eye(len(means), dtype=torch.bool, device=means.device) | ~is_there | ~is_there.unsqueeze(1)
+            nearest = squared_distances(means, means).masked_fill(left_out, torch.inf).argmin()
+            first, second = nearest // len(means), nearest % len(means)
+        difference = means.index_select(0, first.reshape(1)) - means.index_select(0, second.reshape(1))
+        is_pair = is_there.sum() > 1
+        value = F.relu(self.margin - self._lengths(torch.where(is_pair, difference, 1.0))).squeeze(0)
+        return torch.where(is_pair, value, 0.0)
 
     def _lengths(self, differences: Tensor) -> Tensor:
         return differences.square().sum(-1) if self.squared else differences.norm(dim=-1)

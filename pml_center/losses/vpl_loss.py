@@ -85,12 +85,11 @@ class VPLLoss(BaseSoftmaxLoss):
 
     def observe(self, batch: Batch) -> None:
         """Keep the last embedding of each class in the batch."""
-        assert batch.negatives is not None
-        classes, inverse = batch.labels.unique(return_inverse=True)
-        numbers = torch.arange(len(inverse), device=inverse.device)
-        last = torch.zeros_like(classes).scatter_reduce(0, inverse, numbers, "amax")
-        self.latest = self.latest.index_copy(0, classes, batch.negatives.embeddings[last].to(self.latest))
-        self.seen = self.seen.index_copy(0, classes, self._step.expand(len(classes)))
+        labels = batch.labels
+        ordered, samples = labels.sort(stable=True)
+        last = samples[torch.searchsorted(ordered, labels, right=True) - 1]  # the same for all samples of a class
+        self.latest = self.latest.index_copy(0, labels, batch.negatives.embeddings[last].to(self.latest))
+        self.seen = self.seen.index_copy(0, labels, torch.ones_like(labels) * self._step)
 
     def target_cosine(self, batch: Batch) -> Tensor:
         """``cos(θ + m)``, continued."""

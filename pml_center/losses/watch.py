@@ -20,8 +20,9 @@ BATCHES_COMPARED = 100  # so many training batches
 class Watch:
     """Looks for one mistake, training batch after training batch, until it has warned or knows that all is well.
 
-    A subclass says :meth:`look`. What a watch remembers is no state of the loss: it is not saved with it. Nothing is
-    looked at while torch compiles, for what changes with every batch would be compiled anew with every batch.
+    A subclass says :meth:`look`, and reads values once in many batches at most, for each reading waits for a GPU. What
+    a watch remembers is no state of the loss: it is not saved with it. Nothing is looked at while torch compiles, for
+    what changes with every batch would be compiled anew with every batch.
 
     Args:
         name: of what is watched, for the message.
@@ -49,31 +50,50 @@ class ForgottenOptimizer(Watch):
     """Gradients keep arriving at class rows which nothing has ever moved.
 
     One row is kept until the next batch. Values are compared, and not version counters, which fused optimizers do not
-    raise.
+    raise. What the comparisons found is added up where the rows are, and read once in so many batches: a look at every
+    batch would wait for a GPU.
     """
 
-    _batches_at_rest = 0
-    _kept: tuple[int, Tensor] | None = None
+    _batches = 0
+    _at_rest: int | Tensor = 0  # batches that found a gradient
+    _moved: bool | Tensor = False
+    _kept: tuple[int, Tensor, Tensor, Tensor | None] | None = None
 
-    def look(self, rows: Tensor, labels: Tensor, num_classes: int) -> str | None:
-        """Look at (C · n, D) rows and (B,) labels, some of those whose rows have a gradient."""
+    def look(self, rows: Tensor, labels: Tensor, num_classes: int, seen: Tensor | None = None) -> str | None:
+        """Look at class rows.
+
+        Args:
+            rows: (C · n, D).
+            labels: (B,) of which some row has a gradient.
+            num_classes: C.
+            seen: (B,) above 0 where an optimizer alone moves the row of a label; None is everywhere.
+        """
         if not (torch.is_grad_enabled() and rows.requires_grad and len(labels)):
             return None
         of_class = rows.detach().reshape(num_classes, -1)
-        if self._kept is not None and self._kept[0] < num_classes:
-            label, row = self._kept
-            if not torch.equal(of_class[label].to(row), row):
-                self.is_over, self._kept = True, None
-                return None
-            self._batches_at_rest += rows.grad is not None
-        if self._batches_at_rest == BATCHES_AT_REST:
-            return (
-                f"{self.name} has parameters that no optimizer has moved in {BATCHES_AT_REST} training "
-                "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)). If you "
-                "accumulate gradients over more batches than that, all is well."
-            )
-        label = int(labels[0])
-        self._kept = label, of_class[label].clone()
+        if self._kept is not None and self._kept[0] == num_classes:
+            _, label, row, is_known = self._kept
+            moved = (of_class.index_select(0, label).to(row) != row).any()
+            has_gradient: bool | Tensor = rows.grad is not None
+            if is_known is not None:
+                moved, has_gradient = moved & is_known, is_known & has_gradient
+            self._moved, self._at_rest = self._moved | moved, self._at_rest + has_gradient
+            self._batches += 1
+            if self._batches % BATCHES_AT_REST == 0:
+                if self._moved:
+                    self.is_over, self._kept = True, None
+                    return None
+                if self._at_rest >= BATCHES_AT_REST:
+                    return (
+                        f"{self.name} has parameters that no optimizer has moved in {BATCHES_AT_REST} training "
+                        "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)). "
+                        "If you accumulate gradients over more batches than that, all is well."
+                    )
+        label, is_known = labels[:1], None
+        if seen is not None:
+            longest, place = seen.max(0)
+            label, is_known = labels.index_select(0, place.reshape(1)), longest > 0
+        self._kept = num_classes, label, of_class.index_select(0, label), is_known
         return None
 
 
@@ -107,18 +127,19 @@ class Collapse(Watch):
     def look(self, embeddings: Tensor, labels: Tensor) -> str | None:
         """Look at (B, D) embeddings and (B,) labels."""
         self._batches += 1
-        if self._batches % BATCHES_UNLOOKED or bool((labels == labels[0]).all()):
+        if self._batches % BATCHES_UNLOOKED:
             return None
         embeddings = embeddings.detach()
-        spread, length = (embeddings - embeddings.mean(0)).norm(), embeddings.norm()
-        if not spread <= COLLAPSED * length:
+        parts = (embeddings - embeddings.mean(0)).norm(), embeddings.norm(), (labels != labels[0]).any()
+        spread, length, differ = torch.stack([part.to(embeddings.dtype) for part in parts]).tolist()
+        if not (differ and spread <= COLLAPSED * length):
             return None
         remedy = "Lower the learning rate"
         if self.only_pulls:
             remedy = f"{self.name} alone is smallest there: add a loss that separates classes"
         return (
-            f"embeddings of different classes have become one point: their spread is {float(spread):.3g}, their "
-            f"length {float(length):.3g}. {remedy}, or give {self.name} a smaller weight."
+            f"embeddings of different classes have become one point: their spread is {spread:.3g}, their "
+            f"length {length:.3g}. {remedy}, or give {self.name} a smaller weight."
         )
 
 
@@ -130,7 +151,7 @@ class ClampedLengths(Watch):
     def look(self, lengths: Tensor, longest: float) -> str | None:
         """Look at (B,) lengths."""
         self._batches += 1
-        if self._batches % BATCHES_UNLOOKED != 1:
+        if self._batches % BATCHES_UNLOOKED:
             return None
         share = float((lengths > longest).double().mean())
         if share <= 0.5:

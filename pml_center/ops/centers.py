@@ -8,25 +8,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
-from pml_center.ops.in_place import filled, in_place
-from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, blocks, exponential, logsumexp
+from pml_center.ops.in_place import in_place
+from pml_center.ops.negative_logits import KEPT_ELEMENTS, SHORTEST, chunks, exponential
 
 Rule = Literal["paper", "mean"]
 
 
 class ClassSums(NamedTuple):
-    """Sums of rows, for each class that has any."""
+    """Sums of rows that have a class in common; a class may have several."""
 
     classes: Tensor
-    """(U,) the classes, sorted."""
+    """(R,) of each sum."""
     sums: Tensor
-    """(U, D)"""
-    counts: Tensor
-    """(U,) how many rows each sum has, as floating point."""
+    """(R, D)"""
+    counts: Tensor | None = None
+    """(R,) how many rows each sum has, as floating point; None is 1 everywhere."""
 
 
 def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
-    """Sum the rows of each class: O(B·D), classes without a row are not there.
+    """Sum the rows of each class: O(B·D), whatever the number of classes, which nobody waits to know.
+
+    ``classes`` are the labels in order. The first place of a class has its sum, those behind it a sum of no rows:
+    ``torch.searchsorted(classes, labels)`` is the place of each label.
 
     Args:
         rows: (B, D).
@@ -35,25 +38,32 @@ def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
     Example:
         >>> import torch
         >>> class_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([7, 3, 7]))
-        ClassSums(classes=tensor([3, 7]), sums=tensor([[2.],
-                [5.]]), counts=tensor([1., 2.]))
+        ClassSums(classes=tensor([3, 7, 7]), sums=tensor([[2.],
+                [5.],
+                [0.]]), counts=tensor([1., 2., 0.]))
     """
-    classes, index, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = in_place("index_add", rows.new_zeros(len(classes), rows.shape[1]), 0, index, rows)
-    return ClassSums(classes, sums, counts.to(rows.dtype))
+    return merge_class_sums([ClassSums(labels, rows)])
+
+
+def join_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
+    """The sums of several batches, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    classes, sums = torch.cat([part.classes for part in parts]), torch.cat([part.sums for part in parts])
+    if all(part.counts is None for part in parts):
+        return ClassSums(classes, sums)
+    counts = [sums.new_ones(len(part.sums)) if part.counts is None else part.counts for part in parts]
+    return ClassSums(classes, sums, torch.cat(counts))
 
 
 def merge_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
-    """One sum per class from the sums of several batches, added in their order."""
-    if len(parts) == 1:
-        return parts[0]
-    classes, index = torch.cat([part.classes for part in parts]).unique(return_inverse=True)
-    sums, counts = torch.cat([part.sums for part in parts]), torch.cat([part.counts for part in parts])
-    return ClassSums(
-        classes,
-        in_place("index_add", sums.new_zeros(len(classes), sums.shape[1]), 0, index, sums),
-        in_place("index_add", counts.new_zeros(len(classes)), 0, index, counts),
-    )
+    """The sums of several batches, added in their order, as :func:`class_sums` has them."""
+    labels, rows, counts = join_class_sums(parts)
+    counts = rows.new_ones(len(rows)) if counts is None else counts
+    classes = labels.sort().values
+    place = torch.searchsorted(classes, labels)
+    sums = in_place("index_add", torch.zeros_like(rows), 0, place, rows)
+    return ClassSums(classes, sums, in_place("index_add", torch.zeros_like(counts), 0, place, counts))
 
 
 @torch.no_grad()
@@ -61,11 +71,12 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     """Move the center of each class present, in place.
 
     ``"paper"`` is ``c += α · Σ (x − c) / (1 + n)`` (Wen et al. 2016, eq. 4), ``"mean"`` is ``c += α · Σ (x − c) / n``.
-    O(B·D): classes without an embedding are not touched.
+    O(B·D): classes without an embedding are not touched. Each row is divided by the n of its class before it is added,
+    so that nobody waits to know which rows belong together.
 
     Args:
         centers: (C, D), changed in place.
-        differences: the sums of ``x − c`` of each class; used up.
+        differences: ``x − c`` of each sample, or sums of them; used up.
         alpha: the rate. With 1 and a single embedding of a class, its center moves half of the way by the paper's
             rule, and all of it by the mean.
         rule: which.
@@ -73,15 +84,24 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     Example:
         >>> import torch
         >>> centers, x, y = torch.zeros(3, 2), torch.tensor([[4.0, 8.0]]), torch.tensor([1])
-        >>> center_step(centers, class_sums(x - centers[y], y), alpha=0.5)
+        >>> center_step(centers, ClassSums(y, x - centers[y]), alpha=0.5)
         >>> centers
         tensor([[0., 0.],
                 [1., 2.],
                 [0., 0.]])
     """
-    rate = alpha / (differences.counts + (rule == "paper"))
-    step = in_place("mul", differences.sums, rate.unsqueeze(1))
-    centers.index_add_(0, differences.classes, step.to(centers.dtype))
+    classes, sums, counts = differences
+    ordered = classes.sort().values
+    first = torch.searchsorted(ordered, classes)
+    if counts is None:
+        n = torch.searchsorted(ordered, classes, right=True) - first
+    else:
+        n = torch.zeros_like(counts).index_add(0, first, counts).index_select(0, first)
+    n = n + 1 if rule == "paper" else n.clamp_min(1)
+    step = in_place("div", sums, n.unsqueeze(1))
+    if step.dtype != centers.dtype:  # half precision: rounded once for each class
+        classes, step = ordered, torch.zeros_like(step).index_add_(0, first, step).to(centers.dtype)
+    centers.index_add_(0, classes, step, alpha=alpha)
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:
@@ -280,14 +300,15 @@ def nearest_other(
     moved = embeddings if origin is None else embeddings - origin
     least = embeddings.new_full((len(embeddings),), torch.inf)
     nearest = labels
-    for place, own in blocks(labels, len(centers), max(embeddings.shape), chunk_size):
+    for chunk in chunks(len(centers), max(embeddings.shape), chunk_size):
+        rows = chunk.of(centers)
         if origin is None:
-            scores = moved @ in_place("neg", F.normalize(centers[place], dim=1).t())
+            scores = moved @ in_place("neg", F.normalize(rows, dim=1).t())
         else:  # half the squared distance, less what all classes share
-            rows = centers[place] - origin
+            rows = rows - origin
             scores = torch.addmm(torch.linalg.vecdot(rows, rows) / 2, moved, rows.t(), alpha=-1)
-        score, column = filled(scores, own, torch.inf).min(1)
-        nearest = torch.where(score < least, column + place.start, nearest)
+        score, column = chunk.fill_own(scores, labels, torch.inf).min(1)
+        nearest = torch.where(score < least, column + chunk.start, nearest)
         least = torch.minimum(least, score)
     return nearest
 
@@ -369,13 +390,14 @@ class _OtherLogLikelihoods(torch.autograd.Function):
         moved = embeddings - center
         parts, kept = [], []
         room = KEPT_ELEMENTS if chunk_size is None else 0
-        for place, own in blocks(labels, len(means), max(embeddings.shape), chunk_size):
-            block = _gaussian_block(moved, means[place] - center, _at(log_variances, place))
-            block = filled(block, own, torch.finfo(block.dtype).min)
-            parts.append(logsumexp(block))
+        for chunk in chunks(len(means), max(embeddings.shape), chunk_size):
+            variances = None if log_variances is None else chunk.of(log_variances)
+            block = _gaussian_block(moved, chunk.of(means) - center, variances)
+            block = chunk.fill_own(block, labels, torch.finfo(block.dtype).min)
+            parts.append(_logsumexp(block))
             room -= block.numel()
             kept.extend([block] if room >= 0 else ())
-        result = logsumexp(torch.stack(parts, dim=1))
+        result = _logsumexp(torch.stack(parts, dim=1))
         needs_embeddings, needs_means, _, needs_variances, _ = ctx.needs_input_grad
         ctx.chunk_size = chunk_size
         ctx.of_embeddings_alone = not needs_means and not needs_variances
@@ -403,11 +425,11 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
     of_means = torch.empty_like(means) if needs_means else None
     of_variances = torch.empty_like(log_variances) if needs_variances else None
     total = torch.zeros_like(moved) if log_variances is not None else torch.zeros_like(result).unsqueeze(1)
-    for number, (place, own) in enumerate(blocks(labels, len(means), max(moved.shape), ctx.chunk_size)):
-        rows, of_block = means[place] - center, _at(log_variances, place)
+    for number, chunk in enumerate(chunks(len(means), max(moved.shape), ctx.chunk_size)):
+        rows, of_block = chunk.of(means) - center, None if log_variances is None else chunk.of(log_variances)
         block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
         share = in_place("mul", exponential(block - result.unsqueeze(1)), upstream.unsqueeze(1))
-        share = filled(share, own, 0)
+        share = chunk.fill_own(share, labels, 0.0)
         precision = None if of_block is None else exponential(-of_block)
         of_embeddings.addmm_(share, rows if precision is None else rows * precision)
         if precision is None:
@@ -421,11 +443,13 @@ def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Te
         if of_variances is not None and precision is not None:
             spread = share.t() @ moved.square()
             spread = in_place("sub", spread, rows * (2 * pull + count * rows))  # Σ share · (x − μ)²
-            torch.mul(spread, precision, out=of_variances[place]).sub_(count).div_(2)
+            torch.mul(spread, precision, out=chunk.of(of_variances)).sub_(count).div_(2)
         if of_means is not None:
-            of_means[place] = pull if precision is None else in_place("mul", pull, precision)
+            chunk.of(of_means).copy_(pull if precision is None else in_place("mul", pull, precision))
     return in_place("addcmul", of_embeddings, moved, total, value=-1), of_means, of_variances
 
 
-def _at(table: Tensor | None, place: slice) -> Tensor | None:
-    return None if table is None else table[place]
+def _logsumexp(block: Tensor) -> Tensor:
+    """``block.logsumexp(1)`` of finite entries, which are often so far apart that ``exp`` would be slow."""
+    largest = block.amax(1, keepdim=True)
+    return exponential(block - largest).sum(1).log() + largest.squeeze(1)

@@ -1,5 +1,7 @@
-"""In place, but not in code that is compiled."""
+"""What is done otherwise while torch compiles."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,12 +23,15 @@ def in_place(operation: str, tensor: Tensor, *args: Any, **kwargs: Any) -> Tenso
     return getattr(tensor, operation if torch.compiler.is_compiling() else f"{operation}_")(*args, **kwargs)
 
 
-def filled(tensor: Tensor, places: tuple[Tensor, ...], value: float) -> Tensor:
-    """``tensor[places] = value`` by :func:`in_place`.
+def untraced(function: Callable) -> Callable:
+    """Decorate what the compiler is to leave alone: it calls it between two graphs.
 
-    Example:
-        >>> import torch
-        >>> filled(torch.zeros(2, 2), (torch.tensor([0, 1]), torch.tensor([1, 0])), 2.0).tolist()
-        [[0.0, 2.0], [2.0, 0.0]]
+    That is what ``torch.compiler.disable`` does, which would load the compiler wherever this package is imported.
     """
-    return in_place("index_put", tensor, places, tensor.new_full((), value))
+    left_alone = torch._disable_dynamo(function)
+
+    @wraps(function)
+    def called(*args: Any) -> Any:
+        return left_alone(*args) if torch.compiler.is_compiling() else function(*args)
+
+    return called

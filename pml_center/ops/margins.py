@@ -1,10 +1,12 @@
 """Margins: cosine in, cosine out, angles in radians."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from pml_center.ops.first_order import first_order
 
 BeyondPi = Literal["linear", "rotate", "easy"]
 Gradient = Literal["full", "detached"]
@@ -43,16 +45,48 @@ def additive_angular(cosine: Tensor, margin: float | Tensor, beyond_pi: BeyondPi
         >>> additive_angular(torch.tensor([1.0, 0.0, -1.0]), torch.pi / 6)
         tensor([ 0.8660, -0.5000, -1.2618])
     """
-    cos, sin = (margin.cos(), margin.sin()) if isinstance(margin, Tensor) else (math.cos(margin), math.sin(margin))
+    if not isinstance(margin, Tensor):
+        return _AdditiveAngular.apply(cosine, margin, beyond_pi)
+    cos, sin = margin.cos(), margin.sin()
     rotated = cosine * cos - sine(cosine) * sin
     if beyond_pi == "rotate":
         return rotated
     if beyond_pi == "easy":
         return torch.where(cosine > 0, rotated, cosine)
-    if isinstance(margin, Tensor):  # a negative one never leads beyond π, and stops at 0, where the cosine would turn
-        rotated = torch.where((margin < 0) & (cosine > cos), 1.0, rotated)
-        return torch.where((cosine >= -cos) | (margin < 0), rotated, cosine - margin * sin)
-    return torch.where(cosine >= -cos, rotated, cosine - margin * sin)
+    # A negative margin never leads beyond π, and stops at 0, where the cosine would turn.
+    rotated = torch.where((margin < 0) & (cosine > cos), 1.0, rotated)
+    return torch.where((cosine >= -cos) | (margin < 0), rotated, cosine - margin * sin)
+
+
+class _AdditiveAngular(torch.autograd.Function):
+    """With a margin that is the same for all, whose slope takes a third of the operations that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor, margin: float, beyond_pi: BeyondPi) -> Tensor:
+        cos, sin = math.cos(margin), math.sin(margin)
+        height = sine(cosine)
+        rotated = torch.sub(cosine * cos, height, alpha=sin)
+        if beyond_pi == "rotate":
+            is_rotated, result = None, rotated
+        elif beyond_pi == "easy":
+            is_rotated = cosine > 0
+            result = torch.where(is_rotated, rotated, cosine)
+        else:
+            is_rotated = cosine >= -cos
+            result = torch.where(is_rotated, rotated, cosine - margin * sin)
+        ctx.cos, ctx.sin = cos, sin
+        ctx.save_for_backward(cosine, height, is_rotated)
+        return result
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cosine, height, is_rotated = ctx.saved_tensors
+        steep = torch.where(height > torch.finfo(height.dtype).eps, cosine / height, 0.0)  # none at θ = 0 and π
+        slope = ctx.cos + ctx.sin * steep
+        if is_rotated is not None:
+            slope = torch.where(is_rotated, slope, 1.0)
+        return gradient * slope, None, None
 
 
 def multiplied_angular(cosine: Tensor, margin: float) -> Tensor:

@@ -6,13 +6,13 @@ Blocks of (batch, classes) exist here and in :mod:`pml_center.ops.centers`, and 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pml_center.ops.first_order import first_order
-from pml_center.ops.in_place import filled, in_place
+from pml_center.ops.in_place import in_place, untraced
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
@@ -80,26 +80,36 @@ def directions(embeddings: Tensor, normalize: bool = True) -> tuple[Tensor, Tens
     return _Directions.apply(embeddings) if normalize else (embeddings, embeddings.norm(dim=1))
 
 
-class Own(NamedTuple):
-    """What each sample has to do with its own class."""
+class Comparison(NamedTuple):
+    """What each sample has to do with its own class, and what it takes to compare it with others."""
 
+    direction: Tensor
+    """(B, D) each embedding divided by its length, or as it is."""
+    norm: Tensor
+    """(B,) that length."""
     similarity: Tensor
-    """(B,) to the nearest of its rows."""
+    """(B,) to the nearest row of its class."""
     row_norm: Tensor
     """(B,) length of that row."""
+    weight: Tensor
+    """(C · sub_centers, D) the weights again, for everything else that reads them."""
 
 
-def own_similarity(
-    embeddings: Tensor, weight: Tensor, own: Tensor, normalize: bool = True, sub_centers: int = 1
-) -> tuple[Own, Tensor]:
-    """The similarity of each sample to its own class, and the weights again, for everything else that reads them.
+def compare(
+    embeddings: Tensor,
+    weight: Tensor,
+    own: Tensor,
+    normalize_embeddings: bool = True,
+    normalize: bool = True,
+    sub_centers: int = 1,
+) -> Comparison:
+    """Each sample beside its own class.
 
-    Equals ``(embeddings * F.normalize(weight[own])).sum(1)`` and ``weight``, but the gradient of the rows is added into
-    that of the weights, where indexing would make a second (C, D) tensor for it. Arguments as in
-    :class:`NegativeLogits`.
+    The similarity equals ``(F.normalize(embeddings) * F.normalize(weight[own])).sum(1)``, but the gradient of the rows
+    is added into that of the weights, where indexing would make a second (C, D) tensor for it. Arguments as in
+    :class:`NegativeLogits`; ``normalize_embeddings`` is whether embeddings are divided by their length.
     """
-    similarity, row_norm, weight = _OwnSimilarity.apply(embeddings, weight, own, normalize, sub_centers)
-    return Own(similarity, row_norm), weight
+    return Comparison(*_Compare.apply(embeddings, weight, own, normalize_embeddings, normalize, sub_centers))
 
 
 def scaled(similarity: Tensor, scale: float | Tensor) -> Tensor:
@@ -112,33 +122,66 @@ def nearest_row(similarity: Tensor, sub_centers: int) -> Tensor:
     return similarity if sub_centers == 1 else similarity.unflatten(1, (-1, sub_centers)).amax(2)
 
 
-def blocks(
-    own: Tensor, classes: int, entries: int, chunk_size: int | None
-) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
-    """The classes of each block, and where in it a sample meets its own: index of the sample, and of the column.
+class Chunk(NamedTuple):
+    """Classes that follow each other."""
+
+    start: int
+    stop: int
+    is_all: bool
+
+    def of(self, table: Tensor, per_class: int = 1) -> Tensor:
+        """Their rows of a table with so many for each class."""
+        return table if self.is_all else table[self.start * per_class : self.stop * per_class]
+
+    def fill_own(self, block: Tensor, own: Tensor, value: float) -> Tensor:
+        """Put a value where a sample meets its own class, by :func:`in_place`; nobody waits to know which do.
+
+        Args:
+            block: (B, K) of the K classes of this chunk.
+            own: (B,) in [0, C).
+            value: the value.
+        """
+        column = own.unsqueeze(1)
+        if self.is_all:
+            return in_place("scatter", block, 1, column, value)
+        column = column - self.start
+        nearest = column.clamp(0, self.stop - self.start - 1)
+        values = torch.where(column == nearest, value, block.gather(1, nearest))  # elsewhere what is there already
+        return in_place("scatter", block, 1, nearest, values)
+
+
+def chunks(classes: int, entries: int, chunk_size: int | None) -> Iterator[Chunk]:
+    """All classes, a chunk at a time.
 
     Args:
-        own: (B,) in [0, C).
         classes: C.
         entries: that a block has for each class.
-        chunk_size: classes in a block; None makes small ones.
+        chunk_size: classes in a chunk; None makes small ones.
     """
     size = chunk_size or max(1, BLOCK_ELEMENTS // max(1, entries))
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        if stop - start == classes:
-            yield slice(start, stop), (torch.arange(len(own), device=own.device), own)
-        else:
-            samples = ((own >= start) & (own < stop)).nonzero().squeeze(1)
-            yield slice(start, stop), (samples, own[samples] - start)
+        yield Chunk(start, stop, stop - start == classes)
+
+
+def softmax_of(block: Tensor) -> tuple[Tensor, Tensor]:
+    """``block.softmax(1)`` and ``block.logsumexp(1)`` of finite entries, in one pass for both."""
+    share = block.softmax(1)
+    return share, block.amax(1) - share.amax(1).log()  # at the largest entry nothing underflows
 
 
 _LOGSUMEXP = object()  # instead of a function to sum
 
 
 def _reduce(logits: NegativeLogits, of) -> Tensor:
-    scale = torch.as_tensor(logits.scale, dtype=logits.embeddings.dtype, device=logits.embeddings.device)
-    return _Reduction.apply(logits.embeddings, logits.weight, scale, logits.bias, logits, of)
+    takes_slopes = logits.margin is not None or of not in (None, _LOGSUMEXP)
+    apply = _apply_untraced if takes_slopes else _Reduction.apply
+    return apply(logits.embeddings, logits.weight, logits.scale, logits.bias, logits, of)
+
+
+@untraced  # its backward asks autograd for a slope: the compiler would try, and fail, at every step
+def _apply_untraced(*args: Any) -> Tensor:
+    return _Reduction.apply(*args)
 
 
 class _Directions(torch.autograd.Function):
@@ -146,60 +189,87 @@ class _Directions(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, embeddings):
+        ctx.set_materialize_grads(False)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         length = norm.clamp_min(SHORTEST).unsqueeze(1)
         result = embeddings / length
+        ctx.normalize_embeddings = True
         ctx.save_for_backward(result, length)
         return result, norm
 
     @staticmethod
     @first_order
     def backward(ctx, grad, grad_norm):
-        result, length = ctx.saved_tensors
-        radial = grad_norm.unsqueeze(1) - torch.linalg.vecdot(grad, result).unsqueeze(1) / length
-        return torch.addcmul(grad / length, radial, result)
+        return _before_length(ctx, grad, grad_norm, *ctx.saved_tensors)
 
 
-class _OwnSimilarity(torch.autograd.Function):
-    """A product of pairs of rows; the weights pass through, so that all their gradients meet in one tensor."""
+class _Compare(torch.autograd.Function):
+    """Embeddings and weights pass through, so that all their gradients meet in one tensor."""
 
     @staticmethod
-    def forward(ctx, embeddings, weight, own, normalize, sub_centers):
-        rows = weight[own] if sub_centers == 1 else weight.view(-1, sub_centers, weight.shape[1])[own]
-        similarity = torch.linalg.vecdot(embeddings if sub_centers == 1 else embeddings.unsqueeze(1), rows)
-        norm = rows.norm(dim=-1)
+    def forward(ctx, embeddings, weight, own, normalize_embeddings, normalize, sub_centers):
+        ctx.set_materialize_grads(False)
+        norm = torch.linalg.vector_norm(embeddings, dim=1)
+        length = norm.clamp_min(SHORTEST).unsqueeze(1)
+        direction = embeddings / length if normalize_embeddings else embeddings.view_as(embeddings)
+        rows = weight.index_select(0, own) if sub_centers == 1 else weight.view(-1, sub_centers, weight.shape[1])[own]
+        similarity = torch.linalg.vecdot(direction if sub_centers == 1 else direction.unsqueeze(1), rows)
+        row_norm = torch.linalg.vector_norm(rows, dim=-1)
+        inverse = row_norm.clamp_min(SHORTEST).reciprocal()
         if normalize:
-            similarity = similarity / norm.clamp_min(SHORTEST)
+            similarity = in_place("mul", similarity, inverse)
         if sub_centers > 1:
             similarity, nearest = similarity.max(1)
-            own = own * sub_centers + nearest
-            rows, norm = weight[own], norm.gather(1, nearest.unsqueeze(1)).squeeze(1)
-        ctx.save_for_backward(embeddings, rows, norm, similarity, own)
-        ctx.normalize = normalize
-        return similarity, norm, weight.view_as(weight)
+            own, nearest = own * sub_centers + nearest, nearest.unsqueeze(1)
+            rows = weight.index_select(0, own)
+            row_norm, inverse = row_norm.gather(1, nearest).squeeze(1), inverse.gather(1, nearest).squeeze(1)
+        ctx.normalize_embeddings, ctx.normalize, ctx.of_weight = normalize_embeddings, normalize, weight.shape
+        ctx.save_for_backward(direction, length, rows, inverse, similarity, own)
+        return direction, norm, similarity, row_norm, weight.view_as(weight)
 
     @staticmethod
     @first_order
-    def backward(ctx, grad, grad_norm, grad_weight):
-        embeddings, rows, norm, similarity, own = ctx.saved_tensors
-        inverse = norm.clamp_min(SHORTEST).reciprocal()
-        radial = grad_norm * inverse  # along the row
-        if ctx.normalize:
-            grad = grad * inverse
-            radial = radial - grad * similarity * inverse
-        grad = grad.unsqueeze(1)
-        of_rows = torch.addcmul(grad * embeddings, radial.unsqueeze(1), rows)
-        grad_weight = in_place("index_add", grad_weight, 0, own, of_rows)
-        return grad * rows, grad_weight, None, None, None
+    def backward(ctx, grad, grad_norm, grad_similarity, grad_row_norm, grad_weight):
+        direction, length, rows, inverse, similarity, own = ctx.saved_tensors
+        along = None if grad_row_norm is None else grad_row_norm * inverse  # the row
+        of_rows = None
+        if grad_similarity is not None:
+            if ctx.normalize:
+                grad_similarity = grad_similarity * inverse
+                turned = grad_similarity * similarity * inverse
+                along = -turned if along is None else along - turned
+            of_pair = grad_similarity.unsqueeze(1)
+            of_rows = of_pair * direction
+            grad = of_pair * rows if grad is None else in_place("addcmul", grad, of_pair, rows)
+        if along is not None:
+            radial = along.unsqueeze(1)
+            of_rows = radial * rows if of_rows is None else in_place("addcmul", of_rows, radial, rows)
+        if ctx.needs_input_grad[1] and of_rows is not None:
+            grad_weight = rows.new_zeros(ctx.of_weight) if grad_weight is None else grad_weight
+            grad_weight = in_place("index_add", grad_weight, 0, own, of_rows)
+        return _before_length(ctx, grad, grad_norm, direction, length), grad_weight, None, None, None, None
+
+
+def _before_length(ctx, grad: Tensor | None, grad_norm: Tensor | None, direction: Tensor, length: Tensor):
+    """The gradient of embeddings, from those of their directions, or of themselves, and of their lengths."""
+    if ctx.normalize_embeddings and grad is not None:
+        grad = grad / length
+        radial = (grad * direction).sum(1, keepdim=True)
+        radial = radial if grad_norm is None else radial - grad_norm.unsqueeze(1)
+        return in_place("addcmul", grad, radial, direction, value=-1)
+    if grad_norm is None:
+        return grad
+    of_length = grad_norm.unsqueeze(1) * (direction if ctx.normalize_embeddings else direction / length)
+    return of_length if grad is None else grad + of_length
 
 
 class _Block(NamedTuple):
-    """The logits of a chunk of K classes."""
+    """What backward needs of the logits of a chunk of K classes."""
 
-    logits: Tensor  # (B, K)
+    logits: Tensor  # (B, K); for logsumexp their softmax
     similarity: Tensor | None  # (B, K) before margin and scale; None where scale and lengths are one factor of a column
     nearest: Tensor | None  # (B, K) which row of each class is its nearest, where there are several
-    inverse: Tensor | None  # (K · sub_centers,) 1 / length of each row
+    length: Tensor | None  # (K · sub_centers,) of each row
 
 
 class _Reduction(torch.autograd.Function):
@@ -210,29 +280,23 @@ class _Reduction(torch.autograd.Function):
         parts: list[Tensor] = []
         kept: list[Tensor | None] = []
         room = KEPT_ELEMENTS if logits.chunk_size is None else 0
-        for place, own in _blocks(logits):
-            block = _block(logits, scale, place)
-            if of is _LOGSUMEXP:
-                least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
-                block = block._replace(logits=filled(block.logits, own, least))
-                parts.append(logsumexp(block.logits))
-            else:
-                values = block.logits.clone() if of is None else of(block.logits)
-                parts.append(filled(values, own, 0).sum(1))
+        for chunk in _chunks(logits):
+            block, part = _reduced(_block(logits, scale, chunk), logits, chunk, of)
+            parts.append(part)
             for tensor in block:
                 room -= 0 if tensor is None else tensor.numel()
             kept.extend(block if room >= 0 else ())
-        result = parts[0]
+        shares, result = None, parts[0]
         if len(parts) > 1:
             stacked = torch.stack(parts, dim=1)
-            result = logsumexp(stacked) if of is _LOGSUMEXP else stacked.sum(1)
+            shares, result = softmax_of(stacked) if of is _LOGSUMEXP else (None, stacked.sum(1))
         ctx.logits, ctx.of = logits, of
+        ctx.scale = None if isinstance(scale, Tensor) else scale
+        saved = embeddings, weight, scale if ctx.scale is None else None, bias, shares, *kept
         ctx.of_embeddings_alone = not any(ctx.needs_input_grad[1:])
         if ctx.of_embeddings_alone and ctx.needs_input_grad[0]:  # taken now: backward may find the rows moved
-            saved = embeddings, weight, scale, bias, result, *kept
-            ctx.save_for_backward(_gradients(ctx, saved, torch.ones_like(result))[0])
-        else:
-            ctx.save_for_backward(embeddings, weight, scale, bias, result, *kept)
+            saved = _gradients(ctx, saved, torch.ones_like(result))[:1]
+        ctx.save_for_backward(*saved)
         return result
 
     @staticmethod
@@ -243,38 +307,58 @@ class _Reduction(torch.autograd.Function):
         return *_gradients(ctx, ctx.saved_tensors, upstream), None, None
 
 
+def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_Block, Tensor]:
+    """The block for backward, and what a chunk adds to the result, (B,)."""
+    if of is _LOGSUMEXP:
+        least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
+        share, part = softmax_of(chunk.fill_own(block.logits, logits.own, least))
+        return _Block(share, *block[1:]), part
+    values = block.logits.clone() if of is None else of(block.logits)
+    return block, chunk.fill_own(values, logits.own, 0.0).sum(1)
+
+
 def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
     """Of embeddings, weight, scale and bias."""
-    embeddings, weight, scale, bias, result, *kept = saved
+    embeddings, weight, scale, _, shares, *kept = saved
+    scale = scale if ctx.scale is None else ctx.scale
     _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
     logits = ctx.logits
-    grads = torch.zeros_like(embeddings), torch.empty_like(weight) if needs_weight else None
-    grad_scale = torch.zeros_like(upstream) if needs_scale else None
-    grad_bias = torch.empty_like(bias) if needs_bias else None
+    of_embeddings = of_weight = None
+    of_scale = torch.zeros_like(upstream) if needs_scale else None
+    of_bias = []
     width = len(_Block._fields)
-    for number, (place, own) in enumerate(_blocks(logits)):
+    for number, chunk in enumerate(_chunks(logits)):
         of_block = kept[number * width : (number + 1) * width]
-        block = _Block(*of_block) if of_block else _block(logits, scale, place)
+        block = _Block(*of_block) if of_block else _block(logits, scale, chunk)
         if ctx.of is _LOGSUMEXP:
-            grad = in_place("mul", exponential(block.logits - result.unsqueeze(1)), upstream.unsqueeze(1))
+            if not of_block:
+                block, _ = _reduced(block, logits, chunk, ctx.of)
+            of_part = upstream if shares is None else upstream * shares[:, number]
+            grad = block.logits * of_part.unsqueeze(1)
         else:
             grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
-        grad = filled(grad, own, 0)
-        if grad_bias is not None:
-            grad_bias[place] = grad.sum(0)
-        grad = _before_margin_and_scale(logits, scale, block, grad, grad_scale)
+        if ctx.of is not _LOGSUMEXP or len(weight) == logits.sub_centers:  # else it is 0 there
+            grad = chunk.fill_own(grad, logits.own, 0.0)
+        if needs_bias:
+            of_bias.append(grad.sum(0))
+        grad = _before_margin_and_scale(logits, scale, block, grad, of_scale)
         if block.nearest is not None:
             grad = _spread(grad, block.nearest, logits.sub_centers)
-        _add_products(grad, block.inverse, embeddings, weight, _rows(place, logits), *grads)
-    if grad_scale is not None and not scale.ndim:
-        grad_scale = grad_scale.sum()
-    return *grads, grad_scale, grad_bias
-
-
-def logsumexp(block: Tensor) -> Tensor:
-    """``block.logsumexp(1)`` of finite entries, with fewer passes."""
-    largest = block.amax(1, keepdim=True)
-    return exponential(block - largest).sum(1).log() + largest.squeeze(1)
+        if block.length is not None:
+            grad = in_place("div", grad, block.length)
+        rows = chunk.of(weight, logits.sub_centers)
+        of_embeddings = grad @ rows if of_embeddings is None else in_place("addmm", of_embeddings, grad, rows)
+        if needs_weight:
+            of_weight = torch.empty_like(weight) if of_weight is None and not chunk.is_all else of_weight
+            out = None if of_weight is None else chunk.of(of_weight, logits.sub_centers)
+            part = torch.mm(grad.t(), embeddings, out=out)
+            if block.length is not None:  # onto the tangent of the sphere: the length of a row changes nothing
+                radial = (part * rows).sum(1) / block.length.square()
+                part.addcmul_(rows, radial.unsqueeze(1), value=-1)
+            of_weight = part if chunk.is_all else of_weight
+    if of_scale is not None and not scale.ndim:
+        of_scale = of_scale.sum()
+    return of_embeddings, of_weight, of_scale, torch.cat(of_bias) if len(of_bias) > 1 else (of_bias or [None])[0]
 
 
 def exponential(block: Tensor) -> Tensor:
@@ -282,40 +366,40 @@ def exponential(block: Tensor) -> Tensor:
     return in_place("exp2", in_place("mul", block, LOG2_E))
 
 
-def _blocks(logits: NegativeLogits) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+def _chunks(logits: NegativeLogits) -> Iterator[Chunk]:
     classes, entries = len(logits.weight) // logits.sub_centers, len(logits.embeddings) * logits.sub_centers
-    return blocks(logits.own, classes, entries, logits.chunk_size)
+    return chunks(classes, entries, logits.chunk_size)
 
 
-def _rows(place: slice, logits: NegativeLogits) -> slice:
-    """The rows of some classes."""
-    return slice(place.start * logits.sub_centers, place.stop * logits.sub_centers)
-
-
-def _block(logits: NegativeLogits, scale: Tensor, place: slice) -> _Block:
-    rows = logits.weight[_rows(place, logits)]
-    inverse = rows.norm(dim=1).clamp_min(SHORTEST).reciprocal() if logits.normalize else None
-    block = logits.embeddings @ rows.t()
+def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Block:
+    rows = chunk.of(logits.weight, logits.sub_centers)
+    length = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST) if logits.normalize else None
     similarity = nearest = None
-    if logits.margin is None and logits.sub_centers == 1 and not scale.ndim and not scale.requires_grad:
-        block = in_place("mul", block, scale if inverse is None else inverse * scale)
+    bias = None if logits.bias is None else chunk.of(logits.bias)
+    factor = None if isinstance(scale, Tensor) or logits.margin is not None or logits.sub_centers > 1 else scale
+    if factor is not None and length is not None:  # beta=0: the first argument is not looked at
+        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=factor), length)
+    elif factor == 1 and bias is not None:
+        return _Block(torch.addmm(bias, logits.embeddings, rows.t()), None, None, None)
     else:
-        similarity = block if inverse is None else in_place("mul", block, inverse)
+        similarity = logits.embeddings @ rows.t()
+        similarity = similarity if length is None else in_place("div", similarity, length)
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
-    if logits.bias is not None:
-        block = in_place("add", block, logits.bias[place])
-    return _Block(block, similarity, nearest, inverse)
+        similarity = similarity if factor is None else None
+    if bias is not None:
+        block = in_place("add", block, bias)
+    return _Block(block, similarity, nearest, length)
 
 
-def _before_margin_and_scale(logits, scale, block, grad, grad_scale) -> Tensor:
+def _before_margin_and_scale(logits, scale, block, grad, of_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
     if block.similarity is None:
-        return in_place("mul", grad, scale)
-    if grad_scale is not None:
+        return grad if scale == 1 else in_place("mul", grad, scale)
+    if of_scale is not None:
         after = block.similarity if logits.margin is None else logits.margin(block.similarity)
-        grad_scale += (grad * after).sum(1)
+        of_scale += (grad * after).sum(1)
     return _pulled_back(logits.margin, block.similarity, scaled(grad, scale))
 
 
@@ -332,17 +416,3 @@ def _spread(grad: Tensor, nearest: Tensor, sub_centers: int) -> Tensor:
     """(B, K) gradients of classes to (B, K · sub_centers) of their rows: all goes to the nearest."""
     rows = grad.new_zeros(*grad.shape, sub_centers)
     return in_place("scatter", rows, 2, nearest.unsqueeze(2), grad.unsqueeze(2)).flatten(1)
-
-
-def _add_products(grad, inverse, embeddings, weight, place, grad_embeddings, grad_weight) -> None:
-    """The two matrix products: to the gradient of the embeddings, and the chunk's part of that of the weights."""
-    rows = weight[place]
-    if inverse is not None:
-        grad = grad * inverse
-    grad_embeddings.addmm_(grad, rows)
-    if grad_weight is None:
-        return
-    part = torch.mm(grad.t(), embeddings, out=grad_weight[place])
-    if inverse is not None:  # onto the tangent of the sphere: the length of a row changes nothing
-        radial = (part * rows).sum(1) * inverse.square()
-        part.addcmul_(rows, radial.unsqueeze(1), value=-1)

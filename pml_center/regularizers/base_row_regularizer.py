@@ -8,6 +8,7 @@ from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import Tensor, nn
 
 from pml_center.checks import check_flags, check_modules, check_rows
+from pml_center.ops.precision import full_precision, working_dtype
 
 
 class BaseRowRegularizer(BaseRegularizer):
@@ -47,8 +48,8 @@ class BaseRowRegularizer(BaseRegularizer):
 
     def compute_loss(self, x: Tensor) -> dict[str, dict]:
         """PML's hook: the terms as a dictionary for the reducer."""
-        with torch.autocast(x.device.type, enabled=False):
-            terms = self.terms(x.to(torch.promote_types(x.dtype, torch.float32)))
+        with full_precision(x):
+            terms = self.terms(x.to(working_dtype(x)))
         if not terms.ndim:
             return {"loss": {"losses": terms, "indices": None, "reduction_type": "already_reduced"}}
         return {

@@ -1,9 +1,11 @@
 """CenterInvariantRegularizer."""
 
 import torch
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from pml_center.checks import check_labels, check_rows
+from pml_center.ops.centers import class_sums
 from pml_center.regularizers.base_row_regularizer import BaseRowRegularizer
 
 
@@ -50,11 +52,17 @@ class CenterInvariantRegularizer(BaseRowRegularizer):
     def compute_loss(self, x: Tensor, labels: Tensor | None = None) -> dict[str, dict]:
         """PML's hook: the terms as a dictionary for the reducer."""
         computed = super().compute_loss(x)
-        if labels is not None:
-            present = labels.unique()
-            terms = computed["loss"]["losses"].index_select(0, present)
-            computed["loss"] |= {"losses": terms, "indices": present, "divisor": len(present)}
-        return computed
+        if labels is None:
+            return computed
+        terms = computed["loss"]["losses"]
+        if type(self.reducer) is MeanReducer:  # of the classes present, which nobody waits to know
+            _, sums, counts = class_sums(terms.index_select(0, labels).unsqueeze(1), labels)
+            assert counts is not None
+            mean = (sums.squeeze(1) / counts.clamp_min(1)).sum() / (counts > 0).sum()
+            return {"loss": {"losses": mean, "indices": None, "reduction_type": "already_reduced"}}
+        present = labels.unique()
+        terms = terms.index_select(0, present)
+        return {"loss": computed["loss"] | {"losses": terms, "indices": present, "divisor": len(present)}}
 
     def terms(self, rows: Tensor) -> Tensor:
         """That of each class, (C, D) to (C,)."""

@@ -79,11 +79,12 @@ class RingRegularizer(BaseRowRegularizer):
         """The radius of the first batch, kept if it is one of training."""
         if processes() > 1:  # each must start from the same
             lengths = torch.cat(rows_by_rank(lengths))
-        mean = lengths[lengths.isfinite()].mean()  # an overflow of half precision must not be the radius
-        if not self.training or not mean.isfinite():
+        finite = lengths.isfinite()  # an overflow of half precision must not be the radius
+        mean = torch.where(finite, lengths, 0.0).sum() / finite.sum()
+        if not self.training or (mean.device.type == "cpu" and not mean.isfinite()):
             return mean
         self._is_known = True
-        return self.radius.copy_(mean)
+        return self.radius.copy_(mean.nan_to_num())
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)

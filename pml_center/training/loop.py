@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -237,7 +237,7 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         images, labels, skipped = next(batches)
         images, labels = images.to(state.device, non_blocking=True), labels.to(state.device, non_blocking=True)
         seed_everything(config.seed, progress.update, part, distributed.rank())
-        with torch.autocast(state.device.type, HALF.get(config.amp), enabled=config.amp in HALF):
+        with torch.autocast(state.device.type, HALF[config.amp]) if config.amp in HALF else nullcontext():
             embeddings = state.network(images)
         seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
         total, parts = state.criterion(embeddings.float(), labels)
@@ -351,6 +351,12 @@ def completed(config: TrainConfig) -> TrainConfig:
     if config.neck_init is None:
         starts = knows and model != "mlp" and config.neck == "linear" and config.embedding_size != 0
         full["neck_init"] = "pca" if starts else "random"
+    if config.lr is None:
+        full["lr"] = config.rate
+        if config.trunk_lr is None and (config.pretrained or config.weights):
+            full["trunk_lr"] = config.rate / 20
+        if config.neck_lr is None and full.get("neck_init", config.neck_init) == "pca":
+            full["neck_lr"] = config.rate / 2
     return replace(config, **full)
 
 

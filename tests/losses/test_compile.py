@@ -1,8 +1,9 @@
-"""Every loss runs under torch.compile, with the same numbers."""
+"""Every loss runs under torch.compile, with the same numbers, and is traced no more once it was."""
 
 import pytest
 import torch
 from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.utils import counters
 
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
@@ -21,12 +22,15 @@ ONE_OF_EACH = {case.loss: case for case in reversed(CASES)}  # compiling takes s
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler about itself
 @pytest.mark.parametrize("case", ONE_OF_EACH.values(), ids=str)
-def test_compiled_equals_plain(case, generator):
-    embeddings = torch.randn(12, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
-    labels = torch.randint(NUM_CLASSES, (12,), generator=generator)
-    plain, compiled = case.build(), torch.compile(case.build(), backend="aot_eager")
-    for _ in range(2):  # a second batch meets moved centers and statistics
+def test_compiled_equals_plain_and_is_traced_no_more_from_the_third_batch_on(case, generator):
+    plain, compiled, traced = case.build(), torch.compile(case.build(), backend="aot_eager"), []
+    for _ in range(3):  # a second batch meets moved centers and statistics
+        embeddings = torch.randn(12, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
+        labels = torch.randint(NUM_CLASSES, (12,), generator=generator)
         value, expected = compiled(embeddings, labels), plain(embeddings, labels)
         torch.testing.assert_close(value, expected)
         (gradient,), (other,) = torch.autograd.grad(value, embeddings), torch.autograd.grad(expected, embeddings)
         torch.testing.assert_close(gradient, other)
+        traced.append(counters["frames"]["total"])
+    assert traced[0] > 0
+    assert traced[2] == traced[1]

@@ -296,12 +296,6 @@ WRONG = {
         TypeError,
         r"must be floating point, got dtype torch.float8",
     ),
-    "meta": (
-        lambda x, y: (x.to("meta"), y),
-        TypeError,
-        r"embeddings must have values, got a tensor of the meta device",
-    ),
-    "meta labels": (lambda x, y: (x, y.to("meta")), TypeError, r"labels must have values, got a tensor of the meta"),
     "overflow": (lambda x, y: (1e25 * x.float(), y), ValueError, r"have lengths whose square float32 can hold, got \d"),
     "too few": (lambda x, y: (x, y[:5]), ValueError, r"labels must have shape \(12,\).*got shape \(5,\)"),
     "width": (lambda x, y: (x[:, :3], y), ValueError, r"must have 5 columns.*got shape \(12, 3\).*embedding_size=3"),

@@ -51,13 +51,6 @@ def test_twins_leave_the_gradient_finite():
         assert gradient.isfinite().all()
 
 
-def test_one_class_of_a_batch_is_looked_at_block_by_block(generator, monkeypatch):
-    embeddings, labels = torch.randn(20, 3, generator=generator), torch.zeros(20, dtype=torch.long)
-    whole = intra(7, points=embeddings, labels=labels)
-    monkeypatch.setattr("pml_center.ops.distances.PAIR_ELEMENTS", 30)
-    assert intra(7, points=embeddings, labels=labels) == whole
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

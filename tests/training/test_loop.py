@@ -445,3 +445,28 @@ def test_cuda_that_is_not_there_is_refused():
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run must be a folder written by `pml-center train`, got"):
         Run.open(tmp_path)
+
+
+class OnTheCPU(torch.Generator):
+    """A generator for a device that has none."""
+
+    def __new__(cls, device=None):
+        return super().__new__(cls)
+
+
+@few_digits
+def test_steps_of_a_run_read_no_value_of_a_tensor_elsewhere(monkeypatch):
+    """The meta device has none to read: the loss, what is clipped, averaged and summed waits for no GPU."""
+    monkeypatch.setattr(torch, "Generator", OnTheCPU)  # which timm's moving average asks the device for
+    config = dataclasses.replace(
+        SMALL, data="digits", loss="ArcFaceLoss + 0.01 * CenterLoss", clip_grad=1.0, accumulate=2, ema=0.9
+    )
+    state = TrainState.build(loop.with_full_paths(config), torch.device("meta"))
+    for group in state.optimizer.param_groups:
+        group["fused"] = False  # there is no fused optimizer of the meta device
+    batches = state.batches()
+    for _ in range(3):
+        assert loop.step(state, batches) == 2 * SMALL.batch_size
+    assert state.progress.batches == 6
+    with pytest.raises(RuntimeError, match="meta"):
+        state.progress.means()  # is what waits, once in many steps
