@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,7 +34,8 @@ def training_loader(images: LabeledImages, model: Embedder, config: TrainConfig,
         images = images.with_transform(_training_transform(model, config))
     else:
         workers = 0  # which are in memory
-    batch_size = config.batch_size if config.per_class else min(config.batch_size, len(images))
+    most = config.per_class * len(np.unique(images.labels)) or len(images)
+    batch_size = min(config.batch_size, most)
     return DataLoader(
         SeededImages(images, is_random=config.augments),
         batch_sampler=EpochBatches(images.labels, batch_size, config.per_class, seed, rank, parts),

@@ -126,7 +126,8 @@ class LossConfig:
     Attributes:
         loss: a sum of losses of pml_center or PML by name, each with a weight, arguments and a miner if it takes one:
             'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
-        batch_size: images in a batch, of all processes together.
+        batch_size: images in a batch, of all processes together; fewer where there are not as many, or not as many
+            classes for per_class.
         per_class: images of each class in a batch; 0 draws images regardless of class.
         accumulate: batches that make one step of the optimizer.
     """

@@ -432,8 +432,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_a_batch_by_class_must_fit_the_classes(tmp_path):
-    with pytest.raises(ValueError, match=r"batch_size must be a multiple of per_class .*got 64 with per_class=5"):
-        fit(small(tmp_path, per_class=5))
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of per_class .*got 32 with per_class=5"):
+        fit(small(tmp_path, per_class=5, batch_size=32))
+    state = TrainState.build(small(tmp_path, per_class=5), torch.device("cpu"))  # 64 would be more than the 8 classes
+    assert state.batch_size == 40
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
