@@ -79,24 +79,25 @@ def run_protocols(
 def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], dict[str, "Report"]]:
     """A report for each protocol, and beside that of retrieval by a run, retrieval by what needs no training."""
     from pml_center.cli.protocols import PROTOCOLS
-    from pml_center.training.measurement import with_doubts
 
     reports = {name: PROTOCOLS[name](task) for name in protocols}
     reports = {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
     beside = _beside(task) if "retrieval" in reports else {}
     if task.rows.run and beside:
+        from pml_center.training.measurement import with_doubts  # and with it all of training
+
         reports["retrieval"] = with_doubts(reports["retrieval"], beside, task.rows.run.config.metric)
     return reports, beside
 
 
 def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, metric: str = "") -> None:
     """Print the metrics of a model with their intervals, beside those of what needs no training if there are any."""
-    from pml_center.evaluation.report import BESIDE
-    from pml_center.training.measurement import gained
-
     if not beside:
         print(report)
         return
+    from pml_center.evaluation.report import BESIDE
+    from pml_center.training.measurement import gained
+
     print(report.summary)
     show_table(*report.table({BESIDE[name]: other for name, other in beside.items()}))
     for sentence in [*gained(report, beside, metric), *report.remarks]:

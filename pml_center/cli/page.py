@@ -49,14 +49,14 @@ def write_page(
             first = [*unbeaten(*told), *gained(*told)]
     # The page of a run says the same whoever writes it.
     made = environment() if run is None or facts is not None else run.environment
-    for name in ("images", "reference_images"):
-        images: Any = material.get(name)
+    for kind in ("images", "reference_images"):
+        images: Any = material.get(kind)
         if getattr(images, "width", None) is not None:
-            material[name] = pictures([images.name(i) for i in range(len(images))])
+            material[kind] = pictures([images.name(i) for i in range(len(images))])
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_html(
         path,
-        {_heading(name) if len(reports) > 1 else "": report for name, report in reports.items()},
+        {_heading(protocol) if len(reports) > 1 else "": report for protocol, report in reports.items()},
         **(beside or {}),
         title=_title(run, name, facts or {}),
         first=first,

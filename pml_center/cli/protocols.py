@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from pml_center.evaluation import (
     lfw_pairs,
 )
 from pml_center.text_files import read_columns
-from pml_center.training import Run
+
+if TYPE_CHECKING:
+    from pml_center.training import Run
 
 LOG = logging.getLogger("pml_center")
 METRICS = tuple(RetrievalEvaluator.metrics)
@@ -177,7 +179,7 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
     return Task(rows, gallery, pairs, options)
 
 
-def with_defaults(options: EvalOptions, run: Run | None, labels: Sequence[Hashable]) -> EvalOptions:
+def with_defaults(options: EvalOptions, run: "Run | None", labels: Sequence[Hashable]) -> EvalOptions:
     """What was not asked for: as a run is measured at its end, or as any other model."""
     known = run is not None and run.knows(labels)
     own: list[str] = [] if run is None else [run.config.metric]

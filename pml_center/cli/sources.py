@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from pml_center.data.vectors import MODEL_FILE, made_by
 from pml_center.evaluation import Samples, embed
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.text_files import read_rows
-from pml_center.training import Run
-from pml_center.training.run_folder import check_features, timm_trunk, untouched
+
+if TYPE_CHECKING:
+    from pml_center.training import Run
 
 LOG = logging.getLogger("pml_center")
 KEPT = ("pretrained", "weights", "image_size", "channels", "flip_test")  # of the options: what embeddings depend on
@@ -45,7 +46,7 @@ class Embedded:
     doubts: tuple[str, ...] = ()  # sentences for every report
 
     @property
-    def run(self) -> Run | None:
+    def run(self) -> "Run | None":
         """The run of the model, if it has one."""
         return None if self.model is None else self.model.run
 
@@ -80,7 +81,8 @@ class Model:
     """
 
     def __init__(self, source: str, options: ModelOptions):
-        from pml_center.training.loop import choose_device  # and with it timm, which arrays do not need
+        from pml_center.training.loop import choose_device  # and with it timm and PML, which arrays do not need
+        from pml_center.training.run_folder import Run
 
         self.source, self.options = source, options
         self.device = choose_device(options.device)
@@ -115,6 +117,8 @@ class Model:
         """Features in the place of images, by the model that made those of training."""
         if images.width is not None:
             return images
+        from pml_center.training.run_folder import check_features
+
         source = Path(split_apart(self.run.config.data)[0]) if self.run else Path()
         if not (source / MODEL_FILE).is_file():
             raise ValueError(
@@ -146,7 +150,7 @@ class Model:
             kept |= {"weights": str(Path(self.options.weights).expanduser().resolve()), "pretrained": False}
         return {"model": source} | kept
 
-    def _of_run(self, run: Run) -> Embedder:
+    def _of_run(self, run: "Run") -> Embedder:
         options = self.options
         given = {"weights": options.weights, "image_size": options.image_size, "channels": options.channels}
         wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
@@ -155,6 +159,8 @@ class Model:
         return run.load_model()
 
     def _of_timm(self) -> Embedder:
+        from pml_center.training.run_folder import timm_trunk
+
         options = self.options
         pretrained = options.pretrained and options.weights is None
         if not pretrained and options.weights is None:
@@ -229,6 +235,8 @@ def embedded(
         LOG.warning("%s", doubt)
     LOG.info("data    %s images of %s classes", f"{len(images):,}", f"{images.num_classes:,}")
     if images.width is not None and model.run is not None and data is not None:
+        from pml_center.training.run_folder import check_features
+
         check_features(model.run, data)
     of_images = [images.name(i) for i in range(len(images))]
     if look is not None:
@@ -244,6 +252,7 @@ def embedded(
 def before(rows: Embedded) -> Embedded | None:
     """The same images with the embeddings of the model of a run before training; None where that is gone."""
     from pml_center.training.measurement import feature_rows
+    from pml_center.training.run_folder import untouched
 
     model = rows.model
     if model is None or model.run is None:
@@ -336,7 +345,7 @@ class _WithMirrorImage(nn.Module):
 
 
 def _images(
-    run: Run | None, data: str | None, options: ModelOptions
+    run: "Run | None", data: str | None, options: ModelOptions
 ) -> tuple[LabeledImages, list[str], tuple[str, ...]]:
     """The images to embed, the names of those left out because they cannot be read, and what makes all doubtful."""
     doubts = [] if run is None else run.accepted

@@ -152,7 +152,7 @@ def drop_others(jobs: Sequence[Job]) -> None:
     """
     for job in jobs:
         if job.run.can_resume and options_of(job.run.config) != options_of(job.config):
-            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.lr)
+            LOG.warning("%s: trained anew, with %s and lr %g", job.name, job.config.loss, job.config.rate)
             wait_until_free(job.run.folder)
             with owned(job.run.folder):
                 clear(job.run.folder)

@@ -145,7 +145,7 @@ def _against_the_best(comparison: Comparison) -> list[Part]:
         "p",
         "p corrected",
         "p of these models",
-        "",
+        "judgement",
         "at most",
     ]
     best = comparison.rows[0].candidate.name

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,10 @@ class Setting:
     values: tuple[float | None, ...] = ()
 
     def applied(self, config: TrainConfig) -> TrainConfig:
-        """A configuration with it."""
-        return replace(config, loss=self.loss, lr=self.lr, loss_lr=self.loss_lr, per_class=self.per_class)
+        """A configuration with it. Rates of parts of the model keep their ratio to that of the model."""
+        parts = {name: rate for name in ("trunk_lr", "neck_lr") if (rate := getattr(config, name)) is not None}
+        moved: dict[str, Any] = {name: rate * (self.lr / config.rate) for name, rate in parts.items()}
+        return replace(config, loss=self.loss, lr=self.lr, loss_lr=self.loss_lr, per_class=self.per_class, **moved)
 
 
 class SearchSpace:
@@ -108,7 +110,7 @@ class SearchSpace:
         """What is asked for, as it stands."""
         config = self.config
         values = tuple(knob.given for knob in self.knobs)
-        return Setting(self.formula, config.lr, config.loss_lr, config.per_class, values)
+        return Setting(self.formula, config.rate, config.loss_lr, config.per_class, values)
 
     def settings(self, count: int) -> list[Setting]:
         """The first of them is the one that is given; more begin with the same."""
@@ -121,7 +123,7 @@ class SearchSpace:
 
     def at(self, values: Sequence[float | None]) -> Setting:
         """The setting whose knobs have these values; None leaves one as it is."""
-        options = dict[str, float | None](lr=self.config.lr, loss_lr=self.config.loss_lr)
+        options = dict[str, float | None](lr=self.config.rate, loss_lr=self.config.loss_lr)
         options["per_class"] = self.config.per_class
         terms = list(self.terms)
         for knob, value in zip(self.knobs, values, strict=True):
@@ -200,8 +202,8 @@ _Found = tuple[str, str, int, Range, float | None]
 
 
 def _rates(config: TrainConfig, learns: bool, num_classes: int) -> list[_Found]:
-    given = config.lr if config.loss_lr is None else config.loss_lr
-    found: list[_Found] = [("lr", "lr", -1, LR, config.lr)]
+    given = config.rate if config.loss_lr is None else config.loss_lr
+    found: list[_Found] = [("lr", "lr", -1, LR, config.rate)]
     if learns:
         found.append(("loss_lr", "loss_lr", -1, LOSS_LR, given))
     by_class = config.per_class or PER_CLASS

@@ -35,7 +35,6 @@ class KeptImages:
     Args:
         squash: what makes a picture small.
         images: N paths, or images of other kinds.
-        folder: of the file; it is made where it is missing.
 
     Example:
         >>> squash = Squash((2, 2), channels=1)
@@ -46,11 +45,11 @@ class KeptImages:
                [7, 7]], dtype=uint8), dtype('uint8'))
     """
 
-    def __init__(self, squash: Squash, images: Sequence[Any], folder: Path | None = None):
+    def __init__(self, squash: Squash, images: Sequence[Any]):
         self.squash, self.count = squash, len(images)
         name = _name(squash, images)
-        self.path = None if name is None else (folder or folder_of_kept()) / name
-        self._map(_memory(bytes_of(self.squash, self.count), self.path))
+        self.path = None if name is None else folder_of_kept() / name
+        self._map(_memory(bytes_of(self.squash, self.count), self.path) if self.count else None)
 
     def get(self, row: int, read: Callable[[], Image.Image]) -> NDArray[np.uint8]:
         """The pixels of image ``row``, (H, W) or (H, W, 3); where it is not there yet, those of what ``read`` gives."""

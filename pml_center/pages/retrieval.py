@@ -43,7 +43,7 @@ class RetrievalParts:
     @property
     def below(self) -> str:
         """What stands below the second image of a pair."""
-        return f"Below the second of each pair: the {score_name(self.report)}."
+        return f"Below the second of each pair: {score_name(self.report)}."
 
     def __iter__(self) -> Iterator[Part]:
         for part in (
@@ -67,8 +67,8 @@ class RetrievalParts:
         rows = [[self.queries.card(row, "query"), *self._found(row)] for row in chosen.tolist()]
         return Part(
             "Retrieved images",
-            f"{which}, each with its nearest references and their {score_name(self.report)}. Green: of "
-            "the query's class. Red and dashed: of another.",
+            f"{which}, each with its nearest references. Green: of the query's class. Red and dashed: of another. "
+            f"Below each reference: {score_name(self.report)}.",
             "gallery",
             rows=rows,
         )

@@ -144,10 +144,10 @@ class OptimizerConfig:
     Attributes:
         epochs: passes over the training images.
         optimizer: any optimizer of timm.
-        lr: peak learning rate of the model.
-        trunk_lr: peak learning rate of the model without its neck; by default lr, or a twentieth of it from pretrained
-            weights.
-        neck_lr: peak learning rate of the neck; by default lr, or half of it from principal components.
+        lr: peak learning rate of the model; by default 0.002, but for what knows something already: 0.0001 for a trunk
+            with pretrained weights, 0.001 for a neck from principal components.
+        trunk_lr: peak learning rate of the model without its neck; by default lr.
+        neck_lr: peak learning rate of the neck; by default lr.
         layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
             blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
@@ -164,7 +164,7 @@ class OptimizerConfig:
 
     epochs: int = 20
     optimizer: str = "adamw"
-    lr: float = 2e-3
+    lr: float | None = None
     trunk_lr: float | None = None
     neck_lr: float | None = None
     layer_decay: float = 1.0
@@ -233,8 +233,8 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         ValueError: a number outside its range, or an unknown choice.
 
     Example:
-        >>> TrainConfig("digits", loss="ArcFaceLoss", epochs=5).lr
-        0.002
+        >>> TrainConfig("digits", loss="ArcFaceLoss", epochs=5).batch_size
+        128
     """
 
     def __post_init__(self) -> None:
@@ -278,18 +278,9 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
 
     @property
-    def rates(self) -> dict[str, Any]:
-        """Learning rates of all parts, as :func:`~pml_center.training.param_groups` takes them."""
-        trunk = self.lr / 20 if self.pretrained or self.weights else None  # it knows something already
-        neck = self.lr / 2 if self.neck_init == "pca" else None
-        return {
-            "lr": self.lr,
-            "loss_lr": self.loss_lr,
-            "center_lr": self.center_lr,
-            "trunk_lr": trunk if self.trunk_lr is None else self.trunk_lr,
-            "neck_lr": neck if self.neck_lr is None else self.neck_lr,
-            "layer_decay": self.layer_decay,
-        }
+    def rate(self) -> float:
+        """The peak learning rate of what has none of its own."""
+        return 2e-3 if self.lr is None else self.lr
 
     @property
     def has_fixed_features(self) -> bool:

@@ -351,6 +351,12 @@ def completed(config: TrainConfig) -> TrainConfig:
     if config.neck_init is None:
         starts = knows and model != "mlp" and config.neck == "linear" and config.embedding_size != 0
         full["neck_init"] = "pca" if starts else "random"
+    if config.lr is None:
+        full["lr"] = config.rate
+        if config.trunk_lr is None and (config.pretrained or config.weights):
+            full["trunk_lr"] = config.rate / 20
+        if config.neck_lr is None and full.get("neck_init", config.neck_init) == "pca":
+            full["neck_lr"] = config.rate / 2
     return replace(config, **full)
 
 

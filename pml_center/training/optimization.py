@@ -21,7 +21,7 @@ def create_optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.Opt
     if name not in list_optimizers():
         raise ValueError(unknown_name("optimizer", name, list_optimizers(), "Use adamw, sgd or any other of timm."))
     special = {"fused": True} if name in FUSED else {}
-    return create_optimizer_v2(groups, name, config.lr, momentum=config.momentum, filter_bias_and_bn=False, **special)
+    return create_optimizer_v2(groups, name, config.rate, momentum=config.momentum, filter_bias_and_bn=False, **special)
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates: int) -> Scheduler:

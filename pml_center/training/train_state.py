@@ -153,7 +153,17 @@ class TrainState:
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
-        groups = param_groups(model, loss, weight_decay=config.weight_decay, **config.rates)
+        groups = param_groups(
+            model,
+            loss,
+            lr=config.rate,
+            loss_lr=config.loss_lr,
+            center_lr=config.center_lr,
+            weight_decay=config.weight_decay,
+            trunk_lr=config.trunk_lr,
+            neck_lr=config.neck_lr,
+            layer_decay=config.layer_decay,
+        )
         if config.unfreeze_at is not None:
             model.freeze(config.freeze)
         images = decoded_once(images, model, config)

@@ -1,6 +1,7 @@
 """eval, embed and search: every source of embeddings, every protocol, every way to say what was found."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_several_protocols_in_one_command(run, asked, where):
     assert page.count("data:image/jpeg") > 100
     assert "Few-shot" in page
     assert f"<td>{where / 'rows'}</td>" in page
+    assert "<h1>rows</h1>" in page
     found = asked("eval", "rows", *options)
     assert list(found["reports"]) == protocols
     assert found["schema"] == 1
@@ -117,7 +119,7 @@ def test_the_folder_of_a_run_gets_the_reports(run, where):
     assert {path.name for path in folder.iterdir()} == files
     page = (where / "run.html").read_text(encoding="utf-8")
     assert "Training" in page
-    assert "SoftmaxLoss" in page
+    assert re.search(r"<h1>\w+ with SoftmaxLoss.*, on photos</h1>", page)
 
 
 @pytest.mark.parametrize("file", ["pairs.txt", "pairs.csv"])

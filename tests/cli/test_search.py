@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import faiss
 import numpy as np
@@ -79,6 +81,19 @@ def test_what_is_embedded_already_needs_no_model(run, asked, where, monkeypatch)
     assert list(asked("rows", "rows", "--k", 1)) == samples.names
     assert "queries.npy[1]" in run("search", "rows", "queries.npy", "--report", "arrays.html")
     assert "queries.npy[1]" in (where / "arrays.html").read_text(encoding="utf-8")
+
+
+def test_what_is_embedded_already_loads_torch_and_faiss_and_no_training(where):
+    code = """
+import sys
+from pml_center.cli import main
+
+main(["search", "rows", "rows", "--k", "1"])
+main(["eval", "rows", "--ci", "none"])
+print({"timm", "torchvision", "sklearn", "pytorch_metric_learning", "scipy.stats", "matplotlib"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=where)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])

@@ -123,6 +123,13 @@ def test_images_that_are_no_files_or_have_nowhere_to_be_are_kept_in_memory(files
     assert kept.get(0, lambda: None).tolist() == first.tolist()
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_arrays_are_kept_too_and_no_images_need_no_room(count):
+    transform = eval_transform(SIZE, 1, (0.5,), (0.5,))
+    data = LabeledImages(np.zeros((count, 8, 8), np.uint8), [0] * count, ["ant"], transform)
+    assert tensors(data.decoded_once(transform.squash)) == tensors(data)
+
+
 def test_what_is_not_used_goes_first(files, cache):
     squash = Squash(SIZE, 3)
     for number in (1, 2, 3):

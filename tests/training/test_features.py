@@ -10,6 +10,7 @@ import timm
 import torch
 
 from pml_center import create_embedder
+from pml_center.comparison.search_space import Setting
 from pml_center.data import digits, open_splits
 from pml_center.data.open_images import open_images
 from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
@@ -78,6 +79,16 @@ def test_a_head_starts_where_the_features_are(tmp_path, arrays):
         asked = completed(small(tmp_path, arrays, embedding_size=None, **others))
         assert (asked.embedding_size, asked.neck_init) == (size, init)
     assert (completed(TrainConfig()).embedding_size, completed(TrainConfig()).neck_init) == (64, "random")
+
+
+def test_what_knows_something_moves_less_unless_a_rate_is_given():
+    tuned = TrainConfig("digits", model="resnet18", pretrained=True)
+    rates = [(c.lr, c.trunk_lr, c.neck_lr) for c in map(completed, (tuned, dataclasses.replace(tuned, lr=0.01)))]
+    assert rates == [(0.002, 0.0001, 0.001), (0.01, None, None)]
+    assert completed(dataclasses.replace(tuned, neck="bnneck")).neck_lr is None
+    assert completed(TrainConfig("digits")).trunk_lr is None
+    moved = Setting("SoftmaxLoss", lr=0.004, loss_lr=None, per_class=0).applied(completed(tuned))
+    assert (moved.lr, moved.trunk_lr, moved.neck_lr) == (0.004, 0.0002, 0.002)
 
 
 def test_principal_components_are_for_a_linear_neck():
