@@ -6,11 +6,13 @@ Each work is one forward and backward. The candidates of a size take turns (A B 
 medians, and ratios are those of the medians. "gemm3" is the time of the three matrix products of a dense step: logits,
 gradient of the embeddings, gradient of the weights. Memory is the peak of what torch allocates above the start of a
 step, without the gradient of the weights itself. Small problems, where the fixed cost of a step is what counts, are
-measured on one thread, each loss in turn with PML's of the same name; ``--small`` measures them alone.
+measured on one thread, in time of the processor, each loss in turn with PML's of the same name; ``--small`` measures
+them alone.
 """
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -96,7 +98,7 @@ def small(device, budget):
                 for _ in range(BATCHES_AT_REST + 1):  # until the watch for a forgotten optimizer has gone
                     steps[module]()
                     optimizer.step()
-            medians = seconds(steps, device, budget / len(IN_BOTH))
+            medians = seconds(steps, device, budget / len(IN_BOTH), clock=time.process_time)
             row = {"B, D, C": f"{batch}, {width}, {classes}", "loss": name}
             row["microseconds"], row["PML"] = (round(medians[module] * 1e6) for module in (losses, pml_losses))
             row["of PML"] = round(medians[losses] / medians[pml_losses], 2)

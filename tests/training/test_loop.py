@@ -463,7 +463,7 @@ def test_steps_of_a_run_read_no_value_of_a_tensor_elsewhere(monkeypatch):
     config = dataclasses.replace(
         SMALL, data="digits", loss="ArcFaceLoss + 0.01 * CenterLoss", clip_grad=1.0, accumulate=2, ema=0.9
     )
-    state = TrainState.build(loop.with_full_paths(config), torch.device("meta"))
+    state = TrainState.build(config, torch.device("meta"))
     for group in state.optimizer.param_groups:
         group["fused"] = False  # there is no fused optimizer of the meta device
     batches = state.batches()
