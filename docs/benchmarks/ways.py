@@ -181,12 +181,29 @@ def page():
                 "seconds": round(fmean(run["cpu_seconds"] for run in found), 1),
             }
             rows.append(row)
+    text += ["", "## In short", ""]
+    text += [line for name in DATA if (line := in_short(name, [row for row in rows if row["data"] == name]))]
     for name in DATA:
         text += ["", f"## {name}", ""]
         if of_this := [row for row in rows if row["data"] == name]:
             text += table(of_this, left_out=["data"])
     text += ["", f"Made by `{COMMAND}`; the runs are the lines of `docs/benchmarks/ways/`.", ""]
     write(circumstances(__file__, "cpu", 1) | {"command": COMMAND, "rows": rows}, "\n".join(text), f"{HERE}.json")
+
+
+def in_short(name, rows):
+    """A line on the default way of training on features."""
+    rows = [row for row in rows if row["way"] == "features"]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda row: row["gain"])
+    default = next(row for row in rows if row["loss"] == TrainConfig().loss)
+    better, worse = (sum(row[side] == row["seeds"] for row in rows) for side in ("really better", "really worse"))
+    return (
+        f"- **{name}**: of {len(rows)} losses {better} are really better than the network as it came with every seed, "
+        f"{worse} really worse. The default, `{default['loss']}`, goes from {default['as it came']:.3f} to "
+        f"{default['MAP@R']:.3f}; the best is `{best['loss']}` with {best['MAP@R']:.3f}."
+    )
 
 
 def main():
