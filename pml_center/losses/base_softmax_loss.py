@@ -432,13 +432,13 @@ def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
     loss._step = loss._step + 1
     if not loss._observes:
         return
-    before = dict(loss.named_buffers(recurse=False))
+    before = dict(loss.named_buffers(recurse=False)) | loss.counts
     loss.observe(batch)
     finite = (batch.cosine * batch.norm).sum().isfinite()
     if finite.device.type != "cpu" or torch.compiler.is_compiling() or not finite:
         for name, old in before.items():
             new = getattr(loss, name)
-            if new is not old:
+            if new is not old and new.device == finite.device:  # a count on the CPU cannot know of a GPU
                 setattr(loss, name, torch.where(finite, new, old))
 
 

@@ -41,6 +41,11 @@ class Counting:
         setattr(self, name, torch.zeros((), dtype=torch.long))
         self._kept_counts = {**self._kept_counts, name: is_saved}
 
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """All of them, by name."""
+        return {name: getattr(self, name) for name in self._kept_counts}
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
         for name, is_saved in self._kept_counts.items():
