@@ -106,18 +106,6 @@ def test_three_passes_on_a_pretended_gpu_read_no_value(case, options):
             assert loss(*batch_on("cuda", case)).device.type == "cuda"
 
 
-class Elsewhere(str):
-    """The CPU, which says that it is something else."""
-
-    type = "cuda"
-
-
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """A function after which tensors deny that they are on the CPU."""
-    return lambda: monkeypatch.setattr(torch.Tensor, "device", property(lambda self: Elsewhere("cpu")))
-
-
 def numbers_of_three_steps(loss):
     """Values, gradients and the state."""
     generator, found = torch.Generator().manual_seed(3), []
