@@ -255,6 +255,24 @@ def test_what_waits_for_a_step_has_at_most_a_row_for_each_class(device):
         assert len(loss._pending.sums) <= (1 if device == "cpu" else 10)
 
 
+@STEPPING
+def test_what_waits_on_a_gpu_can_be_loaded_on_the_cpu(update, generator, elsewhere, monkeypatch):
+    embeddings = torch.randn(5, 3, generator=generator)
+    embeddings[4] = torch.inf  # the only one of its class, which nobody there has looked at
+    labels = torch.tensor([0, 0, 1, 2, 3])
+    loss, expected = (losses.CenterLoss(9, 3, update=update, accumulation_steps=2) for _ in range(2))
+    expected(embeddings[:4], labels[:4])
+    expected.step_centers()
+    other = losses.CenterLoss(9, 3, update=update, accumulation_steps=2)
+    elsewhere()
+    other(embeddings, labels)
+    state = other.state_dict()
+    monkeypatch.undo()
+    loss.load_state_dict(state)
+    loss.step_centers()
+    torch.testing.assert_close(loss.state_dict(), expected.state_dict())
+
+
 def test_centers_whose_step_is_forgotten_say_so_once(generator):
     embeddings, labels = torch.randn(4, 3, generator=generator), torch.tensor([0, 0, 1, 1])
     loss = losses.CenterLoss(2, 3, accumulation_steps=None)
