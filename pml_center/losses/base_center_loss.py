@@ -300,9 +300,9 @@ class BaseCenterLoss(BaseClassLoss):
             return own
         parts = zip(*(rows_by_rank(each, self.process_group) for each in own), strict=True)
         joined = [ClassSums(*part) for part in parts]
-        return (
-            joined[0] if joined_by_wrapper() else merge_class_sums(joined, self.num_classes)
-        )  # under it, each has all
+        if joined_by_wrapper():  # under it, each has all
+            return joined[0]
+        return merge_class_sums(joined, self.num_classes)
 
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
