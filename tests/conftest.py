@@ -47,6 +47,18 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: asked for by -m slow, as .ci/run does"))
 
 
+class Elsewhere(str):
+    """The CPU, which says that it is something else."""
+
+    type = "cuda"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A function from whose call on tensors deny that they are on the CPU: what is computed otherwise there is seen."""
+    return lambda: monkeypatch.setattr(torch.Tensor, "device", property(lambda self: Elsewhere("cpu")))
+
+
 @pytest.fixture
 def sketched(monkeypatch):
     """The drawings of pages are made, and left out of the page: matplotlib takes seconds to write them down.

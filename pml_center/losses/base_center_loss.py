@@ -19,7 +19,7 @@ from pml_center.distributed.collectives import joined_by_wrapper, processes, row
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import is_recomputed
 from pml_center.losses.watch import Collapse, ForgottenStep
-from pml_center.ops.centers import ClassSums, center_step, join_class_sums, merge_class_sums, with_rows
+from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
 from pml_center.ops.precision import working_dtype
 
 Update = Literal["paper", "mean", "gradient"]
@@ -245,25 +245,27 @@ class BaseCenterLoss(BaseClassLoss):
         """Remember when the classes of all processes were seen."""
         if processes(self.process_group) > 1:
             labels = torch.cat(rows_by_rank(labels, self.process_group))
-        self._mark(ClassSums(labels, labels))
+        self._mark(labels)
 
-    def _mark(self, seen: ClassSums) -> None:
-        """These classes were seen in this batch, but for sums of no rows."""
-        if seen.counts is None:
-            self.last_seen.index_put_((seen.classes,), self.step)
+    def _mark(self, classes: Tensor, is_seen: Tensor | None = None) -> None:
+        """These classes were seen in this batch, or those for which this is true."""
+        if is_seen is None:
+            self.last_seen.index_put_((classes,), self.step)
         else:
-            self.last_seen.scatter_reduce_(0, seen.classes, self.step * (seen.counts > 0), "amax")
+            self.last_seen.scatter_reduce_(0, classes, self.step * is_seen, "amax")
 
     def _gather(self, difference: Tensor, labels: Tensor) -> None:
         """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
 
         (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
         """
-        found = self._joined(_finite(difference, labels))
+        found = self._sums(difference, labels)
         if self.accumulation_steps == 1:
             self._move(found)
             return
-        self._pending = found if self._pending is None else join_class_sums([self._pending, found])
+        if self._pending is not None:
+            found = merge_class_sums([self._pending, found], self.num_classes)
+        self._pending = found
         self._pending_batches += 1
         if self.accumulation_steps is None:
             self._forgotten_step.see(self._pending_batches)
@@ -274,54 +276,59 @@ class BaseCenterLoss(BaseClassLoss):
         """One step of the centers; none where no batch had a sample."""
         if not len(differences.classes):
             return
-        if differences.counts is None:
+        if not differences.may_be_empty:
             self.spread(self.centers)
-        elif type(self).spread is not BaseCenterLoss.spread:  # on a GPU nobody knows yet whether there is a sample
+        elif type(self).spread is not BaseCenterLoss.spread:  # nobody knows yet whether there is a sample
             spread = self.centers.clone()
             self.spread(spread)
             self.centers.copy_(torch.where((differences.counts > 0).any(), spread, self.centers))
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
-        self._mark(differences)
+        self._mark(differences.classes, differences.counts > 0 if differences.may_be_empty else None)
 
-    def _joined(self, own: ClassSums) -> ClassSums:
-        """The sums of all processes."""
+    def _sums(self, rows: Tensor, labels: Tensor) -> ClassSums:
+        """The sums of all processes, without rows that are not finite, or not when squared: they would spoil a center.
+
+        What comes back is no view of what came: the caller may write over both.
+        """
+        if rows.device.type == "cpu" and math.isfinite(torch.linalg.vector_norm(rows)):
+            own = class_sums(rows, labels)
+        else:
+            finite = rows.norm(dim=1).isfinite()  # on a GPU nobody has looked
+            rows = torch.where(finite.unsqueeze(1), rows, 0.0)
+            own = class_sums(rows, labels, finite.to(rows.dtype), self.num_classes)
         if processes(self.process_group) == 1:
             return own
-        counts = own.sums.new_ones(len(own.sums)) if own.counts is None else own.counts
-        parts = zip(*(rows_by_rank(each, self.process_group) for each in (*own[:2], counts)), strict=True)
+        parts = zip(*(rows_by_rank(each, self.process_group) for each in own), strict=True)
         joined = [ClassSums(*part) for part in parts]
-        return joined[0] if joined_by_wrapper() else join_class_sums(joined)  # under it, each has all
+        if joined_by_wrapper():  # under it, each has all
+            return joined[0]
+        return merge_class_sums(joined, self.num_classes)
 
     def _start_centers(self, embeddings: Tensor, labels: Tensor) -> None:
         """Put the center of each class that was never seen at the mean of its embeddings."""
-        first = self._joined(_finite(embeddings, labels))
-        is_new = self.last_seen.index_select(0, first.classes) == 0
-        sums = merge_class_sums([first])
-        assert sums.counts is not None
-        means = sums.sums / sums.counts.clamp_min(1).unsqueeze(1)
-        own = torch.searchsorted(sums.classes, first.classes)
-        starts = is_new & (sums.counts.index_select(0, own) > 0)
-        before = self.centers.index_select(0, first.classes)
-        after = torch.where(starts.unsqueeze(1), means.index_select(0, own).to(before.dtype), before)
-        self.centers.index_copy_(0, first.classes, after)  # the same for all samples of a class
-        self._mark(ClassSums(first.classes, after, starts))  # the step that follows may be several batches away
+        classes, sums, counts = self._sums(embeddings, labels)
+        first = torch.searchsorted(classes, classes)  # the same is written from all places of a class
+        starts = (self.last_seen.index_select(0, classes) == 0) & (counts.index_select(0, first) > 0)
+        means = (sums / counts.clamp_min(1).unsqueeze(1)).index_select(0, first).to(self.centers.dtype)
+        centers = torch.where(starts.unsqueeze(1), means, self.centers.index_select(0, classes))
+        self.centers.index_copy_(0, classes, centers)
+        self._mark(classes, starts)  # the step that follows may be several batches away
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """With what waits for the next step of the centers, where anything does."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._pending is not None:
-            sums = self._pending
-            counts = sums.sums.new_ones(len(sums.sums)) if sums.counts is None else sums.counts
-            pending = sums._replace(counts=counts)._asdict() | {"batches": torch.tensor(self._pending_batches)}
+            pending = self._pending._asdict() | {"batches": torch.tensor(self._pending_batches)}
             destination.update({f"{prefix}pending_{name}": value.clone() for name, value in pending.items()})
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes a state with other pending batches than ours, or with none, and one that has centers alone."""
         names = [f"{prefix}pending_{name}" for name in (*ClassSums._fields, "batches")]
-        *sums, batches = [state_dict.pop(name, None) for name in names]
+        *pending, batches = [state_dict.pop(name, None) for name in names]
         self._pending, self._pending_batches = None, 0
         if batches is not None and self.accumulation_steps != 1:
-            self._pending = ClassSums(*(each.to(self.last_seen.device) for each in sums))
+            classes, sums, counts = (each.to(self.last_seen.device) for each in pending)
+            self._pending = class_sums(sums, classes, counts, self.num_classes)  # a GPU's may be empty
             self._pending_batches = int(batches)
         if prefix + "centers" in state_dict:  # of other code: they are not to start anew
             state_dict.setdefault(prefix + "last_seen", torch.ones_like(self.last_seen))
@@ -354,14 +361,6 @@ def _tell_optimizer(loss: BaseCenterLoss, parameters: FrameType) -> None:
     if asking.f_code.co_name == "__init__":  # where torch would only say that the list is empty
         raise ValueError(message)
     warnings.warn(message, stacklevel=6)  # a group among others
-
-
-def _finite(rows: Tensor, labels: Tensor) -> ClassSums:
-    """Rows of classes; of those that are not finite, or not when squared, nothing: they must not spoil a center."""
-    if rows.device.type == "cpu" and math.isfinite(torch.linalg.vector_norm(rows)):
-        return ClassSums(labels, rows)
-    finite = rows.norm(dim=1).isfinite()  # on a GPU nobody has looked
-    return ClassSums(labels, torch.where(finite.unsqueeze(1), rows, 0.0), finite.to(rows.dtype))
 
 
 def _check_options(

@@ -23,7 +23,8 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         embedding_size: D.
         margin: m, radians in [0, π], as in :class:`ArcFaceLoss`. Larger is stricter.
         scale: s > 0, the factor of all cosines.
-        queue_size: past embeddings, at least 1. Time and logits grow with it as with the size of a batch.
+        queue_size: past embeddings, at least 1. Time and logits grow with it as with the size of a batch;
+            on the CPU with those that are there, elsewhere with all from the start.
         kwargs: ``gradient``, ``label_smoothing``, ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; one
             sub-center. With ``sample_rate`` below 1 the queue still meets all classes.
 
@@ -100,8 +101,10 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         """The loss of each sample, (B,), which carries the gradient of the queue to the weights."""
         known = self.queue_labels >= 0  # before the batch joins them
         past, old_rows, past_labels = self.queue, self.queue_rows, self.queue_labels.clamp_min(0)
+        if known.device.type == "cpu":  # elsewhere nobody waits to know how many there are
+            past, old_rows, past_labels, known = (each[known] for each in (past, old_rows, past_labels, known))
         losses = super().element_losses(embeddings, labels)
-        if not self.training:
+        if not self.training or not len(past):
             return losses
         rows, bias = self.class_weights.everything(embeddings.dtype)
         moved = _moved(past.to(rows), old_rows.to(rows), rows.detach()[past_labels])

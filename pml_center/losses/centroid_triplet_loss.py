@@ -34,7 +34,7 @@ class CentroidTripletLoss(BaseElementLoss):
     Shape: embeddings (B, D), labels (B,) any integers -> loss per sample (B,), reduced by ``reducer``. The single
         sample of a class has no c_P: it is no query and its loss is 0, though it is a centroid to others. In a batch of
         one class there is no query. A mean counts these zeros, PML's ``AvgNonZeroReducer`` does not. Memory is
-        O(B² + B·D).
+        O(B·U + B·D) for the U classes in the batch on the CPU, and O(B² + B·D) elsewhere.
 
     Raises:
         ValueError: an argument outside its range.
@@ -74,7 +74,6 @@ class CentroidTripletLoss(BaseElementLoss):
         """``max(0, D(x, c_P) − D(x, c_N) + m)``, 0 for what is no query, (B,)."""
         classes, sums, counts = class_sums(embeddings, labels)
         own = torch.searchsorted(classes, labels)
-        assert counts is not None
         is_there = counts > 0
         centroids, count = sums / counts.clamp_min(1).unsqueeze(1), counts.index_select(0, own)
         # x − (n·c − x) / (n − 1) = n / (n − 1) · (x − c): without x, the centroid of its class is so much farther.
@@ -87,7 +86,7 @@ class CentroidTripletLoss(BaseElementLoss):
             negative = self._lengths(embeddings - centroids.index_select(0, nearest))
             losses = F.relu(positive - negative + self.margin)
         else:
-            squares = squared_distances(embeddings, centroids)  # (B, B)
+            squares = squared_distances(embeddings, centroids)  # (B, U)
             tiny = torch.finfo(squares.dtype).tiny  # where a root would have no slope
             negative = squares if self.squared else squares.clamp_min(tiny).sqrt()
             hinges = F.relu(positive.unsqueeze(1) - negative + self.margin).masked_fill(~is_there, 0.0)

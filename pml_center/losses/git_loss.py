@@ -8,7 +8,7 @@ from torch import Tensor
 from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.losses.tuning import Range
-from pml_center.ops.centers import half_squared_distance
+from pml_center.ops.centers import class_places, half_squared_distance
 from pml_center.ops.distances import squared_distances
 
 
@@ -33,7 +33,7 @@ class GitLoss(BaseCenterLoss):
             :class:`BaseCenterLoss`.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``. Memory is
-        O(B · U) for the U classes in the batch.
+        O(B · U) for the U classes in the batch on the CPU, and O(B²) elsewhere, where nobody waits to know U.
 
     State: ``centers`` (C, D), fp32; a buffer that moves only in training mode, or a parameter. ``last_seen``, ``step``.
 
@@ -76,11 +76,12 @@ class GitLoss(BaseCenterLoss):
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
 
     def pull(self, batch: CenterBatch) -> Tensor:
-        """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``."""
-        labels = batch.labels
-        if self.same_class:
-            left_out = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        else:
-            left_out = labels.unsqueeze(1) == labels
-        repelled = (1 + squared_distances(batch.embeddings, batch.own)).reciprocal().masked_fill(left_out, 0)  # (B, B)
+        """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``, the sum taken class by class."""
+        classes, own, counts = class_places(batch.labels)
+        samples = torch.arange(len(own), device=own.device)
+        of_class = torch.zeros_like(classes).scatter_reduce(0, own, samples, "amax")  # a sample of each
+        weights = counts.to(batch.embeddings.dtype).repeat(len(own), 1)  # (B, U)
+        others = weights.gather(1, own.unsqueeze(1)) - 1 if self.same_class else torch.zeros_like(batch.own[:, :1])
+        weights = weights.scatter(1, own.unsqueeze(1), others)
+        repelled = weights / (1 + squared_distances(batch.embeddings, batch.own.index_select(0, of_class)))
         return half_squared_distance(batch.embeddings, batch.own) + self.repulsion * repelled.sum(1)

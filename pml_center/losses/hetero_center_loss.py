@@ -66,7 +66,6 @@ class HeteroCenterLoss(BaseElementLoss):
 def _means(rows: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of the rows of each of these classes, how many there are, and whether there are any."""
     present, sums, counts = class_sums(rows, labels)
-    assert counts is not None
     place = torch.searchsorted(present, classes).clamp_max(len(present) - 1)
     count = counts.index_select(0, place).clamp_min(1)
     return sums.index_select(0, place) / count.unsqueeze(1), count, present.index_select(0, place) == classes

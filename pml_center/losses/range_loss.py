@@ -89,24 +89,23 @@ class RangeLoss(BaseElementLoss):
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Each sample's share of ``L``, (B,)."""
         classes, sums, counts = class_sums(embeddings, labels)
-        assert counts is not None
         own = torch.searchsorted(classes, labels)
-        intra = self._harmonic_means(embeddings, own)
+        intra = self._harmonic_means(embeddings, own, len(classes))
         inter = self._nearest_means(sums / counts.clamp_min(1).unsqueeze(1), counts > 0)
         if self.collect_stats:
             self.intra_part, self.inter_part = intra.sum().item(), inter.item()
         shares = len(labels) / counts.clamp_min(1)
         return self.intra_weight * (intra * shares).index_select(0, own) + self.inter_weight * inter
 
-    def _harmonic_means(self, embeddings: Tensor, own: Tensor) -> Tensor:
-        """Of the k largest distances of each class, 0 for one without any, by the place of the class, (B,)."""
+    def _harmonic_means(self, embeddings: Tensor, own: Tensor, places: int) -> Tensor:
+        """Of the k largest distances of each class, 0 for one without any, by the place of the class, (U,)."""
         first, second, is_pair = farthest_pairs(embeddings, own, self.k)
         differences = embeddings.index_select(0, first) - embeddings.index_select(0, second)
         distances = self._lengths(torch.where(is_pair.unsqueeze(1), differences, 1.0))  # (P,)
         distances = distances.clamp_min(torch.finfo(distances.dtype).tiny)  # of twins: 1 / D stays finite
         distances = torch.where(is_pair, distances, torch.inf)
         of_class = own.index_select(0, first)
-        nothing = distances.new_zeros(len(own))
+        nothing = distances.new_zeros(places)
         # k / Σ(1 / D) does not change if all D are measured by the shortest, and then neither term can overflow.
         shortest = torch.full_like(nothing, torch.inf).scatter_reduce(0, of_class, distances.detach(), "amin")
         pairs = nothing.index_add(0, of_class, is_pair.to(nothing))

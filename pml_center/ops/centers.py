@@ -15,55 +15,81 @@ Rule = Literal["paper", "mean"]
 
 
 class ClassSums(NamedTuple):
-    """Sums of rows that have a class in common; a class may have several."""
+    """Sums of rows by class."""
 
     classes: Tensor
-    """(R,) of each sum."""
+    """(U,) of each sum, in order."""
     sums: Tensor
-    """(R, D)"""
-    counts: Tensor | None = None
-    """(R,) how many rows each sum has, as floating point; None is 1 everywhere."""
+    """(U, D)"""
+    counts: Tensor
+    """(U,) how many rows each sum has, as floating point."""
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether some sums may have no rows, and a class several places: nobody waits for a GPU to know which."""
+        return self.sums.device.type != "cpu"
 
 
-def class_sums(rows: Tensor, labels: Tensor) -> ClassSums:
-    """Sum the rows of each class: O(B·D), whatever the number of classes, which nobody waits to know.
+def class_places(
+    labels: Tensor, counts: Tensor | None = None, num_classes: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A place for each class of a batch: the classes in order, (U,), the place of each label, (B,), and counts, (U,).
 
-    ``classes`` are the labels in order. The first place of a class has its sum, those behind it a sum of no rows:
+    On the CPU the U places are the classes present. Elsewhere that number is a value that nobody waits for: there are
+    as many places as labels, or as classes where those are fewer, and the places that nobody has count 0.
+
+    Args:
+        labels: (B,).
+        counts: (B,) how often each label counts; None is once.
+        num_classes: C, if labels are in [0, C).
+
+    Example:
+        >>> import torch
+        >>> class_places(torch.tensor([7, 3, 7]))
+        (tensor([3, 7]), tensor([1, 0, 1]), tensor([1, 2]))
+    """
+    if labels.device.type == "cpu":
+        if counts is None:
+            return labels.unique(return_inverse=True, return_counts=True)
+        classes, own = labels.unique(return_inverse=True)
+    elif num_classes is not None and num_classes <= len(labels):
+        classes, own = torch.arange(num_classes, device=labels.device), labels
+    else:
+        classes = labels.sort().values
+        own = torch.searchsorted(classes, labels)
+    counts = torch.ones_like(labels) if counts is None else counts
+    return classes, own, in_place("index_add", counts.new_zeros(len(classes)), 0, own, counts)
+
+
+def class_sums(rows: Tensor, labels: Tensor, counts: Tensor | None = None, num_classes: int | None = None) -> ClassSums:
+    """Sum the rows of each class: O(B·D), whatever the number of classes.
+
     ``torch.searchsorted(classes, labels)`` is the place of each label.
 
     Args:
         rows: (B, D).
         labels: (B,).
+        counts: (B,) how many rows each already is the sum of, 0 for a row of zeros that is none; None is one each.
+        num_classes: C, if labels are in [0, C): there are then no more than C sums on any device.
 
     Example:
         >>> import torch
         >>> class_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([7, 3, 7]))
-        ClassSums(classes=tensor([3, 7, 7]), sums=tensor([[2.],
-                [5.],
-                [0.]]), counts=tensor([1., 2., 0.]))
+        ClassSums(classes=tensor([3, 7]), sums=tensor([[2.],
+                [5.]]), counts=tensor([1., 2.]))
     """
-    return merge_class_sums([ClassSums(labels, rows)])
+    if counts is not None and rows.device.type == "cpu":
+        is_row = counts > 0
+        rows, labels, counts = rows[is_row], labels[is_row], counts[is_row]
+    classes, own, counts = class_places(labels, counts, num_classes)
+    sums = in_place("index_add", rows.new_zeros(len(classes), rows.shape[1]), 0, own, rows)
+    return ClassSums(classes, sums, counts.to(rows.dtype))
 
 
-def join_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
-    """The sums of several batches, one behind the other."""
-    if len(parts) == 1:
-        return parts[0]
-    classes, sums = torch.cat([part.classes for part in parts]), torch.cat([part.sums for part in parts])
-    if all(part.counts is None for part in parts):
-        return ClassSums(classes, sums)
-    counts = [sums.new_ones(len(part.sums)) if part.counts is None else part.counts for part in parts]
-    return ClassSums(classes, sums, torch.cat(counts))
-
-
-def merge_class_sums(parts: Sequence[ClassSums]) -> ClassSums:
-    """The sums of several batches, added in their order, as :func:`class_sums` has them."""
-    labels, rows, counts = join_class_sums(parts)
-    counts = rows.new_ones(len(rows)) if counts is None else counts
-    classes = labels.sort().values
-    place = torch.searchsorted(classes, labels)
-    sums = in_place("index_add", torch.zeros_like(rows), 0, place, rows)
-    return ClassSums(classes, sums, in_place("index_add", torch.zeros_like(counts), 0, place, counts))
+def merge_class_sums(parts: Sequence[ClassSums], num_classes: int | None = None) -> ClassSums:
+    """One sum per class from the sums of several batches, added in their order."""
+    classes, sums, counts = (torch.cat(each) for each in zip(*parts, strict=True))
+    return class_sums(sums, classes, counts, num_classes)
 
 
 @torch.no_grad()
@@ -71,12 +97,11 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     """Move the center of each class present, in place.
 
     ``"paper"`` is ``c += α · Σ (x − c) / (1 + n)`` (Wen et al. 2016, eq. 4), ``"mean"`` is ``c += α · Σ (x − c) / n``.
-    O(B·D): classes without an embedding are not touched. Each row is divided by the n of its class before it is added,
-    so that nobody waits to know which rows belong together.
+    O(B·D): classes without an embedding are not touched.
 
     Args:
         centers: (C, D), changed in place.
-        differences: ``x − c`` of each sample, or sums of them; used up.
+        differences: the sums of ``x − c`` of each class; used up.
         alpha: the rate. With 1 and a single embedding of a class, its center moves half of the way by the paper's
             rule, and all of it by the mean.
         rule: which.
@@ -84,24 +109,15 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
     Example:
         >>> import torch
         >>> centers, x, y = torch.zeros(3, 2), torch.tensor([[4.0, 8.0]]), torch.tensor([1])
-        >>> center_step(centers, ClassSums(y, x - centers[y]), alpha=0.5)
+        >>> center_step(centers, class_sums(x - centers[y], y), alpha=0.5)
         >>> centers
         tensor([[0., 0.],
                 [1., 2.],
                 [0., 0.]])
     """
-    classes, sums, counts = differences
-    ordered = classes.sort().values
-    first = torch.searchsorted(ordered, classes)
-    if counts is None:
-        n = torch.searchsorted(ordered, classes, right=True) - first
-    else:
-        n = torch.zeros_like(counts).index_add(0, first, counts).index_select(0, first)
-    n = n + 1 if rule == "paper" else n.clamp_min(1)
-    step = in_place("div", sums, n.unsqueeze(1))
-    if step.dtype != centers.dtype:  # half precision: rounded once for each class
-        classes, step = ordered, torch.zeros_like(step).index_add_(0, first, step).to(centers.dtype)
-    centers.index_add_(0, classes, step, alpha=alpha)
+    n = differences.counts + 1 if rule == "paper" else differences.counts.clamp_min(1)
+    step = in_place("div", differences.sums, n.unsqueeze(1))
+    centers.index_add_(0, differences.classes, step.to(centers.dtype), alpha=alpha)
 
 
 def half_squared_distance(embeddings: Tensor, own: Tensor) -> Tensor:

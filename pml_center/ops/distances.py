@@ -47,12 +47,15 @@ class _SquaredDistances(torch.autograd.Function):
         return torch.addmm(embeddings * gradient.sum(1, keepdim=True), gradient, rows, alpha=-1), of_rows
 
 
+PAIR_ELEMENTS = 2**20  # entries of the differences that are looked at together: 4 MiB in fp32
+
+
 @torch.no_grad()
 def farthest_pairs(embeddings: Tensor, classes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k pairs of each class that are farthest apart, or all that it has. O(B² + B·D) of memory.
 
-    They are among the k farthest partners of each embedding, which are as many whatever the classes: nobody waits to
-    know how many pairs there are.
+    On the CPU the pairs of each class are looked at, a block at a time. Elsewhere nobody waits to know how many there
+    are: the k farthest partners of each embedding are looked at, among which they are.
 
     Args:
         embeddings: (B, D).
@@ -64,19 +67,26 @@ def farthest_pairs(embeddings: Tensor, classes: Tensor, k: int) -> tuple[Tensor,
 
     Example:
         >>> import torch
-        >>> embeddings, classes = torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([0, 0, 0, 1])
-        >>> first, second, is_pair = farthest_pairs(embeddings, classes, k=2)
-        >>> first[is_pair], second[is_pair]
-        (tensor([0, 1]), tensor([2, 2]))
+        >>> farthest_pairs(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([0, 0, 0, 1]), k=2)
+        (tensor([0, 1]), tensor([2, 2]), tensor([True, True]))
     """
     pairs = (classes.unsqueeze(1) == classes).triu(1)  # each once
-    squares = squared_distances(embeddings, embeddings).masked_fill(~pairs, -1)
-    squares, second = squares.topk(min(k, len(classes)), dim=1)
-    first = torch.arange(len(classes), device=classes.device).repeat_interleave(second.shape[1])
-    squares, second = squares.flatten(), second.flatten()
+    if embeddings.device.type == "cpu":
+        first, second = pairs.nonzero(as_tuple=True)
+        size = max(1, PAIR_ELEMENTS // max(1, embeddings.shape[1]))
+        blocks = zip(first.split(size), second.split(size), strict=True)
+        squares = torch.cat([(embeddings[i] - embeddings[j]).square().sum(1) for i, j in blocks])
+    else:
+        squares = squared_distances(embeddings, embeddings).masked_fill(~pairs, -1)
+        squares, second = squares.topk(min(k, len(classes)), dim=1)
+        first = torch.arange(len(classes), device=classes.device).repeat_interleave(second.shape[1])
+        squares, second = squares.flatten(), second.flatten()
     order = squares.argsort(descending=True, stable=True)
     order = order[classes[first[order]].argsort(stable=True)]  # class by class
     first, second = first[order], second[order]
     of_pair = classes[first]
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(of_pair, of_pair)
-    return first, second, (rank < k) & (squares[order] >= 0)
+    is_pair = (rank < k) & (squares[order] >= 0)
+    if embeddings.device.type == "cpu":
+        return first[is_pair], second[is_pair], is_pair[is_pair]
+    return first, second, is_pair

@@ -64,7 +64,7 @@ class RingRegularizer(BaseRowRegularizer):
     def terms(self, rows: Tensor) -> Tensor:
         """That of each embedding, (B, D) to (B,)."""
         lengths = rows.norm(dim=1)
-        radius = self.radius if self._is_known else self._start(lengths.detach())
+        radius = self.radius if self._is_known else self._started(lengths.detach())
         if self.collect_stats:
             self.avg_norm, self.current_radius = lengths.mean().item(), radius.item()
         difference = lengths - radius
@@ -74,17 +74,22 @@ class RingRegularizer(BaseRowRegularizer):
             difference = difference / lengths.detach().mean().clamp_min(SHORTEST_MEAN)
         return difference.square() / 2
 
-    @torch.no_grad()
-    def _start(self, lengths: Tensor) -> Tensor:
-        """The radius of the first batch, kept if it is one of training."""
+    def _started(self, lengths: Tensor) -> Tensor:
+        """The radius, for which the mean of a batch stands until one of training has given it.
+
+        That the radius is 0 says that none has. On a GPU nobody reads it, and every batch is ready to give one.
+        """
         if processes() > 1:  # each must start from the same
             lengths = torch.cat(rows_by_rank(lengths))
         finite = lengths.isfinite()  # an overflow of half precision must not be the radius
         mean = torch.where(finite, lengths, 0.0).sum() / finite.sum()
-        if not self.training or (mean.device.type == "cpu" and not mean.isfinite()):
-            return mean
-        self._is_known = True
-        return self.radius.copy_(mean.nan_to_num())
+        starts = self.radius == 0
+        if not self.training:
+            return torch.where(starts, mean, self.radius)
+        with torch.no_grad():
+            self.radius.copy_(torch.where(starts & mean.isfinite(), mean, self.radius))
+        self._is_known = self.radius.device.type == "cpu" and bool(self.radius != 0)
+        return self.radius
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)

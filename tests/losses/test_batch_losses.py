@@ -180,3 +180,22 @@ def test_references_that_do_not_fit_are_refused(references, error, message):
 def test_an_argument_outside_its_range_is_refused(loss, arguments, error, message):
     with pytest.raises(error, match=message):
         loss(**arguments)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.GitLoss(5, 3),
+        losses.CentroidTripletLoss(),
+        losses.CentroidTripletLoss(negatives="all"),
+        losses.RangeLoss(),
+    ],
+    ids=["git", "hardest", "all", "range"],
+)
+def test_on_the_cpu_distances_are_to_classes_and_not_to_samples(loss, generator, monkeypatch):
+    references, cdist = [], torch.cdist
+    monkeypatch.setattr(
+        torch, "cdist", lambda x, rows, **kwargs: references.append(len(rows)) or cdist(x, rows, **kwargs)
+    )
+    loss(torch.randn(12, 3, generator=generator), torch.arange(12) % 2)
+    assert references == [2]

@@ -66,6 +66,17 @@ def test_a_queue_smaller_than_a_batch_keeps_its_end(batches):
     torch.testing.assert_close(loss.queue, batches[0][0][1:])
 
 
+def test_on_the_cpu_places_that_nobody_has_taken_cost_nothing(batches, monkeypatch):
+    loss, sizes = broadface(queue_size=1000), []
+    compare = loss._compare
+    monkeypatch.setattr(
+        loss, "_compare", lambda embeddings, *args: sizes.append(len(embeddings)) or compare(embeddings, *args)
+    )
+    for batch in batches:
+        loss(*batch)
+    assert sizes == [B, B, B, B, 2 * B]  # the first finds an empty queue
+
+
 def test_the_queue_forgets_the_classes_that_are_dropped():
     loss = broadface()
     loss(torch.randn(4, D, dtype=torch.double), torch.tensor([0, 6, 2, 5]))

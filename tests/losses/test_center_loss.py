@@ -1,5 +1,6 @@
 """Center loss: its step is the paper's."""
 
+import copy
 import math
 
 import numpy as np
@@ -222,6 +223,54 @@ def test_a_batch_of_ignored_labels_is_one_of_those_that_make_a_step(make, genera
         each(embeddings, first)
         each(embeddings, second)
     assert torch.equal(loss.centers, other.centers)
+
+
+def test_what_waits_for_a_step_is_no_view_of_the_batch(generator):
+    loss, other = (losses.CenterLoss(4, 3, accumulation_steps=2) for _ in range(2))
+    batch = torch.empty(4, 3), torch.empty(4, dtype=torch.long)
+    for labels in (torch.tensor([0, 0, 1, 2]), torch.tensor([3, 2, 2, 1])):
+        embeddings = torch.randn(4, 3, generator=generator)
+        other(embeddings, labels)
+        batch[0].copy_(embeddings)
+        batch[1].copy_(labels)
+        loss(*batch)
+        batch[0].zero_()
+    assert torch.equal(loss.centers, other.centers)
+
+
+@pytest.mark.parametrize("labels", [[], [-1, -1]], ids=["empty", "ignored"])
+def test_a_batch_without_a_sample_keeps_no_graph(labels, generator):
+    loss = losses.CenterLoss(4, 3, accumulation_steps=2, ignore_index=-1)
+    embeddings = torch.randn(len(labels), 3, generator=generator, requires_grad=True)
+    loss(2 * embeddings, torch.tensor(labels, dtype=torch.long))
+    assert not loss._pending.sums.requires_grad
+    copy.deepcopy(loss)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # which has no values to look at, as if on a GPU
+def test_what_waits_for_a_step_has_at_most_a_row_for_each_class(device):
+    loss = losses.CenterLoss(10, 3, accumulation_steps=None).to(device)
+    for size in (4, 4, 4, 30):
+        loss(torch.ones(size, 3, device=device), torch.zeros(size, dtype=torch.long, device=device))
+        assert len(loss._pending.sums) <= (1 if device == "cpu" else 10)
+
+
+@STEPPING
+def test_what_waits_on_a_gpu_can_be_loaded_on_the_cpu(update, generator, elsewhere, monkeypatch):
+    embeddings = torch.randn(5, 3, generator=generator)
+    embeddings[4] = torch.inf  # the only one of its class, which nobody there has looked at
+    labels = torch.tensor([0, 0, 1, 2, 3])
+    loss, expected = (losses.CenterLoss(9, 3, update=update, accumulation_steps=2) for _ in range(2))
+    expected(embeddings[:4], labels[:4])
+    expected.step_centers()
+    other = losses.CenterLoss(9, 3, update=update, accumulation_steps=2)
+    elsewhere()
+    other(embeddings, labels)
+    state = other.state_dict()
+    monkeypatch.undo()
+    loss.load_state_dict(state)
+    loss.step_centers()
+    torch.testing.assert_close(loss.state_dict(), expected.state_dict())
 
 
 def test_centers_whose_step_is_forgotten_say_so_once(generator):

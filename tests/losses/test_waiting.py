@@ -2,7 +2,10 @@
 
 No GPU is needed to see it. Tensors of the ``meta`` device have no values to read, and do not mix with those of the CPU.
 A pretended GPU (torch's fake tensors) answers whoever asks for a value with an error; backward needs a driver there.
+What is computed otherwise there is compared with what is computed on the CPU by tensors that deny that they are on it.
 """
+
+import copy
 
 import pytest
 import torch
@@ -60,7 +63,7 @@ def batch_on(device, case, dtype=torch.float32):
 @each_step
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # the latter as under autocast
 def test_three_steps_of_training_read_no_value(case, options, dtype):
-    loss = case.make(**options).to("meta")
+    loss = case.make(**copy.deepcopy(options)).to("meta")
     parameters = list(loss.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1) if parameters and not loss.sparse_gradient else None
     for _ in range(3):
@@ -96,8 +99,31 @@ def move_to_pretended_gpu(module):
 
 @each_step
 def test_three_passes_on_a_pretended_gpu_read_no_value(case, options):
-    loss = case.make(**options)
+    loss = case.make(**copy.deepcopy(options))
     with FakeTensorMode(allow_non_fake_inputs=True), RealOnTheCPU():
         move_to_pretended_gpu(loss)
         for _ in range(3):
             assert loss(*batch_on("cuda", case)).device.type == "cuda"
+
+
+def numbers_of_three_steps(loss):
+    """Values, gradients and the state."""
+    generator, found = torch.Generator().manual_seed(3), []
+    for _ in range(3):
+        embeddings = torch.randn(B, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
+        value = loss(embeddings, torch.randint(NUM_CLASSES - 2, (B,), generator=generator))
+        loss.zero_grad()
+        value.backward()
+        found += [value.detach(), embeddings.grad, *(each.grad.to_dense() for each in loss.parameters())]
+    if getattr(loss, "accumulation_steps", 1) != 1:
+        loss.step_centers()
+    return [*found, *loss.state_dict().values()]
+
+
+@each_step
+def test_the_numbers_are_those_of_the_cpu(case, options, elsewhere):
+    loss = case.build(**copy.deepcopy(options))
+    other = copy.deepcopy(loss)
+    expected = numbers_of_three_steps(loss)
+    elsewhere()
+    torch.testing.assert_close(numbers_of_three_steps(other), expected)

@@ -35,6 +35,19 @@ def test_an_overflow_does_not_become_the_radius():
     assert ring.radius == 2
 
 
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_a_batch_without_a_length_leaves_the_radius_to_the_next(is_elsewhere, elsewhere):
+    if is_elsewhere:
+        elsewhere()
+    ring = RingRegularizer()
+    ring(torch.full((2, 2), torch.nan))
+    assert ring.radius == 0
+    ring(EMBEDDINGS)
+    ring(10 * EMBEDDINGS).backward()
+    assert ring.radius == 3
+    assert ring.radius.grad == 3 - 30
+
+
 def test_a_loaded_radius_is_not_found_again():
     ring, other = RingRegularizer(), RingRegularizer()
     ring(EMBEDDINGS)
