@@ -45,8 +45,7 @@ def write_page(
         details["Configuration"] = asdict(run.config)
         settings = [f"Run {run.folder.name}: {run.config.command}", *chosen_epoch(run)]
         if beside and retrieval:
-            told = retrieval, beside, run.config.metric
-            first = [*unbeaten(*told), *gained(*told)]
+            first = [*unbeaten(retrieval, beside, run.config), *gained(retrieval, beside, run.config.metric)]
     # The page of a run says the same whoever writes it.
     made = environment() if run is None or facts is not None else run.environment
     for kind in ("images", "reference_images"):
