@@ -1,5 +1,6 @@
 """Images that are decoded once: in a file that processes share, and never another image than that of the file."""
 
+import os
 import pickle
 import re
 
@@ -121,6 +122,21 @@ def test_images_that_are_no_files_or_have_nowhere_to_be_are_kept_in_memory(files
     assert "decoded images are kept in memory" in caplog.text
     first = kept.get(0, lambda: Image.new("RGB", SIZE[::-1], "red"))
     assert kept.get(0, lambda: None).tolist() == first.tolist()
+
+
+def test_a_file_that_another_run_deletes_meanwhile_leaves_memory(files, monkeypatch, caplog):
+    """Not a file of 0 bytes, which cannot be mapped."""
+    changed = os.utime
+
+    def too_late(path, *times):
+        os.unlink(path)
+        changed(path, *times)
+
+    monkeypatch.setattr(os, "utime", too_late)
+    kept = KeptImages(Squash(SIZE, 3), files)
+    assert "decoded images are kept in memory" in caplog.text
+    assert not kept.path.exists()
+    assert kept.get(0, lambda: Image.new("RGB", SIZE[::-1], "red")).shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize("count", [0, 2])
