@@ -76,9 +76,12 @@ def chosen_epoch(run: "Run") -> list[str]:
 
 def _title(run: "Run | None", name: str, facts: Mapping[str, Any]) -> str:
     """The model, with its loss where that is known, and the data."""
+    from pml_center.data.data_folder import cache_folder
     from pml_center.data.open_images import is_name
 
     def called(data: str) -> str:
+        if Path(data).parent == cache_folder() / "features":  # arrays, which have no other name
+            return "features"
         return data if is_name(data) else Path(data).name
 
     if run is None:
