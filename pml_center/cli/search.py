@@ -109,12 +109,13 @@ def _images(path: Path) -> list[str]:
 def _rows(path: Path, folder: Path) -> dict[str, Any]:
     """Embeddings by name, of the width and, as far as that is known, of the model of those to search in."""
     from pml_center.arrays import as_matrix, read_array
-    from pml_center.cli.embeddings import maker_of, read_embeddings
+    from pml_center.cli.embeddings import read_embeddings
+    from pml_center.data.vectors import maker_of
 
     if path.is_dir():
         samples = read_embeddings(path)
         rows, names = samples.embeddings, samples.names
-        own, theirs = maker_of(path), maker_of(folder)
+        own, theirs = maker_of(str(path)), maker_of(str(folder))
         if any(own[name] != theirs[name] for name in own.keys() & theirs.keys()):
             raise ValueError(
                 f"images must be embedded as {str(folder)!r} was, got {str(path)!r} of other weights or input. "

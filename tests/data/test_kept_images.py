@@ -154,3 +154,9 @@ def test_what_is_not_used_goes_first(files, cache):
     KeptImages(squash, files[:1])
     let_go(cache, sizes[0] + sizes[2])
     assert sorted(path.stat().st_size for path in cache.iterdir()) == [sizes[0], sizes[2]]
+
+
+def test_vectors_in_the_place_of_images_are_not_what_was_kept_of_them(files):
+    data = behind(files, eval_transform(SIZE, 3, HALF, HALF))
+    vectors = data.as_vectors(np.ones((len(files), 2), np.float32))
+    assert vectors.__getitems__([0])[0][0].tolist() == [1.0, 1.0]
