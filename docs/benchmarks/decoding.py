@@ -17,7 +17,7 @@ import torch
 from measure import circumstances, measured_with, table, write
 
 from pml_center.training import TrainConfig
-from pml_center.training.loop import step, with_full_paths
+from pml_center.training.loop import completed, step
 from pml_center.training.train_state import TrainState
 
 PACKAGES = ("torch", "pillow", "numpy")
@@ -42,7 +42,7 @@ def measured(config, rounds):
     """Rows of an epoch by each way."""
     device = torch.device("cpu")
     decoding, keeping = (
-        TrainState.build(with_full_paths(TrainConfig(**config, decoded_gib=gib)), device) for gib in (0.0, 2.0)
+        TrainState.build(completed(TrainConfig(**config, decoded_gib=gib)), device) for gib in (0.0, 2.0)
     )
     in_memory = list(keeping.batches())
     kept = keeping.loader.dataset.images._kept

@@ -110,9 +110,9 @@ class Loss:
 
     @property
     def state(self) -> str:
-        """Its buffers that are saved."""
-        saved = self.small.state_dict()
-        return in_letters((name, saved[name]) for name, _ in self.small.named_buffers() if name in saved)
+        """What else is saved: its buffers and counts."""
+        learned = dict(self.small.named_parameters())
+        return in_letters((name, value) for name, value in self.small.state_dict().items() if name not in learned)
 
     @property
     def margins(self) -> list[str]:

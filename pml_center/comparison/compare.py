@@ -116,7 +116,7 @@ class Plan:
         """What was asked for in a folder."""
         path = folder / FILE
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = TrainConfig.of(values["config"] | {"out": str(folder)}, str(path))
+        config = TrainConfig.recorded(values["config"] | {"out": str(folder)}, str(path))
         seeds = tuple(values["seeds"])
         return cls(
             config=config,

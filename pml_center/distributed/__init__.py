@@ -114,8 +114,10 @@ class JoinedLoss(nn.Module):
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
-        for tensor in (*module.parameters(), *module.buffers()):
-            collectives.take_from_first(tensor)
+        state = module.state_dict(keep_vars=True).values()  # with counts, which are no buffers
+        for tensor in dict.fromkeys((*module.parameters(), *module.buffers(), *state)):
+            if isinstance(tensor, torch.Tensor):
+                collectives.take_from_first(tensor)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the loss says to the joined batch.

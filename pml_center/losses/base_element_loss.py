@@ -199,6 +199,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 takes_part = labels != self.ignore_index
                 if self._may_ignore_later(indices_tuple):
                     classes = labels.masked_fill(~takes_part, 0)
+                    present = torch.where(takes_part.unsqueeze(1), embeddings, 0.0)  # what is not finite has a gradient
                 else:  # a GPU is waited for, to know how many there are
                     part, takes_part = takes_part.nonzero().squeeze(1), None
                     present, classes = embeddings[part], labels[part]
@@ -213,7 +214,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
             if takes_part is not None:
                 losses = torch.where(takes_part, losses, 0.0)
                 if type(self.reducer) is MeanReducer:
-                    losses = losses * (len(labels) / takes_part.sum().clamp_min(1))
+                    losses = losses * len(labels) / takes_part.sum().clamp_min(1).to(losses.dtype)
             if indices_tuple is not None:
                 losses = losses * self._miner_weights(indices_tuple, labels, part).to(embeddings)
             self.add_embedding_regularization_to_loss_dict(terms, present)

@@ -24,7 +24,7 @@ from pml_center.checks import (
 from pml_center.distributed.collectives import join_parts, own_rows
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import elsewhere
-from pml_center.losses.class_weights import Chosen, ClassWeights, Counting, load_count
+from pml_center.losses.class_weights import Chosen, ClassWeights, Counting
 from pml_center.losses.pml_layout import class_columns, keep_columns
 from pml_center.losses.pml_names import PMLSoftmaxNames
 from pml_center.losses.pml_state import from_pml, take_weights, to_pml
@@ -183,8 +183,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
-        self.register_buffer("_step", torch.zeros((), dtype=torch.long), persistent=scheduled)
-        self._register_state_dict_hook(_name_count)  # without an underscore only since torch 2.5
+        self.add_count("_step", is_saved=scheduled)
         self.add_to_recordable_attributes(list_of_names=["scale"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=["avg_angle", "avg_norm", "avg_scale"], is_stat=True)
 
@@ -424,29 +423,22 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes PML's state: its weights are the transpose of ours."""
         take_weights(self, state_dict, prefix)
-        load_count(self, "_step", state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _name_count(loss: BaseSoftmaxLoss, state_dict: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Its state calls the count ``step``, a name that the loss itself leaves to subclasses."""
-    if f"{prefix}_step" in state_dict:
-        state_dict[f"{prefix}step"] = state_dict.pop(f"{prefix}_step")
 
 
 @torch.no_grad()
 def _move(loss: BaseSoftmaxLoss, batch: Batch) -> None:
     """Count the batch and move running statistics; one that is not finite, which would stay in them, moves none."""
-    loss._step = loss._step + 1  # replaced, never mutated
+    loss._step = loss._step + 1
     if not loss._observes:
         return
-    before = dict(loss.named_buffers(recurse=False))
+    before = dict(loss.named_buffers(recurse=False)) | loss.counts
     loss.observe(batch)
     finite = (batch.cosine * batch.norm).sum().isfinite()
     if finite.device.type != "cpu" or torch.compiler.is_compiling() or not finite:
         for name, old in before.items():
             new = getattr(loss, name)
-            if new is not old and new.device == finite.device:  # a count on the CPU cannot know
+            if new is not old and new.device == finite.device:  # a count on the CPU cannot know of a GPU
                 setattr(loss, name, torch.where(finite, new, old))
 
 

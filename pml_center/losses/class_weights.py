@@ -1,8 +1,9 @@
 """ClassWeights: where the weights of the classes live."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,22 +28,37 @@ class Chosen(NamedTuple):
 
 
 class Counting:
-    """A module whose counts, buffers of one integer each, stay on the CPU wherever it goes.
+    """A module with counts that stay on the CPU wherever it goes, saved as a buffer would be.
 
-    They say what the CPU does next, as the seed of a draw or the step of a schedule does: it must not wait to know.
+    They say what the CPU does next, as the seed of a draw or the step of a schedule does: it must not wait to know. A
+    buffer would go along to the GPU, or stay behind, where ``DistributedDataParallel`` wants all on one device.
     """
 
-    _buffers: dict[str, Tensor | None]
+    _kept_counts: Mapping[str, bool] = MappingProxyType({})  # by name, whether it is saved
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        counts = {name: one for name, one in self._buffers.items() if one is not None and _is_count(one)}
-        super()._apply(fn, recurse)  # type: ignore[misc]
-        self._buffers.update(counts)
-        return self
+    def add_count(self, name: str, is_saved: bool = True) -> None:
+        """Count from 0. Counts are replaced, never mutated. In the state they have no underscore."""
+        setattr(self, name, torch.zeros((), dtype=torch.long))
+        self._kept_counts = {**self._kept_counts, name: is_saved}
 
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """All of them, by name."""
+        return {name: getattr(self, name) for name in self._kept_counts}
 
-def _is_count(buffer: Tensor) -> bool:
-    return not buffer.ndim and buffer.dtype == torch.long
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        for name, is_saved in self._kept_counts.items():
+            if is_saved:
+                destination[prefix + name.removeprefix("_")] = getattr(self, name)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """A count is part of the state under some options only: a state may come without it, or with it in vain."""
+        for name, is_saved in self._kept_counts.items():
+            value = state_dict.pop(prefix + name.removeprefix("_"), None)
+            if is_saved and value is not None:
+                setattr(self, name, value.detach().to("cpu", torch.long, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]
 
 
 class ClassWeights(Counting, nn.Module):
@@ -87,7 +103,7 @@ class ClassWeights(Counting, nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
         self.num_classes, self.sub_centers = num_classes, sub_centers
         self.sample_rate, self.sparse_gradient, self.seed = sample_rate, sparse_gradient, seed
-        self.register_buffer("draws", torch.zeros((), dtype=torch.long), persistent=sample_rate < 1)
+        self.add_count("draws", is_saved=sample_rate < 1)
 
     def apply(self, fn: Callable[[nn.Module], object]) -> "ClassWeights":
         """Nothing: what starts the ``weight`` of layers anew, as ``model.apply(init)``, would start these, too."""
@@ -143,14 +159,10 @@ class ClassWeights(Counting, nn.Module):
         dominant = votes.new_zeros(rows.shape[:2]).index_add(0, labels, votes).argmax(1)
         return cosine, dominant[labels], dominant
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        load_count(self, "draws", state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _sample(self, labels: Tensor) -> Tensor:
         """Those of the batch and a random choice of the others, sorted."""
         order = _order(self, labels.device)
-        self.draws = self.draws + 1  # replaced, never mutated
+        self.draws = self.draws + 1
         order = order.index_fill(0, labels, 2)  # above all others
         size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
         return order.topk(size, sorted=False).indices.sort().values
@@ -160,17 +172,3 @@ class ClassWeights(Counting, nn.Module):
 def _order(weights: ClassWeights, device: torch.device) -> Tensor:
     """A random number in [0, 1) for each class."""
     return drawn(torch.rand, weights.num_classes, weights.seed + int(weights.draws), device)
-
-
-def load_count(module: nn.Module, name: str, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """A count that is part of the state under some options only: a state may come without it, or with it in vain.
-
-    There it has no underscore.
-    """
-    before = prefix + name.removeprefix("_")
-    if before in state_dict:
-        state_dict[prefix + name] = state_dict.pop(before)
-    if name in module._non_persistent_buffers_set:
-        state_dict.pop(prefix + name, None)
-    else:
-        state_dict.setdefault(prefix + name, module.get_buffer(name))

@@ -85,7 +85,7 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.std = variant, margin, std
         self.plus, self.beyond_pi, self.seed = plus, beyond_pi, seed
-        self.register_buffer("draws", torch.zeros((), dtype=torch.long))
+        self.add_count("draws")
         self.add_to_recordable_attributes(list_of_names=["margin", "std"], is_stat=False)
 
     def observe(self, batch: Batch) -> None:

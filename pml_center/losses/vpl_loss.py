@@ -71,7 +71,7 @@ class VPLLoss(BaseSoftmaxLoss):
         self.share, self.max_age, self.start_step = share, max_age, start_step
         self.register_buffer("latest", torch.zeros(num_classes, embedding_size))
         self.register_buffer("seen", torch.full((num_classes,), -max_age))  # out of date in the first batch
-        self.register_buffer("_step", self._step)  # saved, as ages are counted from it
+        self.add_count("_step")  # saved, as ages are counted from it
         self.add_to_recordable_attributes(list_of_names=["margin", "share"], is_stat=False)
 
     def prototypes(self, chosen: Chosen) -> Tensor:

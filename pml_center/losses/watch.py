@@ -73,7 +73,7 @@ class ForgottenOptimizer(Watch):
         of_class = rows.detach().reshape(num_classes, -1)
         if self._kept is not None and self._kept[0] == num_classes:
             _, label, row, is_known = self._kept
-            moved = (of_class.index_select(0, label).to(row) != row).any()
+            moved = (of_class.index_select(0, label.to(of_class.device)).to(row) != row).any()
             has_gradient: bool | Tensor = rows.grad is not None
             if is_known is not None:
                 moved, has_gradient = moved & is_known, is_known & has_gradient
@@ -89,7 +89,7 @@ class ForgottenOptimizer(Watch):
                         "batches. Give them to one: torch.optim.AdamW(pml_center.param_groups(model, loss, lr=...)). "
                         "If you accumulate gradients over more batches than that, all is well."
                     )
-        label, is_known = labels[:1], None
+        label, is_known = labels[:1].clone(), None  # the batch may be filled anew
         if seen is not None:
             longest, place = seen.max(0)
             label, is_known = labels.index_select(0, place.reshape(1)), longest > 0

@@ -286,13 +286,17 @@ class _Reduction(torch.autograd.Function):
             for tensor in block:
                 room -= 0 if tensor is None else tensor.numel()
             kept.extend(block if room >= 0 else ())
-        shares, result = None, parts[0]
+        whole = of_kept = None
+        result = parts[0]
         if len(parts) > 1:
             stacked = torch.stack(parts, dim=1)
-            shares, result = softmax_of(stacked) if of is _LOGSUMEXP else (None, stacked.sum(1))
+            result = stacked.sum(1)
+            if of is _LOGSUMEXP:
+                whole = result = stacked.logsumexp(1)
+                of_kept = stacked[:, : len(kept) // len(_Block._fields)]
         ctx.logits, ctx.of = logits, of
         ctx.scale = None if isinstance(scale, Tensor) else scale
-        saved = embeddings, weight, scale if ctx.scale is None else None, bias, shares, *kept
+        saved = embeddings, weight, scale if ctx.scale is None else None, bias, whole, of_kept, *kept
         ctx.of_embeddings_alone = not any(ctx.needs_input_grad[1:])
         if ctx.of_embeddings_alone and ctx.needs_input_grad[0]:  # taken now: backward may find the rows moved
             saved = _gradients(ctx, saved, torch.ones_like(result))[:1]
@@ -319,7 +323,7 @@ def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_
 
 def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
     """Of embeddings, weight, scale and bias."""
-    embeddings, weight, scale, _, shares, *kept = saved
+    embeddings, weight, scale, _, whole, of_kept, *kept = saved
     scale = scale if ctx.scale is None else ctx.scale
     _, needs_weight, needs_scale, needs_bias, *_ = ctx.needs_input_grad
     logits = ctx.logits
@@ -332,8 +336,10 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         block = _Block(*of_block) if of_block else _block(logits, scale, chunk)
         if ctx.of is _LOGSUMEXP:
             if not of_block:
-                block, _ = _reduced(block, logits, chunk, ctx.of)
-            of_part = upstream if shares is None else upstream * shares[:, number]
+                block, part = _reduced(block, logits, chunk, ctx.of)
+            elif whole is not None:
+                part = of_kept[:, number]
+            of_part = upstream if whole is None else upstream * (part - whole).exp()
             grad = block.logits * of_part.unsqueeze(1)
         else:
             grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
@@ -351,11 +357,11 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         if needs_weight:
             of_weight = torch.empty_like(weight) if of_weight is None and not chunk.is_all else of_weight
             out = None if of_weight is None else chunk.of(of_weight, logits.sub_centers)
-            part = torch.mm(grad.t(), embeddings, out=out)
+            of_rows = torch.mm(grad.t(), embeddings, out=out)
             if block.length is not None:  # onto the tangent of the sphere: the length of a row changes nothing
-                radial = (part * rows).sum(1) / block.length.square()
-                part.addcmul_(rows, radial.unsqueeze(1), value=-1)
-            of_weight = part if chunk.is_all else of_weight
+                radial = (of_rows * rows).sum(1) / block.length.square()
+                of_rows.addcmul_(rows, radial.unsqueeze(1), value=-1)
+            of_weight = of_rows if chunk.is_all else of_weight
     if of_scale is not None and not scale.ndim:
         of_scale = of_scale.sum()
     return of_embeddings, of_weight, of_scale, torch.cat(of_bias) if len(of_bias) > 1 else (of_bias or [None])[0]
@@ -376,10 +382,14 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
     length = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST) if logits.normalize else None
     similarity = nearest = None
     bias = None if logits.bias is None else chunk.of(logits.bias)
-    factor = None if isinstance(scale, Tensor) or logits.margin is not None or logits.sub_centers > 1 else scale
-    if factor is not None and length is not None:  # beta=0: the first argument is not looked at
-        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=factor), length)
-    elif factor == 1 and bias is not None:
+    number = None if isinstance(scale, Tensor) else scale
+    is_fixed = not (isinstance(scale, Tensor) and (scale.ndim or scale.requires_grad))
+    is_factor = is_fixed and logits.margin is None and logits.sub_centers == 1
+    if is_factor and number is not None and length is not None:  # beta=0: the first argument is not looked at
+        block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=number), length)
+    elif is_factor and length is not None:
+        block = in_place("mul", logits.embeddings @ rows.t(), scale / length)
+    elif is_factor and number == 1 and bias is not None:
         return _Block(torch.addmm(bias, logits.embeddings, rows.t()), None, None, None)
     else:
         similarity = logits.embeddings @ rows.t()
@@ -387,7 +397,7 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)
         block = scaled(similarity if logits.margin is None else logits.margin(similarity), scale)
-        similarity = similarity if factor is None else None
+        similarity = None if is_factor else similarity
     if bias is not None:
         block = in_place("add", block, bias)
     return _Block(block, similarity, nearest, length)
@@ -396,7 +406,7 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
 def _before_margin_and_scale(logits, scale, block, grad, of_scale) -> Tensor:
     """The gradient of the similarities from that of the logits; adds to that of the scale."""
     if block.similarity is None:
-        return grad if scale == 1 else in_place("mul", grad, scale)
+        return grad if not isinstance(scale, Tensor) and scale == 1 else in_place("mul", grad, scale)
     if of_scale is not None:
         after = block.similarity if logits.margin is None else logits.margin(block.similarity)
         of_scale += (grad * after).sum(1)

@@ -147,8 +147,8 @@ class OptimizerConfig:
         optimizer: any optimizer of timm.
         lr: peak learning rate of the model; by default 0.002, but for what knows something already: 0.0001 for a trunk
             with pretrained weights, 0.001 for a neck from principal components.
-        trunk_lr: peak learning rate of the model without its neck; by default lr.
-        neck_lr: peak learning rate of the neck; by default lr.
+        trunk_lr: peak learning rate of the model without its neck; by default that of lr.
+        neck_lr: peak learning rate of the neck; by default that of lr.
         layer_decay: factor by which the rate of a block of the trunk is below that of the one behind it, as timm counts
             blocks; 1 is none.
         loss_lr: peak learning rate of the losses' parameters, such as class weights; by default lr.
@@ -267,7 +267,11 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
             raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")
         if self.neck_init == "pca" and (self.neck != "linear" or self.embedding_size == 0):
             neck = f"neck={self.neck!r}" if self.neck != "linear" else "embedding_size=0, which has none"
-            raise ValueError(f"neck_init must be 'random' but for a linear neck, got 'pca' with {neck}. Leave it out.")
+            raise ValueError(f"neck_init must be 'random' but for a linear neck, got 'pca' with {neck}. Use 'random'.")
+        if self.neck_init == "pca" and self.init_from:
+            raise ValueError(
+                "neck_init must be 'random' with init_from, whose neck comes along, got 'pca'. Use 'random'."
+            )
         if self.init_from and (self.weights or self.pretrained):
             other = "weights" if self.weights else "pretrained"
             raise ValueError(f"{other} must be left out with init_from, got both. Choose one source of weights.")
@@ -310,6 +314,11 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         """A configuration from its sections, such as a :class:`DataConfig`; what is named here goes before them."""
         values = {name: value for section in sections for name, value in vars(section).items()}
         return cls(**values | others)
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any], source: str) -> "TrainConfig":
+        """As :meth:`of`, of what a run or a comparison wrote down, perhaps of an earlier version."""
+        return cls.of({"neck_init": "random", **values} if isinstance(values, Mapping) else values, source)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> "TrainConfig":

@@ -344,20 +344,21 @@ def completed(config: TrainConfig) -> TrainConfig:
     full["data"] = keep_samples(data) if isinstance(data, tuple) else full_source(data)
     model = config.model or ("linear" if is_vectors(split_apart(full["data"])[0]) else "convnet")
     full["model"] = full_name(model)
-    knows = config.pretrained or config.weights is not None or model in HEADS
+    config = replace(config, **full)
+    is_pretrained = config.pretrained or config.weights is not None
+    knows = is_pretrained or model in HEADS
     if config.embedding_size is None:
-        usual = 256 if knows else 64
-        full["embedding_size"] = Run.open(full["init_from"]).config.embedding_size if config.init_from else usual
+        usual = 0 if config.neck == "none" else 256 if knows else 64
+        width = Run.open(config.init_from).config.embedding_size if config.init_from else usual
+        config = replace(config, embedding_size=width)
     if config.neck_init is None:
-        starts = knows and model != "mlp" and config.neck == "linear" and config.embedding_size != 0
-        full["neck_init"] = "pca" if starts else "random"
+        starts = knows and model != "mlp" and config.neck == "linear" and config.embedding_size and not config.init_from
+        config = replace(config, neck_init="pca" if starts else "random")
     if config.lr is None:
-        full["lr"] = config.rate
-        if config.trunk_lr is None and (config.pretrained or config.weights):
-            full["trunk_lr"] = config.rate / 20
-        if config.neck_lr is None and full.get("neck_init", config.neck_init) == "pca":
-            full["neck_lr"] = config.rate / 2
-    return replace(config, **full)
+        trunk_lr = config.rate / 20 if config.trunk_lr is None and is_pretrained else config.trunk_lr
+        neck_lr = config.rate / 2 if config.neck_lr is None and config.neck_init == "pca" else config.neck_lr
+        config = replace(config, lr=config.rate, trunk_lr=trunk_lr, neck_lr=neck_lr)
+    return config
 
 
 def keep_samples(arrays: Sequence[Any]) -> str:

@@ -114,7 +114,7 @@ class Run(EventLog):
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{path} must be YAML, got: {error}. Train again, or restore the file.") from error
-        return TrainConfig.of(values, str(path))
+        return TrainConfig.recorded(values, str(path))
 
     @property
     def identity(self) -> str:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from pml_center import distributed
 from pml_center.backbones import HEADS, Embedder, Trunk
 from pml_center.data import ImageSplits, LabeledImages
+from pml_center.data.inspect_images import readable
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, decoded_once, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
@@ -218,14 +219,16 @@ class TrainState:
         """Start the neck at the principal components of the features, where the configuration says so.
 
         Raises:
-            ValueError: an image that cannot be read.
+            ValueError: an image that cannot be read, where features of all stand in the place of images.
         """
         if self.config.neck_init != "pca":
             return
         train = self.images.train
         if not self.has_fixed_features:  # else all will be needed
-            train = train.subset(np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(int))
+            some = train.subset(np.linspace(0, len(train) - 1, min(len(train), ENOUGH)).astype(int))
+            train = some if some.width is not None else readable(some, self.config.workers)[0]
         self.model.start_neck(torch.from_numpy(self._features(train)))
+        self.model.neck.load_state_dict(distributed.from_main(self.model.neck.state_dict))  # one CPU may differ
         if self.average is not None:
             self.average.set(self.model)
 

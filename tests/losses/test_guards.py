@@ -39,6 +39,16 @@ def test_a_forgotten_optimizer_is_reported_once(kind, batch):
     assert f"{kind.__name__} has parameters that {FORGOTTEN} in {BATCHES_AT_REST} training batches" in messages[0]
 
 
+def test_a_batch_that_is_filled_anew_hides_no_forgotten_optimizer(generator):
+    loss, embeddings, labels = SoftmaxLoss(4, SIZE), torch.zeros(12, SIZE), torch.zeros(12, dtype=torch.long)
+
+    def step():
+        embeddings.normal_(generator=generator)
+        loss(embeddings, labels.random_(4, generator=generator)).backward()
+
+    assert len(said(step, 3 * BATCHES_AT_REST)) == 1
+
+
 @pytest.mark.parametrize("sparse_gradient", [False, True])
 def test_a_center_that_starts_from_data_was_not_moved_by_an_optimizer(sparse_gradient, batch):
     loss = CenterLoss(4, SIZE, update="gradient", init="first_batch", sparse_gradient=sparse_gradient)

@@ -106,6 +106,32 @@ def test_an_ignored_label_takes_no_part(case, batch):
         loss(embeddings, labels.masked_fill(~keep, -1))
 
 
+@each_softmax
+def test_what_an_ignored_sample_holds_is_in_no_gradient(case, batch, monkeypatch):
+    monkeypatch.setattr("pml_center.losses.base_element_loss.check_embeddings", lambda *_, **__: None)  # as on a GPU
+    embeddings, labels = batch[0].detach().clone(), batch[1].clone()
+    labels[::3], embeddings[::3] = -1, torch.nan
+    loss = case.build(ignore_index=-1)
+    embeddings.requires_grad_()
+    loss(embeddings, labels).backward()
+    assert all(tensor.grad.isfinite().all() for tensor in (embeddings, *loss.parameters()))
+
+
+def test_a_count_is_no_buffer_and_part_of_the_state():
+    loss = losses.ElasticFaceLoss(6, 4, sample_rate=0.5, margin_schedule=lambda step: 1.0)
+    loss(torch.randn(6, 4), torch.arange(6))
+    assert not list(loss.buffers())  # which DistributedDataParallel wants where the parameters are
+    assert {name: int(value) for name, value in loss.state_dict().items() if not value.ndim} == {
+        "draws": 1,
+        "step": 1,
+        "class_weights.draws": 1,
+    }
+    other = losses.ElasticFaceLoss(6, 4, sample_rate=0.5, margin_schedule=lambda step: 1.0)
+    other.load_state_dict(loss.state_dict())
+    assert [int(count) for count in (*other.counts.values(), *other.class_weights.counts.values())] == [1, 1, 1]
+    assert {count.device.type for count in other.to("meta").counts.values()} == {"cpu"}
+
+
 @pytest.mark.parametrize("make", [losses.SoftmaxLoss, losses.CenterLoss, losses.SoftmaxCenterLoss, losses.RangeLoss])
 def test_a_regularizer_does_not_see_an_ignored_sample(make, batch):
     embeddings, labels = batch[0].detach().clone(), batch[1].clone()

@@ -92,6 +92,19 @@ def test_a_head_starts_where_the_features_are(tmp_path, arrays):
     assert (completed(TrainConfig()).embedding_size, completed(TrainConfig()).neck_init) == (64, "random")
 
 
+def test_a_neck_that_comes_along_is_kept_and_that_of_an_earlier_version_started_at_random(tmp_path, arrays):
+    run, _ = fit(small(tmp_path, arrays, lr=0.02))
+    still = dataclasses.replace(small(tmp_path, arrays), init_from=str(run.folder), lr=1e-12, out=str(tmp_path / "on"))
+    on, _ = fit(still)
+    assert torch.allclose(on.load_model("last").neck.weight, run.load_model("last").neck.weight, atol=1e-6)
+    with pytest.raises(ValueError, match="neck_init must be 'random' with init_from"):
+        dataclasses.replace(still, neck_init="pca")
+    path = run.folder / "config.yaml"
+    path.write_text(path.read_text().replace("neck_init: pca\n", ""))
+    assert run.config.neck_init == "random"
+    assert completed(small(tmp_path, arrays, neck="none", embedding_size=None)).embedding_size == 0
+
+
 def test_what_knows_something_moves_less_unless_a_rate_is_given():
     tuned = TrainConfig("digits", model="resnet18", pretrained=True)
     rates = [(c.lr, c.trunk_lr, c.neck_lr) for c in map(completed, (tuned, dataclasses.replace(tuned, lr=0.01)))]
