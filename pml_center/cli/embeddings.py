@@ -1,12 +1,9 @@
 """Folders that ``embed`` wrote: they need no model."""
 
 from pathlib import Path
-from typing import Any
 
-from pml_center.data.vectors import check_as_written, made_by
+from pml_center.data.vectors import check_as_written
 from pml_center.evaluation import Samples, load_samples
-
-IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 
 
 def is_embedding_folder(source: str) -> bool:
@@ -24,9 +21,3 @@ def read_embeddings(folder: str | Path) -> Samples:
     samples = load_samples(folder)
     check_as_written(Path(folder), samples.embeddings, samples.names)
     return samples
-
-
-def maker_of(folder: str | Path) -> dict[str, Any]:
-    """What tells the model of such a folder from others, as far as it is known, in values of JSON."""
-    facts = made_by(str(folder))
-    return {name: facts[name] for name in IDENTITY if name in facts}

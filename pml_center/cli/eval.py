@@ -86,7 +86,7 @@ def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"
     if task.rows.run and beside:
         from pml_center.training.measurement import with_doubts  # and with it all of training
 
-        reports["retrieval"] = with_doubts(reports["retrieval"], beside, task.rows.run.config.metric)
+        reports["retrieval"] = with_doubts(reports["retrieval"], beside, task.rows.run.config)
     return reports, beside
 
 

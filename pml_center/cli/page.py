@@ -45,8 +45,7 @@ def write_page(
         details["Configuration"] = asdict(run.config)
         settings = [f"Run {run.folder.name}: {run.config.command}", *chosen_epoch(run)]
         if beside and retrieval:
-            told = retrieval, beside, run.config.metric
-            first = [*unbeaten(*told), *gained(*told)]
+            first = [*unbeaten(retrieval, beside, run.config), *gained(retrieval, beside, run.config.metric)]
     # The page of a run says the same whoever writes it.
     made = environment() if run is None or facts is not None else run.environment
     for kind in ("images", "reference_images"):
@@ -77,9 +76,12 @@ def chosen_epoch(run: "Run") -> list[str]:
 
 def _title(run: "Run | None", name: str, facts: Mapping[str, Any]) -> str:
     """The model, with its loss where that is known, and the data."""
+    from pml_center.data.data_folder import cache_folder
     from pml_center.data.open_images import is_name
 
     def called(data: str) -> str:
+        if Path(data).parent == cache_folder() / "features":  # arrays, which have no other name
+            return "features"
         return data if is_name(data) else Path(data).name
 
     if run is None:

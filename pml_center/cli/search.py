@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pml_center.cli.embed import INDEX_FILE
 from pml_center.cli.options import Json, ModelOptions
 from pml_center.cli.output import show_json, show_table
 
@@ -16,7 +17,7 @@ def search(
     /,
     *,
     k: int = 10,
-    similarity: Literal["cosine", "dot", "euclidean"] = "cosine",
+    similarity: Literal["cosine", "dot", "euclidean"] | None = None,
     index: Path | None = None,
     report: Path | None = None,
     json_: Json = False,
@@ -30,7 +31,8 @@ def search(
         images: to find others like, and folders of images; or what is embedded already, which needs no model:
             folders that `pml-center embed` wrote, and .npy files of embeddings.
         k: how many to find for each.
-        similarity: how embeddings are compared.
+        similarity: how embeddings are compared; by default as the index that `pml-center embed` wrote beside them
+            compares them, or by cosine.
         index: search in this faiss index of the embeddings, as `pml-center embed --index` writes it, which may miss
             some; without it, the search is exact.
         report: write a page (HTML) that shows them there.
@@ -49,15 +51,16 @@ def search(
             f"images must be existing files, got {got}. Give images, folders of them, or embeddings."
         )
     samples = read_embeddings(folder)
+    compared = similarity or _compared_by(folder / INDEX_FILE if index is None else index) or "cosine"
     asked = _embedded(folder, images, ModelOptions(batch_size=batch_size, device=device, workers=0, cache=False))
-    ids, scores = _nearest(asked, min(k, len(samples.embeddings)), samples, similarity, folder, index)
+    ids, scores = _nearest(asked, min(k, len(samples.embeddings)), samples, compared, folder, index)
     names = list(asked.names or [])
     found = {
         name: _found(samples, *row)
         for name, row in zip(names, zip(ids.tolist(), scores.tolist(), strict=True), strict=True)
     }
     if report is not None:
-        _write_page(report, folder, samples, names, ids, scores, similarity)
+        _write_page(report, folder, samples, names, ids, scores, compared)
     if json_:
         show_json("search", {"folder": str(folder), "neighbours": found})
         return
@@ -66,7 +69,7 @@ def search(
         for name, rows_of in found.items()
         for place, row in enumerate(rows_of)
     ]
-    show_table(["query", "", similarity, "label", "image"], cells)
+    show_table(["query", "", compared, "label", "image"], cells)
     if report is not None:
         print(f"page    {report}")
 
@@ -106,12 +109,13 @@ def _images(path: Path) -> list[str]:
 def _rows(path: Path, folder: Path) -> dict[str, Any]:
     """Embeddings by name, of the width and, as far as that is known, of the model of those to search in."""
     from pml_center.arrays import as_matrix, read_array
-    from pml_center.cli.embeddings import maker_of, read_embeddings
+    from pml_center.cli.embeddings import read_embeddings
+    from pml_center.data.vectors import maker_of
 
     if path.is_dir():
         samples = read_embeddings(path)
         rows, names = samples.embeddings, samples.names
-        own, theirs = maker_of(path), maker_of(folder)
+        own, theirs = maker_of(str(path)), maker_of(str(folder))
         if any(own[name] != theirs[name] for name in own.keys() & theirs.keys()):
             raise ValueError(
                 f"images must be embedded as {str(folder)!r} was, got {str(path)!r} of other weights or input. "
@@ -135,6 +139,11 @@ def _nearest(
         return ExactSearch(queries.embeddings, samples.embeddings, similarity, overlap=True, names=names).nearest(k)
     searcher = FaissSearcher(similarity=similarity)
     searcher.load(index)
+    if (written := _compared_by(index)) not in (None, similarity):
+        raise ValueError(
+            f"index must compare by {similarity}, got one that compares by {written}. "
+            "Give the --similarity that it was written for."
+        )
     if made_by(str(index.parent)).get("sum") not in (None, made_by(str(folder)).get("sum")):
         raise ValueError(
             f"index must be of the embeddings in {str(folder)!r}, got that of others in {str(index.parent)!r}. "
@@ -143,6 +152,13 @@ def _nearest(
     searcher.check_holds(samples.embeddings)
     scores, ids = searcher(queries.embeddings, k)
     return ids, -scores if similarity == "euclidean" else scores
+
+
+def _compared_by(index: Path) -> str | None:
+    """By what an index compares, where `pml-center embed` wrote it and this down beside it."""
+    from pml_center.data.vectors import made_by
+
+    return made_by(str(index.parent)).get("index", {}).get("similarity") if index.name == INDEX_FILE else None
 
 
 def _found(samples: "Samples", ids: list[int], scores: list[float]) -> list[dict[str, Any]]:

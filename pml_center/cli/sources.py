@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 
 from pml_center.arrays import read_array
 from pml_center.backbones import Embedder, full_name
-from pml_center.cli.embeddings import IDENTITY, is_embedding_folder, maker_of, read_embeddings
+from pml_center.cli.embeddings import is_embedding_folder, read_embeddings
 from pml_center.cli.options import ModelOptions
 from pml_center.data import LabeledImages, digits, eval_transform, open_images
 from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source, split_apart
-from pml_center.data.vectors import MODEL_FILE, made_by
+from pml_center.data.vectors import IDENTITY, MODEL_FILE, made_by, maker_of
 from pml_center.evaluation import Samples, embed
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.text_files import read_rows

@@ -18,6 +18,7 @@ from pml_center.evaluation.report import BESIDE
 from pml_center.evaluation.statistics import Interval, few_units
 from pml_center.notebooks import data_frame, html_table
 from pml_center.training.config import TrainConfig
+from pml_center.training.measurement import remedies_of
 
 SCHEMA = 1  # of the JSON; a new number where a reader of the old one would be misled
 SIGNIFICANT = 0.05  # a corrected p-value below it is a difference that is called real
@@ -334,14 +335,13 @@ class Comparison:
     def unbeaten(self) -> list[str]:
         """Sentences on what needs no training and is at least as good as the best loss, each with what to try."""
         found = []
-        neck = "the neck alone with --freeze trunk, or " if self.pixels else ""  # features have no trunk
-        remedies = {BESIDE["before"]: f"train {neck}with a smaller --lr"}
+        remedies = remedies_of(TrainConfig(**self.ranked[0].options), of_images=bool(self.pixels))
+        remedies = {BESIDE[name]: remedy for name, remedy in remedies.items()}
         for name, values in self.beside.items():
             reached = float(np.nanmean(values[self.metric])) if self.metric in values else -np.inf
             if reached >= self.rows[0].value:
-                remedy = remedies.get(name, "train longer, or look at the data")
                 verb = "reach" if name == BESIDE["pixels"] else "the model reached"
-                found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedy}")
+                found.append(f"{name} {verb} {reached:.4f}, and no loss does better: {remedies[name]}")
         return found
 
     @property

@@ -140,6 +140,6 @@ def _file(size: int, path: Path) -> mmap.mmap:
             unfinished.replace(path)  # whole, or not at all: others may make the same
         finally:
             unfinished.unlink(missing_ok=True)
-    path.touch()
+    os.utime(path)  # it was used; `touch` would make an empty one where another process has just deleted it
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), size)

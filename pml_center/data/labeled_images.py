@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,25 +90,28 @@ class LabeledImages(Dataset):
     def __getitem__(self, i: int) -> tuple[Any, int]:
         if isinstance(vector := self.images[i], Vector):
             return torch.from_numpy(vector.values), int(self.labels[i])
-        if (pixels := self._kept_pixels(i)) is not None:
-            return self.transform.finish(Image.fromarray(pixels)), int(self.labels[i])  # type: ignore[union-attr]
+        if (pixels := self._kept_pixels([i])) is not None:
+            return self.transform.finish(Image.fromarray(pixels[0])), int(self.labels[i])  # type: ignore[union-attr]
         image = self._read(i)
         return (image if self.transform is None else self.transform(image)), int(self.labels[i])
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, int]]:
         """Several at once, as a ``DataLoader`` asks for them."""
-        if isinstance(self.transform, Transform) and isinstance(finish := self.transform.finish, Standardise):
-            kept = [pixels for i in rows if (pixels := self._kept_pixels(i)) is not None]
-            if len(kept) == len(rows):
-                return list(zip(finish.batch(np.stack(kept)), self.labels[rows].tolist(), strict=True))
+        finish = getattr(self.transform, "finish", None)
+        if isinstance(finish, Standardise) and (pixels := self._kept_pixels(rows)) is not None:
+            return list(zip(finish.batch(np.stack(pixels)), self.labels[rows].tolist(), strict=True))
         return [self[i] for i in rows]
 
-    def _kept_pixels(self, i: int) -> NDArray[np.uint8] | None:
-        """Image ``i`` before anything random, None where that is not kept."""
+    def _kept_pixels(self, rows: Sequence[int]) -> list[NDArray[np.uint8]] | None:
+        """Some images before anything random, None where none is kept behind this transform."""
         transform, kept = self.transform, self._kept
         if kept is None or not isinstance(transform, Transform) or transform.squash != kept.squash:
             return None
-        return kept.get(int(self._places[i]), lambda: transform.squash(self._read(i)))
+        return [kept.get(int(self._places[i]), partial(self._squashed, i)) for i in rows]
+
+    def _squashed(self, i: int) -> Image.Image:
+        assert self._kept is not None
+        return self._kept.squash(self._read(i))
 
     @property
     def width(self) -> int | None:
@@ -182,7 +186,7 @@ class LabeledImages(Dataset):
             rows: (N, F).
         """
         other = copy.copy(self)
-        other.images = [Vector(row, self.name(i)) for i, row in enumerate(rows)]
+        other.images, other._kept = [Vector(row, self.name(i)) for i, row in enumerate(rows)], None
         return other
 
     def stored(self, i: int) -> Image.Image:

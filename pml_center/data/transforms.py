@@ -38,11 +38,6 @@ class Squash:
         return convert(image, self.channels).resize(self.size[::-1], Image.Resampling.BICUBIC)
 
     @property
-    def mode(self) -> str:
-        """What PIL calls the channels."""
-        return "L" if self.channels == 1 else "RGB"
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of the pixels, (H, W) or (H, W, 3)."""
         return self.size if self.channels == 1 else (*self.size, self.channels)

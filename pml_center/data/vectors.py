@@ -20,6 +20,7 @@ from pml_center.text_files import read_columns, read_rows
 
 FILES = (".npy", ".npz")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 # What the arrays of an .npz file are called, the first of these names that there is.
 ARRAYS = {
     "embeddings": ("embeddings", "features", "X", "x"),
@@ -98,6 +99,12 @@ def made_by(source: str) -> dict[str, Any]:
         raise ValueError(
             f"{MODEL_FILE} must be what `pml-center embed` wrote, got {str(path)!r} ({one_line(error)}). Embed again."
         ) from error
+
+
+def maker_of(source: str) -> dict[str, Any]:
+    """What tells the model that made features from others, as far as it is known, in values of JSON."""
+    facts = made_by(source)
+    return {name: facts[name] for name in IDENTITY if name in facts}
 
 
 def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -> None:

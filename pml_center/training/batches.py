@@ -53,14 +53,16 @@ def decoded_once(images: ImageSplits, model: Embedder, config: TrainConfig) -> I
     Where a frozen trunk computes features once, they take the place of the images to train on and choose by.
     """
     left = config.decoded_gib * 2**30
-    if images.train.width is not None or model.image_size is None or not left:
+    if images.train.width is not None or model.image_size is None:
         return images
     parts = {split: part for split in SPLITS if (part := getattr(images, split)) is not None}
-    for split in ("test",) if config.has_fixed_features else tuple(parts):
+    wanted = ("test",) if config.has_fixed_features else tuple(parts)
+    for split in wanted if left else ():
         transform = _training_transform(model, config) if split == "train" else transform_of(model)
         size = bytes_of(transform.squash, len(parts[split]))
         if size > left:
-            LOG.info("images  of %s are decoded in every epoch: they would take %.1f GiB", split, size / 2**30)
+            room = size / 2**30, left / 2**30
+            LOG.info("images  of %s are decoded in every epoch: they would take %.3g GiB, %.3g are left", split, *room)
             continue
         left -= size
         parts[split] = parts[split].decoded_once(transform.squash)

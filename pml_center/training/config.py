@@ -294,16 +294,17 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
 
     @property
     def command(self) -> str:
-        """The line that trains it, for a shell: all that is not left to the defaults.
+        """The line that trains it again, for a shell: all that is not left to the defaults, but for its folder.
 
         Example:
-            >>> TrainConfig("my photos", loss="ArcFaceLoss", pretrained=True).command
+            >>> TrainConfig("my photos", loss="ArcFaceLoss", pretrained=True, out="runs/first").command
             "pml-center train 'my photos' --pretrained --loss ArcFaceLoss"
         """
         words, defaults = ["pml-center", "train", self.data], TrainConfig()
+        left_out = "data", "out", "overwrite", "features"  # a new run needs a new folder, and features tell their width
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name != "data" and value != getattr(defaults, option.name):
+            if option.name not in left_out and value != getattr(defaults, option.name):
                 flag = f"--{option.name.replace('_', '-')}"
                 words += [flag] if value is True else [flag, str(value)]
         return shlex.join(words)

@@ -17,7 +17,7 @@ from pml_center.backbones import Embedder, Trunk
 from pml_center.data import LabeledImages, inspect_images
 from pml_center.data.data_folder import cache_folder
 from pml_center.decoding import convert
-from pml_center.evaluation import Report, RetrievalEvaluator, embed, wilson_interval
+from pml_center.evaluation import PairedTest, Report, RetrievalEvaluator, embed, wilson_interval
 from pml_center.evaluation.embed import transform_of
 from pml_center.evaluation.embedding_cache import cached_embeddings
 from pml_center.evaluation.report import BESIDE
@@ -174,7 +174,7 @@ def _measure(
         rows = pixel_rows(images, config.batch_size, config.workers)
         beside["pixels"] = by_pixels(rows, labels, **searched)
     return Measurement(
-        with_doubts(found, beside, config.metric),
+        with_doubts(found, beside, config),
         beside.get("before"),
         beside.get("pixels"),
         None if classify is None else accuracy(embeddings, images.labels, classify, model),
@@ -182,33 +182,49 @@ def _measure(
     )
 
 
-def unbeaten(report: Report, beside: Mapping[str, Report], metric: str) -> list[str]:
+def unbeaten(report: Report, beside: Mapping[str, Report], config: TrainConfig) -> list[str]:
     """Sentences on what needs no training and is better, each with what to try.
 
     Args:
         report: on retrieval.
         beside: the same by what needs no training, by the names of :data:`~pml_center.evaluation.report.BESIDE`.
-        metric: that of the run; the first one where that was not measured.
+        config: of the run, whose metric it is about; the first one where that was not measured.
     """
-    name = metric if metric in report.metrics else next(iter(report.metrics))
-    warnings = []
+    name = config.metric if config.metric in report.metrics else next(iter(report.metrics))
+    remedies, warnings = remedies_of(config, of_images="pixels" in beside), []
     if "before" in beside and beside["before"][name] > report[name]:
-        how = "the neck alone with --freeze trunk, with" if "pixels" in beside else "with"  # features have no trunk
+        tested = _tested(report, beside, name)
+        worse = "worse" if tested is not None and tested[1].high < 0 else "no better"
         warnings.append(
-            f"training made it worse: {name} is {report[name]:.4f}, and was {beside['before'][name]:.4f} before. "
-            f"Train {how} a smaller --lr, or for longer"
+            f"training made it {worse}: {name} is {report[name]:.4f}, and was {beside['before'][name]:.4f} before. "
+            + remedies["before"].capitalize()
         )
     if "pixels" in beside and beside["pixels"][name] >= report[name]:
         warnings.append(
-            f"{name} is {report[name]:.4f}, and raw pixels reach {beside['pixels'][name]:.4f}: train longer, start "
-            "from --pretrained weights, or look at the data"
+            f"{name} is {report[name]:.4f}, and raw pixels reach {beside['pixels'][name]:.4f}: {remedies['pixels']}"
         )
     return warnings
 
 
-def with_doubts(report: Report, beside: Mapping[str, Report], metric: str) -> Report:
+def remedies_of(config: TrainConfig, of_images: bool) -> dict[str, str]:
+    """What to try that was not tried, where what needs no training is not beaten, by the names of ``BESIDE``.
+
+    Example:
+        >>> remedies_of(TrainConfig(pretrained=True, freeze="trunk"), of_images=True)["before"]
+        'train with a smaller --lr, or for longer'
+    """
+    has_learned = bool(config.pretrained or config.weights or config.init_from)
+    neck = "the neck alone with --freeze trunk, " if of_images and has_learned and config.freeze != "trunk" else ""
+    start = "" if has_learned else "start from --pretrained weights, "
+    return {
+        "before": f"train {neck}with a smaller --lr, or for longer",
+        "pixels": f"train longer, {start}or look at the data",
+    }
+
+
+def with_doubts(report: Report, beside: Mapping[str, Report], config: TrainConfig) -> Report:
     """The report, with those of :func:`unbeaten` as its first warnings."""
-    return replace(report, warnings=tuple(dict.fromkeys([*unbeaten(report, beside, metric), *report.warnings])))
+    return replace(report, warnings=tuple(dict.fromkeys([*unbeaten(report, beside, config), *report.warnings])))
 
 
 def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[str]:
@@ -217,19 +233,30 @@ def gained(report: Report, beside: Mapping[str, Report], metric: str) -> list[st
     Args:
         report: on retrieval.
         beside: as of :func:`unbeaten`.
-        metric: likewise.
+        metric: of the run; the first one where that was not measured.
     """
+    tested = _tested(report, beside, metric)
+    if tested is None:
+        return []
+    name, test = tested
+    before, after = f"{beside['before'][name]:.4f}", f"{report[name]:.4f}"
+    if before == after:
+        return [f"Training left {name} at {after}: {test}"]
+    verb = "raised" if test.difference > 0 else "lowered"
+    chance = ", which may be chance" if test.low <= 0 <= test.high else ""
+    return [f"Training {verb} {name} from {before} to {after}{chance}: {test}"]
+
+
+def _tested(report: Report, beside: Mapping[str, Report], metric: str) -> tuple[str, PairedTest] | None:
+    """The metric, and the test of a model against what it was before; None where nothing can be tested."""
     before = beside.get("before")
     name = metric if metric in report.per_unit else next(iter(report.per_unit), "")
     if before is None or name not in before.per_unit or report.over != before.over:
-        return []
+        return None
     try:
-        test = report.compare(before)[name]
+        return name, replace(report, per_unit={name: report.per_unit[name]}).compare(before)[name]
     except ValueError:  # a single class
-        return []
-    verb = "raised" if test.difference > 0 else "lowered" if test.difference < 0 else "moved"
-    chance = ", which may be chance" if test.low <= 0 <= test.high else ""
-    return [f"Training {verb} {name} from {before[name]:.4f} to {report[name]:.4f}: {test}{chance}"]
+        return None
 
 
 def of_known_classes(images: LabeledImages, classes: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source, split_apart
-from pml_center.data.vectors import is_vectors, made_by
+from pml_center.data.vectors import is_vectors, maker_of
 from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
 from pml_center.notebooks import html_table
@@ -586,8 +586,7 @@ def check_features(run: Run, data: str) -> None:
 
 def _maker(data: str) -> dict[str, Any]:
     """What tells the model that made features from others, where it is known."""
-    facts = made_by(split_apart(data)[0]) if is_vectors(split_apart(data)[0]) else {}
-    known = {name: facts[name] for name in ("fingerprint", "flip_test", "recipe") if name in facts}
+    known = maker_of(split_apart(data)[0]) if is_vectors(split_apart(data)[0]) else {}
     return {"features": known} if known else {}
 
 

@@ -148,6 +148,22 @@ def test_an_index_that_does_not_fit_is_refused(run, where, trained, tmp_path):
     assert "images must be embedded as 'rows' was" in run("search", "rows", "flipped", code=2)
 
 
+def test_an_index_is_asked_as_it_was_written_to_compare(run, asked, where, trained):
+    out = ("--out", "by_dot", "--workers", "0")
+    run("embed", trained / "small", "photos", *out, "--index", "Flat", "--similarity", "dot")
+    arguments = ("by_dot", "by_dot", "--k", 2)
+    exact = asked(*arguments)  # by what the index beside the embeddings compares by
+    assert exact == asked(*arguments, "--similarity", "dot") != asked(*arguments, "--similarity", "cosine")
+    index = ("--index", "by_dot/index.faiss")
+    assert [rows[0]["image"] for rows in asked(*arguments, *index).values()] == [
+        rows[0]["image"] for rows in exact.values()
+    ]
+    refused = run("search", *arguments, *index, "--similarity", "cosine", code=2)
+    assert "index must compare by cosine, got one that compares by dot. Give the --similarity" in refused
+    refused = run("search", "rows", "rows", "--index", "rows/index.faiss", "--similarity", "dot", code=2)
+    assert "index must compare by dot, got one that compares by cosine" in refused
+
+
 def test_queries_and_options_that_cannot_be_are_refused(run, where, trained):
     np.save(where / "narrow.npy", np.ones((1, 5), np.float32))
     (where / "empty").mkdir(exist_ok=True)

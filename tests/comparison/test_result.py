@@ -295,6 +295,15 @@ def test_what_makes_a_comparison_doubtful_is_said():
     assert found.rows[0].deviation is None
 
 
+def test_the_remedy_of_a_comparison_is_none_that_was_taken():
+    neck = {"pretrained": True, "freeze": "trunk"}
+    for options, words in (({"pretrained": True}, "train the neck alone"), (neck, "train with a smaller --lr")):
+        found = comparison(replace(trained("one", 0.5), options=options), pixels=0.1)
+        found = replace(found, before={METRIC: np.full(200, 0.7)})
+        (sentence,) = found.unbeaten
+        assert f"the model reached 0.7000, and no loss does better: {words}" in sentence
+
+
 def test_the_json_holds_what_the_table_does(tmp_path):
     found = comparison(*LOSSES, failed("F"))
     content = json.loads(found.to_json(tmp_path / "found.json"))

@@ -1,5 +1,6 @@
 """Images that are decoded once: in a file that processes share, and never another image than that of the file."""
 
+import os
 import pickle
 import re
 
@@ -123,6 +124,21 @@ def test_images_that_are_no_files_or_have_nowhere_to_be_are_kept_in_memory(files
     assert kept.get(0, lambda: None).tolist() == first.tolist()
 
 
+def test_a_file_that_another_run_deletes_meanwhile_leaves_memory(files, monkeypatch, caplog):
+    """Not a file of 0 bytes, which cannot be mapped."""
+    changed = os.utime
+
+    def too_late(path, *times):
+        os.unlink(path)
+        changed(path, *times)
+
+    monkeypatch.setattr(os, "utime", too_late)
+    kept = KeptImages(Squash(SIZE, 3), files)
+    assert "decoded images are kept in memory" in caplog.text
+    assert not kept.path.exists()
+    assert kept.get(0, lambda: Image.new("RGB", SIZE[::-1], "red")).shape == (*SIZE, 3)
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_arrays_are_kept_too_and_no_images_need_no_room(count):
     transform = eval_transform(SIZE, 1, (0.5,), (0.5,))
@@ -138,3 +154,9 @@ def test_what_is_not_used_goes_first(files, cache):
     KeptImages(squash, files[:1])
     let_go(cache, sizes[0] + sizes[2])
     assert sorted(path.stat().st_size for path in cache.iterdir()) == [sizes[0], sizes[2]]
+
+
+def test_vectors_in_the_place_of_images_are_not_what_was_kept_of_them(files):
+    data = behind(files, eval_transform(SIZE, 3, HALF, HALF))
+    vectors = data.as_vectors(np.ones((len(files), 2), np.float32))
+    assert vectors.__getitems__([0])[0][0].tolist() == [1.0, 1.0]

@@ -53,10 +53,23 @@ def test_images_that_a_transform_changes_are_read_once_and_change_as_before(opti
     assert two_epochs(**options, decoded_gib=0.0) == ([2] * 6, seen)
 
 
-def test_images_that_do_not_fit_are_read_anew():
+def test_images_that_do_not_fit_are_read_anew(caplog):
+    caplog.set_level("INFO", "pml_center")
     size = 6 * (8 * 8 + 8) / 2**30  # with the sum over each
     assert set(two_epochs(decoded_gib=size)[0]) == {1}
     assert set(two_epochs(decoded_gib=size - 1 / 2**30)[0]) == {2}
+    assert "they would take 4.02e-07 GiB, 4.01e-07 are left" in caplog.text
+
+
+def test_nothing_is_kept_where_no_room_is_given(monkeypatch, tmp_path):
+    monkeypatch.setenv("PML_CENTER_CACHE", str(tmp_path))
+    file = tmp_path / "images" / "older.pixels"
+    file.parent.mkdir()
+    file.write_bytes(b"pixels")
+    two_epochs()
+    assert file.exists()
+    two_epochs(decoded_gib=0.0)
+    assert not file.exists()
 
 
 def test_workers_give_the_same():

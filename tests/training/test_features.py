@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import timm
 import torch
 
 from pml_center import create_embedder
+from pml_center.cli.page import _title
 from pml_center.comparison.search_space import Setting
 from pml_center.data import digits, open_splits
 from pml_center.data.open_images import open_images
 from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
 from pml_center.training import Run, TrainConfig, compare, export_timm, fit, resume
 from pml_center.training.data_record import listing, parts_of
-from pml_center.training.loop import completed
+from pml_center.training.loop import completed, keep_samples
 from pml_center.training.run_folder import starting_model, untouched
 from pml_center.training.train_state import TrainState
 from tests.training.test_export import needs_timm
@@ -62,6 +64,15 @@ def test_arrays_are_trained_on_beside_what_they_were_before(tmp_path, arrays):
     kept = json.loads((run.folder / "eval" / "held-out" / "before.json").read_text())
     assert kept["metrics"] == wanted.metrics
     assert fit(dataclasses.replace(small(tmp_path, arrays), out=str(tmp_path / "b")))[0].config.data == run.config.data
+
+
+def test_arrays_are_called_features_and_their_line_names_no_folder_of_a_run(tmp_path, arrays):
+    config = small(tmp_path, keep_samples(arrays), model="linear", features=64, overwrite=True)
+    assert _title(SimpleNamespace(config=config), "", {}) == "linear with CosFaceLoss, on held-out features"
+    assert config.command == (
+        f"pml-center train {config.data} --workers 0 --model linear --embedding-size 8 --loss CosFaceLoss "
+        "--batch-size 64 --epochs 2"
+    )
 
 
 def test_a_head_starts_where_the_features_are(tmp_path, arrays):
@@ -282,6 +293,8 @@ def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, comma
         1,
         "--loss",
         "SoftmaxLoss",
+        "--split",
+        "images",  # over two new classes it may be chance
         "--out",
         tmp_path / "run",
     )

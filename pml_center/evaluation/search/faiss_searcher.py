@@ -19,6 +19,7 @@ from pml_center.names import one_line
 PER_CENTROID = 39  # training vectors below which faiss warns that a centroid is badly placed
 LOOKED_AT = 64  # rows of an index that are compared with those that it is to hold
 ROUGHLY = 0.9  # of their length: how far codes may be from them; other embeddings are 1.4 away
+EXACTLY = 1e-3  # of their length: how far rows are that are kept as they were
 
 
 class FaissSearcher:
@@ -160,22 +161,36 @@ class FaissSearcher:
         for what, held, rule in zip(("rows", "columns"), (index.ntotal, index.d), embeddings.shape, strict=True):
             if held != rule:
                 raise ValueError(f"index must have the {rule:,} {what} of the embeddings, got {held:,}. {remedy}")
+        remedy_of_similarity = "Give the --similarity that it was written for."
         by_distance = index.metric_type == faiss.METRIC_L2
         if by_distance != (self.similarity == "euclidean"):
             got = "euclidean distance" if by_distance else "products"
             raise ValueError(
-                f"index must compare by {self.similarity}, got one that compares by {got}. Give the --similarity that "
-                "it was written for."
+                f"index must compare by {self.similarity}, got one that compares by {got}. {remedy_of_similarity}"
             )
+        lists = faiss.try_extract_index_ivf(index)
+        if lists and isinstance(faiss.downcast_index(lists), faiss.IndexIVFFastScan):
+            return  # to read a row of such lists from a file ends the process
         chosen = np.unique(np.linspace(0, index.ntotal - 1, LOOKED_AT).astype(np.int64))
-        rows = self._matrix(np.asarray(embeddings[chosen]), "embeddings")
+        asked = as_matrix(np.asarray(embeddings[chosen]), "embeddings")
+        rows, length = self._matrix(asked, "embeddings"), np.linalg.norm(asked, axis=1, keepdims=True)
         try:
-            if lists := faiss.try_extract_index_ivf(index):
+            if lists:
                 lists.make_direct_map()
             held = np.stack([index.reconstruct(int(row)) for row in chosen])
         except RuntimeError:  # of some kinds no row can be had back
             return
-        off = np.linalg.norm(held - rows, axis=1) > np.linalg.norm(rows, axis=1) * ROUGHLY
+        # faiss has one product for "cosine" and "dot": what tells them apart is whether rows have length 1.
+        others = asked if self.similarity == "cosine" else asked / np.maximum(length, np.finfo(np.float32).tiny)
+        distance, of_others = (np.linalg.norm(held - each, axis=1) for each in (rows, others))
+        size = np.linalg.norm(rows, axis=1)
+        if distance.sum() > max(2 * of_others.sum(), EXACTLY * size.sum()):
+            got = "as they are" if self.similarity == "cosine" else "brought to length 1"
+            raise ValueError(
+                f"index must hold the embeddings as {self.similarity} compares them, got them {got}. "
+                + remedy_of_similarity
+            )
+        off = distance > size * ROUGHLY
         if off.mean() > 0.5:
             raise ValueError(
                 f"index must hold these embeddings, got others in {off.sum()} of {len(off)} rows: it was made by other "

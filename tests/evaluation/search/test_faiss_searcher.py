@@ -190,3 +190,20 @@ def test_a_file_that_is_no_index_is_named(tmp_path):
         FaissSearcher().load(tmp_path / "broken")
     with pytest.raises(FileNotFoundError, match="filename must be an existing file"):
         FaissSearcher().load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["Flat", "HNSW8", "IVF2,Flat", "IVF2,SQ8", "IVF2,PQ8x4", "PCA6,Flat", "IVF2,PQ4x4fs"])
+def test_an_index_by_cosine_is_none_by_dot_though_faiss_has_one_product_for_both(tmp_path, kind):
+    """Lists of "fs" cannot be read back from a file: to try it ended the process."""
+    vectors = rows(200) * np.float32(0.2)
+    for similarity, other in (("cosine", "dot"), ("dot", "cosine")):
+        writer = FaissSearcher(kind, similarity)
+        writer.train(vectors)
+        writer.save(tmp_path / "index")
+        readers = FaissSearcher(similarity=similarity), FaissSearcher(similarity=other)
+        for reader in readers:
+            reader.load(tmp_path / "index")
+        readers[0].check_holds(vectors)
+        if "fs" not in kind:
+            with pytest.raises(ValueError, match=f"index must hold (the embeddings as {other}|these)"):
+                readers[1].check_holds(vectors)
