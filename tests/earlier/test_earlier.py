@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,10 @@ def test_the_states_are_those_of_all_losses():
 
 
 def test_a_configuration_says_what_it_said(written):
-    assert Run.open("run").config == write.RUN
+    assert Run.open("run").config == replace(write.RUN, lr=0.002, neck_init="random")  # which are defaults no longer
     plan = Plan.of(Path("comparison"))
     assert (plan.losses, plan.seeds, plan.search) == (write.LOSSES, write.SEEDS, 0)
-    assert plan.config == write.COMPARED
+    assert plan.config == replace(write.COMPARED, neck_init="random")
 
 
 def test_a_model_embeds_as_it_did(written):
