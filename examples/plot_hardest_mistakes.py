@@ -86,7 +86,7 @@ assert scores[-1] - scores[0] > 0.02
 # Twelve labels are changed to another digit. Two images that are each other's nearest neighbour and bear different
 # labels are suspects: ``label_errors`` lists them, the most similar pair first.
 
-random = np.random.default_rng(0)
+random = np.random.default_rng(3)
 spoiled = np.sort(random.choice(len(test), 12, replace=False))
 wrong = labels[test].clone()
 wrong[spoiled] = (wrong[spoiled] + torch.from_numpy(random.integers(1, 10, 12))) % 10

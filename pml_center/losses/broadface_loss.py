@@ -86,7 +86,7 @@ class BroadFaceLoss(BaseSoftmaxLoss):
     def prototypes(self, chosen: Chosen) -> Tensor:
         """The weights, whose gradient is that of a mean over batch and queue."""
         size = len(chosen.own)
-        share = size / (size + (self.queue_labels >= 0).sum())
+        share = size / (size + (self.queue_labels >= 0).sum().to(chosen.rows))
         return share * chosen.rows + (1 - share) * chosen.rows.detach()
 
     def observe(self, batch: Batch) -> None:
@@ -101,7 +101,7 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         """The loss of each sample, (B,), which carries the gradient of the queue to the weights."""
         known = self.queue_labels >= 0  # before the batch joins them
         past, old_rows, past_labels = self.queue, self.queue_rows, self.queue_labels.clamp_min(0)
-        if known.device.type == "cpu":  # elsewhere nobody waits to know how many there are
+        if known.device.type == "cpu" and not torch.compiler.is_compiling():  # else nobody waits for the number
             past, old_rows, past_labels, known = (each[known] for each in (past, old_rows, past_labels, known))
         losses = super().element_losses(embeddings, labels)
         if not self.training or not len(past):

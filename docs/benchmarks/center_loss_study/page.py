@@ -559,7 +559,7 @@ Embeddings of {leading["width"]} numbers, batches of {leading["options"]["per_cl
 {leading["search"]} settings for each loss: the same learning rates for all, and with them scale, margin and weight of
 center loss where there are any, judged on a quarter of the training classes.
 """
-    given = leading["options"].get("lr", TrainConfig.lr)  # and Halton's points up to four times more and less
+    given = leading["options"].get("lr", TrainConfig().rate)  # and Halton's points up to four times more and less
     rates = [given * 4 ** (2 * place - 1) for place in (0.5, 0.25, 0.75, 0.125, 0.625)[: leading["search"]]]
     lines = [
         f"{text.strip()} Learning rates from {min(rates):.3g} to {max(rates):.3g} were tried: where the largest was "
@@ -652,7 +652,7 @@ def _how(results: Results) -> str:
   nothing. Images are shrunk to the sides in `config.yaml`, and few are taken: nothing here compares with published
   figures of these data sets.
 - **Equal.** All cells of a task have the same images, epochs, schedule, batches of {config["options"]["batch_size"]}
-  and learning rate. It is the default of `train`, {TrainConfig.lr:g}, but for faces 0.003: of 0.0005, 0.002, 0.004
+  and learning rate. It is the default of `train`, {TrainConfig().rate:g}, but for faces 0.003: of 0.0005, 0.002, 0.004
   and 0.008, tried with softmax alone on people taken from those trained on, the two in the middle were best, which
   favours softmax. Nothing else was tuned in the cells of weights and widths. The last epoch counts. One learning rate
   for all weights may be unfair to some, and so may a training this short: centers begin at the origin, and a large
