@@ -32,22 +32,9 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture
-def run(where, monkeypatch, capsys):
+def run(called):
     """A function that runs a command there: (stdout, stderr)."""
-    monkeypatch.chdir(where)
-    capsys.readouterr()
-
-    def command(*arguments, code=0):
-        found = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            found = stop.code
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return out, err
-
-    return command
+    return called
 
 
 @pytest.fixture

@@ -48,24 +48,6 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture
-def run(where, monkeypatch, capsys):
-    """A function that runs a command there: what it prints, and its exit code."""
-    monkeypatch.chdir(where)
-
-    def command(*arguments, code=0):
-        found = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            found = stop.code
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return out if code == 0 else err
-
-    return command
-
-
-@pytest.fixture
 def asked(run):
     """A function that runs a command with --json, and reads the one object that it prints."""
     return lambda *arguments: json.loads(run(*arguments, "--json"))

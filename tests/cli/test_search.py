@@ -30,24 +30,6 @@ def where(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def run(where, monkeypatch, capsys):
-    """A function that runs a command there: what it prints."""
-    monkeypatch.chdir(where)
-
-    def command(*arguments, code=0):
-        found = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            found = stop.code
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return out if code == 0 else err
-
-    return command
-
-
-@pytest.fixture
 def asked(run):
     """A function that searches: the neighbours of each query."""
     return lambda *arguments: json.loads(run("search", *arguments, "--json"))["neighbours"]
