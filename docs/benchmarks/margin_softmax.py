@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 import torch
-from measure import circumstances, measured_with, peak_bytes, seconds, step_of, table, write
+from measure import circumstances, measured_with, peak_bytes, seconds, step_of, steps_of_both, table, write
 from pytorch_metric_learning import losses as pml_losses
 from tqdm import tqdm
 
 from pml_center import losses
-from pml_center.losses.watch import BATCHES_AT_REST
 
 SIZES = [(128, 1_000), (512, 10_000), (128, 10_000), (128, 100_000), (16, 10)]
 FAMILY_SIZE = (256, 10_000)
@@ -90,14 +89,7 @@ def small(device, budget):
         embeddings = torch.randn(batch, width, device=device, requires_grad=True)
         labels = torch.randint(classes, (batch,), device=device)
         for name in IN_BOTH:
-            steps = {}
-            for module in (losses, pml_losses):
-                loss = getattr(module, name)(num_classes=classes, embedding_size=width).to(device)
-                optimizer = torch.optim.SGD(loss.parameters(), lr=1e-3)
-                steps[module] = step_of(loss, embeddings, labels)
-                for _ in range(BATCHES_AT_REST + 1):  # until the watch for a forgotten optimizer has gone
-                    steps[module]()
-                    optimizer.step()
+            steps = steps_of_both(name, embeddings, labels, classes)
             medians = seconds(steps, device, budget / len(IN_BOTH), clock=time.process_time)
             row = {"B, D, C": f"{batch}, {width}, {classes}", "loss": name}
             row["microseconds"], row["PML"] = (round(medians[module] * 1e6) for module in (losses, pml_losses))

@@ -11,7 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pytorch_metric_learning import losses as pml_losses
 from torch.profiler import ProfilerActivity, profile
+
+from pml_center import losses
+from pml_center.losses.watch import BATCHES_AT_REST
 
 
 def step_of(loss, embeddings, labels, autocast=False, optimizer=None):
@@ -31,6 +35,19 @@ def step_of(loss, embeddings, labels, autocast=False, optimizer=None):
 
     step.clear = clear
     return step
+
+
+def steps_of_both(name, embeddings, labels, classes):
+    """Steps of our loss and of PML's of a name, by their module, once the watch for a forgotten optimizer has gone."""
+    steps = {}
+    for module in (losses, pml_losses):
+        loss = getattr(module, name)(num_classes=classes, embedding_size=embeddings.shape[1]).to(embeddings.device)
+        optimizer = torch.optim.SGD(loss.parameters(), lr=1e-3)
+        steps[module] = step_of(loss, embeddings, labels)
+        for _ in range(BATCHES_AT_REST + 1):
+            steps[module]()
+            optimizer.step()
+    return steps
 
 
 def synchronize(device):

@@ -11,13 +11,12 @@ import json
 from pathlib import Path
 
 import torch
-from measure import circumstances, measured_with, seconds, step_of, table, write
+from measure import circumstances, measured_with, seconds, steps_of_both, table, write
 from operations import ABSTRACT, made
 from pytorch_metric_learning import losses as pml_losses
 from tqdm import tqdm
 
 from pml_center import losses
-from pml_center.losses.watch import BATCHES_AT_REST
 
 BATCH, CLASSES, EMBEDDING_SIZE = 512, 100_000, 512
 IN_BOTH = ["ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss"]
@@ -75,14 +74,7 @@ def times(device, classes, budget):
     labels = torch.randint(classes, (BATCH,), device=device)
     rows = []
     for name in tqdm(IN_BOTH, unit="loss"):
-        steps = {}
-        for module in (losses, pml_losses):
-            loss = getattr(module, name)(num_classes=classes, embedding_size=EMBEDDING_SIZE).to(device)
-            optimizer = torch.optim.SGD(loss.parameters(), lr=1e-3)
-            steps[module] = step_of(loss, embeddings, labels)
-            for _ in range(BATCHES_AT_REST + 1):  # until the watch for a forgotten optimizer has gone
-                steps[module]()
-                optimizer.step()
+        steps = steps_of_both(name, embeddings, labels, classes)
         medians = seconds(steps, device, budget)
         row = {"loss": name, "milliseconds": round(medians[losses] * 1e3, 3)}
         row |= {"PML": round(medians[pml_losses] * 1e3, 3), "of PML": round(medians[losses] / medians[pml_losses], 2)}
