@@ -217,7 +217,10 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         named(losses.CosFaceLoss, PARTIAL_FC), leave_out=("loss",), why=SATURATED
     ),
     ("partial_fc", "insightface_v2_cos_sampled"): Adapter(
-        named(losses.CosFaceLoss, PARTIAL_FC), inputs=drawn_classes, leave_out=("loss",), why=SATURATED
+        named(losses.CosFaceLoss, PARTIAL_FC, sample_correction=False),
+        inputs=drawn_classes,
+        leave_out=("loss",),
+        why=SATURATED,
     ),
     ("cosface", "mugglewang"): Adapter(named(losses.CosFaceLoss, S_AND_M)),
     ("cosface", "yirongmao_lmcl"): Adapter(named(losses.CosFaceLoss, S_AND_M)),

@@ -74,7 +74,8 @@ class AdaCosLoss(BaseSoftmaxLoss):
 
     def observe(self, batch: Batch) -> None:
         """Move s to where the probability of the median sample changes fastest."""
-        sums = negative_logsumexp(dataclasses.replace(batch.negatives, scale=self.running_scale))
+        seen = dataclasses.replace(batch.negatives, scale=self.running_scale, drawn=None)
+        sums = negative_logsumexp(seen)
         mean = sums.logsumexp(0) - math.log(len(sums))  # log(B_avg)
         median = angle(batch.cosine).median().clamp_max(math.pi / 4)
         self.running_scale = (mean / median.cos()).clamp(*SCALES).to(self.running_scale)

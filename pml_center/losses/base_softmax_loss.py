@@ -114,6 +114,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         sub_centers: rows of weights per class; an embedding meets the nearest (Deng et al. 2020, Sub-center ArcFace).
         sample_rate: in (0, 1], the share of the classes that takes part in a training step: those of the batch and a
             random choice of the others (An et al. 2021, Partial FC). Evaluation always sees all.
+        sample_correction: with ``sample_rate`` below 1, whether a class that was drawn with probability q counts 1/q
+            times, so that sums over the classes estimate those over all: −log q is added to its logit in the softmax.
+            False is Partial FC as published, a softmax over fewer classes. Running statistics see what was drawn.
         gradient: ``"full"`` differentiates the target; ``"detached"`` takes its margin, what it has beyond the cosine,
             for a constant, which is steadier at small angles; a loss whose margin cannot be one refuses it. None is the
             choice of the paper, ``"full"`` unless the loss says otherwise.
@@ -159,6 +162,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         bias: bool = False,
         sub_centers: int = 1,
         sample_rate: float = 1.0,
+        sample_correction: bool = True,
         gradient: Gradient | None = None,
         sparse_gradient: bool = False,
         label_smoothing: float = 0.0,
@@ -170,7 +174,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         super().__init__(num_classes, embedding_size, **kwargs)
         sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
         _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule)
-        check_flags(bias=bias, sparse_gradient=sparse_gradient)
+        check_flags(bias=bias, sample_correction=sample_correction, sparse_gradient=sparse_gradient)
         _check_smoothing(self, label_smoothing)
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
@@ -179,7 +183,14 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         self.margin_schedule, self.scale_schedule, self.chunk_size = margin_schedule, scale_schedule, chunk_size
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
-            num_classes, embedding_size, self.weight_init_func, bias, sub_centers, float(sample_rate), sparse_gradient
+            num_classes,
+            embedding_size,
+            self.weight_init_func,
+            bias,
+            sub_centers,
+            float(sample_rate),
+            sample_correction,
+            sparse_gradient,
         )
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
@@ -221,7 +232,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         losses = F.softplus(negative_logsumexp(negatives) - target, threshold=40)
         if not self.label_smoothing:
             return losses
-        classes = len(negatives.weight) // self.sub_centers
+        classes = len(negatives.weight) // self.sub_centers if negatives.drawn is None else self.num_classes
         return losses + self.label_smoothing * (target - (target + negative_sum(negatives)) / classes)
 
     def penalty(self, batch: Batch) -> Tensor | None:
@@ -381,6 +392,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             bias=chosen.bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
+            drawn=chosen.drawn,
             chunk_size=self.chunk_size,
         )
         return Batch(compared.similarity, compared.norm, labels, negatives, compared.row_norm)

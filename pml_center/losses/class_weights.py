@@ -25,6 +25,8 @@ class Chosen(NamedTuple):
     """(B,) which of the R classes is each sample's own."""
     classes: Tensor | None = None
     """(R,) their numbers; None where they are all."""
+    drawn: Tensor | None = None
+    """(R,) the probability with which each was drawn, 1 for those of the batch; None where nothing is corrected."""
 
 
 class Counting:
@@ -72,6 +74,9 @@ class ClassWeights(Counting, nn.Module):
     ``seed`` and of how many were drawn before, which is part of the state: a resumed run draws as if never stopped.
     A step has at least as many classes as samples.
 
+    The choice is even: beside the U classes of the batch, each of the other C − U comes with the probability
+    q = (R − U) / (C − U), by which ``sample_correction`` lets sums over R classes estimate those over all.
+
     Args:
         num_classes: C.
         embedding_size: D.
@@ -79,6 +84,7 @@ class ClassWeights(Counting, nn.Module):
         bias: whether there is a bias, which starts from 0.
         sub_centers: rows per class, which follow each other.
         sample_rate: in (0, 1], the share of the classes in a training step.
+        sample_correction: with ``sample_rate`` below 1, whether sums over the classes are to be corrected for it.
         sparse_gradient: with ``sample_rate`` below 1, whether the gradient is a sparse tensor.
         seed: of the choice.
     """
@@ -93,6 +99,7 @@ class ClassWeights(Counting, nn.Module):
         bias: bool = False,
         sub_centers: int = 1,
         sample_rate: float = 1.0,
+        sample_correction: bool = True,
         sparse_gradient: bool = False,
         seed: int = 0,
     ):
@@ -102,7 +109,8 @@ class ClassWeights(Counting, nn.Module):
         self.weight = nn.Parameter(columns.t().contiguous())
         self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
         self.num_classes, self.sub_centers = num_classes, sub_centers
-        self.sample_rate, self.sparse_gradient, self.seed = sample_rate, sparse_gradient, seed
+        self.sample_rate, self.sample_correction = sample_rate, sample_correction
+        self.sparse_gradient, self.seed = sparse_gradient, seed
         self.add_count("draws", is_saved=sample_rate < 1)
 
     def apply(self, fn: Callable[[nn.Module], object]) -> "ClassWeights":
@@ -118,11 +126,18 @@ class ClassWeights(Counting, nn.Module):
         rows, bias = self.everything(dtype)
         if self.sample_rate == 1 or not self.training:
             return Chosen(rows, bias, labels)
-        classes = self._sample(labels)
+        classes, drawn = self._sample(labels)
         of_class = torch.arange(self.sub_centers, device=labels.device)
         index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
         rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
-        return Chosen(rows, None if bias is None else bias[classes], torch.searchsorted(classes, labels), classes)
+        own = torch.searchsorted(classes, labels)
+        drawn = drawn.to(dtype) if self.sample_correction else None
+        return Chosen(rows, None if bias is None else bias[classes], own, classes, drawn)
+
+    @property
+    def compared_classes(self) -> float:
+        """How many classes a sum over classes stands for in training."""
+        return self.num_classes if self.sample_correction else self.num_classes * self.sample_rate
 
     def resize(self, num_classes: int, init: Callable[[Tensor], object]) -> None:
         """Keep the first classes, and add new ones as at the start."""
@@ -159,13 +174,18 @@ class ClassWeights(Counting, nn.Module):
         dominant = votes.new_zeros(rows.shape[:2]).index_add(0, labels, votes).argmax(1)
         return cosine, dominant[labels], dominant
 
-    def _sample(self, labels: Tensor) -> Tensor:
-        """Those of the batch and a random choice of the others, sorted."""
+    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the batch and a random choice of the others, sorted, and the probability of each, (R,) both."""
         order = _order(self, labels.device)
         self.draws = self.draws + 1
         order = order.index_fill(0, labels, 2)  # above all others
         size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
-        return order.topk(size, sorted=False).indices.sort().values
+        chosen = order.topk(size, sorted=False)
+        classes, places = chosen.indices.sort()
+        is_present = chosen.values[places] == 2
+        present = is_present.sum()
+        share = (size - present) / (self.num_classes - present).clamp_min(1)
+        return classes, torch.where(is_present, 1.0, share)
 
 
 @untraced

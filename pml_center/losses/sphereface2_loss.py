@@ -87,7 +87,7 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         right = torch.zeros((), dtype=torch.double)  # cosine
         own = scale * float(_margined(right, margin, exponent, variant))
         other = scale * float(self.negative_margin(right)(right))
-        others = max(1.0, num_classes * self.class_weights.sample_rate - 1)
+        others = max(1.0, self.class_weights.compared_classes - 1)
         ratio = positive_weight / (1 - positive_weight) / others
         self.threshold = nn.Parameter(torch.tensor(_balanced_threshold(own, other, ratio)))
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)

@@ -34,8 +34,9 @@ class UniFaceLoss(BaseSoftmaxLoss):
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
-    State: ``threshold``, b, a parameter that starts from ``log(10·C·sample_rate)``; with ``"separate"`` it is the
-        negative of ``class_weights.bias``, (C,). Logits have only the latter.
+    State: ``threshold``, b, a parameter that starts from ``log(10·C)``, or ``log(10·C·sample_rate)`` without
+        ``sample_correction``; with ``"separate"`` it is the negative of ``class_weights.bias``, (C,). Logits have only
+        the latter.
 
     Raises:
         ValueError: labels outside [0, num_classes); scale or negative_weight not positive.
@@ -74,7 +75,7 @@ class UniFaceLoss(BaseSoftmaxLoss):
             )
         super().__init__(num_classes, embedding_size, scale, bias=thresholds == "separate", **kwargs)
         self.margin, self.negative_weight = margin, negative_weight
-        initial = math.log(10 * num_classes * self.class_weights.sample_rate)
+        initial = math.log(10 * self.class_weights.compared_classes)
         self.threshold = nn.Parameter(torch.tensor(initial)) if thresholds == "unified" else None
         if self.class_weights.bias is not None:
             nn.init.constant_(self.class_weights.bias, -initial)

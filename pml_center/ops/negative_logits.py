@@ -5,7 +5,7 @@ Blocks of (batch, classes) exist here and in :mod:`pml_center.ops.centers`, and 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +39,8 @@ class NegativeLogits:
         bias: (C,), added to the logits.
         normalize: divide each row of ``weight`` by its length.
         sub_centers: rows to a class.
+        drawn: (C,) the probability with which each class came to be here; sums then estimate, without bias, those over
+            all classes that could have been drawn. None: all are here.
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(B · chunk_size). None
             chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
     """
@@ -51,6 +53,7 @@ class NegativeLogits:
     bias: Tensor | None = None
     normalize: bool = True
     sub_centers: int = 1
+    drawn: Tensor | None = None
     chunk_size: int | None = None
 
 
@@ -176,6 +179,9 @@ _LOGSUMEXP = object()  # instead of a function to sum
 def _reduce(logits: NegativeLogits, of) -> Tensor:
     takes_slopes = logits.margin is not None or of not in (None, _LOGSUMEXP)
     apply = _apply_untraced if takes_slopes else _Reduction.apply
+    if of is _LOGSUMEXP and logits.drawn is not None:  # a factor of 1 / drawn, in the exponent
+        correction = logits.drawn.log().neg()
+        logits = replace(logits, bias=correction if logits.bias is None else logits.bias + correction)
     return apply(logits.embeddings, logits.weight, logits.scale, logits.bias, logits, of)
 
 
@@ -317,8 +323,8 @@ def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_
         least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
         share, part = softmax_of(chunk.fill_own(block.logits, logits.own, least))
         return _Block(share, *block[1:]), part
-    values = block.logits.clone() if of is None else of(block.logits)
-    return block, chunk.fill_own(values, logits.own, 0.0).sum(1)
+    values = chunk.fill_own(block.logits.clone() if of is None else of(block.logits), logits.own, 0.0)
+    return block, values.sum(1) if logits.drawn is None else values @ chunk.of(logits.drawn).reciprocal()
 
 
 def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
@@ -342,7 +348,8 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
             of_part = upstream if whole is None else upstream * (part - whole).exp()
             grad = block.logits * of_part.unsqueeze(1)
         else:
-            grad = _pulled_back(ctx.of, block.logits, upstream.unsqueeze(1).expand_as(block.logits)).clone()
+            of_term = upstream.unsqueeze(1) if logits.drawn is None else upstream.unsqueeze(1) / chunk.of(logits.drawn)
+            grad = _pulled_back(ctx.of, block.logits, of_term.expand_as(block.logits)).clone()
         if ctx.of is not _LOGSUMEXP or len(weight) == logits.sub_centers:  # else it is 0 there
             grad = chunk.fill_own(grad, logits.own, 0.0)
         if needs_bias:

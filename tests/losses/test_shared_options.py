@@ -1,6 +1,7 @@
 """Options that every loss of the softmax family shares."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -53,6 +54,91 @@ def test_a_sampled_step_is_the_dense_one_over_the_classes_that_took_part(case, g
     again = loss.train()(embeddings, labels)  # another draw
     (other,) = torch.autograd.grad(again, loss.class_weights.weight)
     assert not torch.equal(of_classes(other, classes), of_classes(gradient, classes))
+
+
+def drawn_in_every_way(loss, labels, size):
+    """The loss once for each choice of so many of the classes that are not in the batch, all equally likely."""
+    present = set(labels.tolist())
+    others = sorted(set(range(loss.num_classes)) - present)
+    for choice in itertools.combinations(others, size):
+        copied = copy.deepcopy(loss)
+        classes = torch.tensor(sorted(present | set(choice)))
+        probability = torch.tensor([1.0 if number in present else size / len(others) for number in classes.tolist()])
+        copied.class_weights._sample = lambda labels, found=(classes, probability): found
+        yield copied
+
+
+@pytest.mark.parametrize("more", [{}, {"sub_centers": 2}, {"chunk_size": 2}], ids=str)
+@each_softmax
+def test_the_sums_of_corrected_samples_are_in_the_mean_those_over_all_classes(case, more, generator):
+    if "label_smoothing" in case.arguments:
+        more = {**more, "label_smoothing": 0}  # see below
+    if case.loss is losses.NPCFaceLoss:
+        more = {**more, "added_margin": 0}  # times a mean of what was drawn
+    if case.loss is losses.BroadFaceLoss and "sub_centers" in more:
+        more = {}
+    dense = case.build(**more)
+    dense.penalty = lambda batch: None
+    dense._observes = False  # statistics see what was drawn
+    sampled = case.build(**more, sample_rate=0.5)
+    sampled.load_state_dict(dense.state_dict(), strict=False)
+    sampled.penalty, sampled._observes = dense.penalty, False
+    embeddings = torch.randn(B, EMBEDDING_SIZE, generator=generator, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(3, (B,), generator=generator)
+
+    def sums(loss):
+        """Over the classes: the loss itself where it is no cross entropy."""
+        of_each = loss.element_losses(embeddings, labels)
+        return of_each.expm1() if case.loss.combine is losses.BaseSoftmaxLoss.combine else of_each
+
+    drawn = [sums(loss) for loss in drawn_in_every_way(sampled, labels, 2)]
+    expected, mean = sums(dense), sum(drawn) / len(drawn)
+    assert len(drawn) == 6
+    torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)
+    of_all, of_drawn = (torch.autograd.grad(each.sum(), embeddings)[0] for each in (expected, mean))
+    torch.testing.assert_close(of_drawn, of_all, rtol=1e-9, atol=1e-9)
+
+
+def test_smoothing_of_corrected_samples_is_in_the_mean_that_over_all_classes(batch):
+    embeddings, labels = batch[0], batch[1] % 3
+
+    def smoothing(plain, smooth):
+        return smooth.element_losses(embeddings, labels) - plain.element_losses(embeddings, labels)
+
+    dense = [losses.SoftmaxLoss(7, EMBEDDING_SIZE, label_smoothing=share).double() for share in (0, 0.2)]
+    sampled = [
+        losses.SoftmaxLoss(7, EMBEDDING_SIZE, label_smoothing=share, sample_rate=0.5).double() for share in (0, 0.2)
+    ]
+    for loss in (dense[1], *sampled):
+        loss.load_state_dict(dense[0].state_dict(), strict=False)
+    pairs = zip(*(drawn_in_every_way(loss, labels, 2) for loss in sampled), strict=True)
+    means = torch.stack([smoothing(*pair) for pair in pairs]).mean(0)
+    torch.testing.assert_close(means, smoothing(*dense))
+
+
+def test_without_correction_a_sample_is_a_softmax_over_what_was_drawn(batch):
+    embeddings, labels = batch[0], batch[1] % 3
+    arguments = {"margin": 0.2, "scale": 8, "sample_rate": 0.5}
+    loss = losses.CosFaceLoss(7, EMBEDDING_SIZE, **arguments, sample_correction=False).double()
+    loss.class_weights._sample = lambda labels: (torch.tensor([0, 1, 2, 5]), torch.ones(4))
+    rows = torch.nn.functional.normalize(loss.class_weights.weight, dim=1)[[0, 1, 2, 5]]
+    cosines = torch.nn.functional.normalize(embeddings, dim=1) @ rows.t()
+    logits = 8 * (cosines - 0.2 * torch.nn.functional.one_hot(labels, 4))
+    torch.testing.assert_close(loss(embeddings, labels), torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_the_probability_of_a_class_is_how_often_it_is_drawn():
+    loss = losses.CosFaceLoss(20, EMBEDDING_SIZE, sample_rate=0.4)
+    labels = torch.tensor([3, 3, 5, 5])
+    times = torch.zeros(20)
+    for _ in range(400):
+        chosen = loss.class_weights.choose(labels, torch.float32)
+        times[chosen.classes] += 1
+        assert chosen.drawn.reciprocal().sum().item() == pytest.approx(20)
+    assert (times[[3, 5]] == 400).all()
+    others = chosen.drawn[chosen.drawn < 1]
+    torch.testing.assert_close(others, torch.full_like(others, 6 / 18))
+    assert (times[chosen.classes][chosen.drawn < 1] / 400 - 6 / 18).abs().max() < 0.1  # four standard errors
 
 
 def test_a_sampled_loss_sees_all_classes_in_evaluation(batch):
