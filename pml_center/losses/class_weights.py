@@ -126,12 +126,12 @@ class ClassWeights(Counting, nn.Module):
         rows, bias = self.everything(dtype)
         if self.sample_rate == 1 or not self.training:
             return Chosen(rows, bias, labels)
-        classes, drawn = self._sample(labels)
+        classes, probability = self._sample(labels)
         of_class = torch.arange(self.sub_centers, device=labels.device)
         index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
         rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
         own = torch.searchsorted(classes, labels)
-        drawn = drawn.to(dtype) if self.sample_correction else None
+        drawn = probability.to(dtype) if self.sample_correction else None
         return Chosen(rows, None if bias is None else bias[classes], own, classes, drawn)
 
     @property
