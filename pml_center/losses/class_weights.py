@@ -126,12 +126,12 @@ class ClassWeights(Counting, nn.Module):
         rows, bias = self.everything(dtype)
         if self.sample_rate == 1 or not self.training:
             return Chosen(rows, bias, labels)
-        classes, probability = self._sample(labels)
+        classes = self._sample(labels)
         of_class = torch.arange(self.sub_centers, device=labels.device)
         index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
         rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
         own = torch.searchsorted(classes, labels)
-        drawn = probability.to(dtype) if self.sample_correction else None
+        drawn = self._probability(own, len(classes)).to(dtype) if self.sample_correction else None
         return Chosen(rows, None if bias is None else bias[classes], own, classes, drawn)
 
     @property
@@ -174,18 +174,19 @@ class ClassWeights(Counting, nn.Module):
         dominant = votes.new_zeros(rows.shape[:2]).index_add(0, labels, votes).argmax(1)
         return cosine, dominant[labels], dominant
 
-    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the batch and a random choice of the others, sorted, and the probability of each, (R,) both."""
+    def _sample(self, labels: Tensor) -> Tensor:
+        """Those of the batch and a random choice of the others, sorted."""
         order = _order(self, labels.device)
         self.draws = self.draws + 1
         order = order.index_fill(0, labels, 2)  # above all others
         size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
-        chosen = order.topk(size, sorted=False)
-        classes, places = chosen.indices.sort()
-        is_present = chosen.values[places] == 2
+        return order.topk(size, sorted=False).indices.sort().values
+
+    def _probability(self, own: Tensor, size: int) -> Tensor:
+        """Of so many classes, those at the places ``own`` are there for certain, the others by an even choice."""
+        is_present = torch.zeros(size, dtype=torch.bool, device=own.device).index_fill(0, own, True)
         present = is_present.sum()
-        share = (size - present) / (self.num_classes - present).clamp_min(1)
-        return classes, torch.where(is_present, 1.0, share)
+        return torch.where(is_present, 1.0, (size - present) / (self.num_classes - present).clamp_min(1))
 
 
 @untraced
