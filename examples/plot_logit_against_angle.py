@@ -27,7 +27,7 @@ directions = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 def build(name):
     """The loss at its defaults, its class weights set."""
     kind = getattr(losses, name)
-    known = {"class_counts": [20, 20]} if name in ("DynamicArcFaceLoss", "KappaFaceLoss") else {}
+    known = {"class_counts": [20, 20]} if name in ("DynamicArcFaceLoss", "KappaFaceLoss", "LDAMLoss") else {}
     loss = kind(num_classes=2, embedding_size=3, **known).eval()
     rows = loss.class_weights.weight
     with torch.no_grad():

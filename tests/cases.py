@@ -220,6 +220,10 @@ def sphereface2(loss, embeddings, labels, angular=False, is_detached=True):
     target, others = spread(cosine) - 0.4, spread(cosine) + 0.4
     if angular:
         target, others = spread((cosine.acos() + 0.4).clamp_max(math.pi).cos()), spread(cosine)
+    if angular == "both":
+        angle = cosine.acos()
+        others = spread((angle - 0.4).cos())
+        target = torch.where(angle + 0.4 > math.pi, spread(cosine - 1 + math.cos(0.4)), spread((angle + 0.4).cos()))
     if is_detached:
         target, others = (cosine + (of - cosine).detach() for of in (target, others))
     own = is_own(loss, labels)
@@ -233,6 +237,10 @@ def differentiated_sphereface2(loss, embeddings, labels):
 
 def angular_sphereface2(loss, embeddings, labels):
     return sphereface2(loss, embeddings, labels, angular=True, is_detached=False)
+
+
+def angular_sphereface2_of_both(loss, embeddings, labels):
+    return sphereface2(loss, embeddings, labels, angular="both", is_detached=False)
 
 
 def sface(loss, embeddings, labels):
@@ -421,6 +429,14 @@ def arcface_of_margins(loss, embeddings, labels, margins):
 def dynamic_arcface(loss, embeddings, labels):
     margins = [0.5 / count**0.25 + 0.05 for count in loss.class_counts.tolist()]
     return arcface_of_margins(loss, embeddings, labels, torch.tensor(margins, dtype=torch.double))
+
+
+def ldam(loss, embeddings, labels):
+    counts = loss.class_counts.tolist()
+    margins = [0.5 / count**0.25 / max(1 / number**0.25 for number in counts) for count in counts]
+    cosine = cosines(loss, embeddings)
+    margined = cosine - is_own(loss, labels) * torch.tensor(margins, dtype=torch.double)
+    return cross_entropy(30 * margined, labels)
 
 
 def kappaface(loss, embeddings, labels):
@@ -648,6 +664,7 @@ CASES = [
     Case(losses.SphereFace2Loss, sphereface2, differentiable=False),
     Case(losses.SphereFace2Loss, differentiated_sphereface2, {"gradient": "full"}),
     Case(losses.SphereFace2Loss, angular_sphereface2, {"variant": "angular", "gradient": "full"}),
+    Case(losses.SphereFace2Loss, angular_sphereface2_of_both, {"variant": "angular_both", "gradient": "full"}),
     Case(losses.SFaceLoss, sface, differentiable=False),
     Case(losses.ArcNegFaceLoss, arcnegface, differentiable=False),
     Case(losses.NPCFaceLoss, npcface, differentiable=False),
@@ -676,6 +693,7 @@ CASES = [
     Case(losses.ElasticFaceLoss, elastic_cosface_plus, {"variant": "cosine", "std": 0.2, "plus": True}),
     Case(losses.AdaptiveFaceLoss, adaptiveface),
     Case(losses.DynamicArcFaceLoss, dynamic_arcface, {"class_counts": 20}),
+    Case(losses.LDAMLoss, ldam, {"class_counts": 20}),
     Case(losses.KappaFaceLoss, kappaface, {"class_counts": 20}),
     Case(losses.KappaFaceLoss, kappaface_after_an_epoch, {"class_counts": 1}),
     Case(losses.CenterLoss, center),

@@ -172,6 +172,20 @@ def shares_as_given(loss, step) -> None:
     loss.margin_shares = torch.from_numpy(step["in/class_weights"]).flatten()
 
 
+def inter_top_k(golden: Golden) -> nn.Module:
+    """Wespeaker's, which moves the nearest other classes by its mp in proportion to the margin."""
+    official = golden.meta["hyperparameters"]
+    return losses.SubCenterArcFaceLoss(
+        golden.meta["num_classes"],
+        golden.meta["embedding_size"],
+        margin=degrees(golden, "margin"),
+        scale=official["scale"],
+        sub_centers=official["K"],
+        hard_negatives=official["k_top"],
+        hard_negative_margin=math.degrees(official["mp"] * official["margin"] / 0.2),
+    ).double()
+
+
 def drawn_classes(loss: nn.Module, step: dict) -> None:
     """The classes that the official code drew."""
     loss.class_weights._sample = lambda labels: torch.from_numpy(step["out/weight_index"])
@@ -209,6 +223,9 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
         without("edge", "exact")(arcface(gradient="detached", beyond_pi="rotate")),
         leave_out=("grad/weight",),
         why=f"{CLAMPED}; {PROJECTED}",
+    ),
+    ("subcenter_arcface", "wespeaker_intertopk"): Adapter(
+        without("edge", "exact")(inter_top_k), why="it continues beyond π by cos θ − 1 + cos m, and lets θ_j − m' turn"
     ),
     ("partial_fc", "insightface_v2_arc"): Adapter(
         arcface(gradient="detached", beyond_pi="rotate"), leave_out=("loss",), why=SATURATED
@@ -340,6 +357,16 @@ ADAPTERS: dict[tuple[str, str], Adapter] = {
             losses.SphereFace2Loss,
             {"lanbuda": "positive_weight", "t": "exponent"},
             gradient="full",
+            factor=golden.meta["hyperparameters"]["scale"],
+        )(golden),
+        {"weight": "class_weights.weight", "b": "threshold"},
+    ),
+    ("sphereface2", "wespeaker_A"): Adapter(
+        lambda golden: named(
+            losses.SphereFace2Loss,
+            {"lanbuda": "positive_weight", "t": "exponent"},
+            gradient="full",
+            variant="angular_both",
             factor=golden.meta["hyperparameters"]["scale"],
         )(golden),
         {"weight": "class_weights.weight", "b": "threshold"},

@@ -52,7 +52,7 @@ def family(batch, classes, device):
     for name in losses.__all__:
         kind = getattr(losses, name)
         if issubclass(kind, losses.BaseSoftmaxLoss) and kind is not losses.BaseSoftmaxLoss:
-            known = {"class_counts": 20} if name in ("DynamicArcFaceLoss", "KappaFaceLoss") else {}
+            known = {"class_counts": 20} if name in ("DynamicArcFaceLoss", "KappaFaceLoss", "LDAMLoss") else {}
             loss = kind(num_classes=classes, embedding_size=EMBEDDING_SIZE, **known)
             steps[name] = step_of(loss.to(device), embeddings, labels)
     return steps

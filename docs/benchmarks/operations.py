@@ -21,7 +21,7 @@ from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.watch import BATCHES_AT_REST
 
 BATCH, CLASSES, EMBEDDING_SIZE = 32, 10, 16
-KNOWN = {"DynamicArcFaceLoss": {"class_counts": 20}, "KappaFaceLoss": {"class_counts": 20}}
+KNOWN = {name: {"class_counts": 20} for name in ("DynamicArcFaceLoss", "KappaFaceLoss", "LDAMLoss")}
 ABSTRACT = ("BaseSoftmaxLoss", "BaseCenterLoss")
 
 

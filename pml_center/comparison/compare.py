@@ -172,7 +172,8 @@ class Plan:
         images = state.images
         width = state.model.embedding_size
         for loss in self.losses:
-            built = parse_loss(loss, images.train.num_classes, width, self.config.accumulate)
+            counts = images.train.counts.tolist()
+            built = parse_loss(loss, len(counts), width, self.config.accumulate, counts)
             _check_trainable(loss, built, width)
         if images.test is None:
             raise ValueError("held_out must leave images to compare losses on, got 0. Use --held-out 0.2.")

@@ -57,5 +57,5 @@ def few_positives(losses: Sequence[str], counts: ArrayLike, config: TrainConfig,
 
 
 def _compares_samples(formula: str) -> bool:
-    parts = parse_loss(formula, num_classes=4, embedding_size=4).losses
+    parts = parse_loss(formula, num_classes=4, embedding_size=4, class_counts=1).losses
     return any("num_classes" not in constructor_parameters(type(part)) for part in parts)

@@ -95,7 +95,7 @@ class SearchSpace:
     def __init__(self, formula: str, config: TrainConfig, hold: Sequence[str] = (), num_classes: int = 4):
         self.formula, self.config = formula, config
         self.terms = parse_terms(formula)
-        built = parse_loss(formula, num_classes=4, embedding_size=4)
+        built = parse_loss(formula, num_classes=4, embedding_size=4, class_counts=1)
         learns = any(True for _ in built.parameters())
         found = _rates(config, learns, num_classes) + _of_terms(self.terms, list(built.losses))
         self.knobs: list[Knob] = []
@@ -166,7 +166,7 @@ class SearchSpace:
                 values[place] = knob.range.at(knob.range.place_of(value) + (STEP if is_up else -STEP))
         moved = self.at(values)
         try:
-            parse_loss(moved.loss, num_classes=4, embedding_size=4)
+            parse_loss(moved.loss, num_classes=4, embedding_size=4, class_counts=1)
         except ValueError:  # a loss may have no room there
             return self.point(number)
         return moved if edges else self.point(number)

@@ -28,6 +28,7 @@ from pml_center.losses.hetero_center_loss import HeteroCenterLoss
 from pml_center.losses.island_loss import IslandLoss
 from pml_center.losses.kappaface_loss import KappaFaceLoss
 from pml_center.losses.large_margin_softmax_loss import LargeMarginSoftmaxLoss
+from pml_center.losses.ldam_loss import LDAMLoss
 from pml_center.losses.lgm_loss import LGMLoss
 from pml_center.losses.li_arcface_loss import LiArcFaceLoss
 from pml_center.losses.magface_loss import MagFaceLoss
@@ -73,6 +74,7 @@ __all__ = [
     "HeteroCenterLoss",
     "IslandLoss",
     "KappaFaceLoss",
+    "LDAMLoss",
     "LGMLoss",
     "LargeMarginSoftmaxLoss",
     "LiArcFaceLoss",

@@ -52,6 +52,7 @@ class AdaCosLoss(BaseSoftmaxLoss):
 
     running_scale: Tensor
 
+    margin_unit = "cosine"
     tuned: ClassVar[dict[str, Range]] = {}  # its scale follows the angles
 
     def __init__(self, num_classes: int, embedding_size: int, dynamic: bool = True, **kwargs):

@@ -50,6 +50,7 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
         are beyond an end.
     """
 
+    margin_unit = "cosine"
     default_gradient = None  # margins learn through the target
 
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "initial_margin": Range("margin", 0, 0.7)}

@@ -53,6 +53,7 @@ class ArcFaceLoss(BaseSoftmaxLoss, metaclass=ABCMeta):
         gradient beyond it.
     """
 
+    margin_unit = "degrees"
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
 
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 40)}

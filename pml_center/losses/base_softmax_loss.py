@@ -1,8 +1,9 @@
 """BaseSoftmaxLoss: the engine of the softmax family."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from pml_center.checks import (
     check_between,
     check_choices,
     check_chunk_size,
+    check_class_counts,
     check_embeddings,
     check_flags,
     check_functions,
@@ -30,12 +32,13 @@ from pml_center.losses.pml_names import PMLSoftmaxNames
 from pml_center.losses.pml_state import from_pml, take_weights, to_pml
 from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.in_place import untraced
-from pml_center.ops.margins import Gradient, detached
+from pml_center.ops.margins import Gradient, approached, detached
 from pml_center.ops.negative_logits import (
     Elementwise,
     NegativeLogits,
     compare,
     directions,
+    hardest,
     nearest_row,
     negative_logsumexp,
     negative_sum,
@@ -44,6 +47,7 @@ from pml_center.ops.negative_logits import (
 from pml_center.ops.precision import full_precision, working_dtype
 
 Schedule = Callable[[int], float]
+MarginUnit = Literal["radians", "degrees", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     - :meth:`combine`: for the rare loss that is no cross entropy;
     - :meth:`penalty`: a term beside it;
     - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
+    - ``margin_unit``: of its margin, ``"radians"``, ``"degrees"`` or ``"cosine"``;
     - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
     - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights.
 
@@ -123,6 +128,19 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
             rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
         label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
+        class_counts: n, (C,) samples of each class in the training data, or one number for all;
+            ``torch.bincount(labels, minlength=num_classes)``. ``prior_weight`` reads them, and losses whose margins
+            follow them.
+        prior_weight: τ ≥ 0. In training ``τ·log n_j`` is added to the logit of each class, so that what is learned does
+            not expect frequent classes more than rare ones: balanced softmax with 1 (Ren et al. 2020), logit adjustment
+            (Menon et al. 2021). For data of a long tail that is tested evenly. A loss that is no cross entropy refuses
+            it.
+        hard_negatives: k, how many other classes, those nearest to a sample, come nearer by ``hard_negative_margin``:
+            ``cos(θ_j − m')``, or ``cos θ_j + m'`` where the loss's own margin is a difference of cosines (Zhao et al.
+            2021, inter-top-k). The k-th largest cosine is found in a pass of its own over the blocks of classes.
+            0 is none.
+        hard_negative_margin: m', in the unit of the loss's own margin: radians; degrees in :class:`ArcFaceLoss` and
+            :class:`SubCenterArcFaceLoss`; a cosine in those whose margin is one. A common one is 0.3 of the margin.
         margin_schedule: from the number of the training batch, counted from 1, to the share in [0, 1] of the margin
             that is applied: ``t + share·(ψ(t) − t)``.
         scale_schedule: from the number of the training batch, counted from 1, to a factor of the scale.
@@ -135,7 +153,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
-    State: ``class_weights.weight`` (C · sub_centers, D), fp32, and what schedules and sampling count.
+    State: ``class_weights.weight`` (C · sub_centers, D), fp32, ``class_counts`` (C,) where they are given, and what
+        schedules and sampling count.
 
     Raises:
         ValueError: an argument outside its range; see :meth:`forward` for those of a batch.
@@ -145,12 +164,14 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     normalizes: bool = True  # embeddings and weights are compared by cosine, else by the plain product
     default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
+    margin_unit: MarginUnit = "radians"
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
     pml_weight: ClassVar[str] = "W"  # what PML calls the class weights, which are the transpose of ours
 
     _check_distance = _check_definition
     class_weights: ClassWeights
+    class_counts: Tensor | None
     _step: Tensor
 
     def __init__(
@@ -166,6 +187,10 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         gradient: Gradient | None = None,
         sparse_gradient: bool = False,
         label_smoothing: float = 0.0,
+        class_counts: Tensor | Sequence[int] | int | None = None,
+        prior_weight: float = 0.0,
+        hard_negatives: int = 0,
+        hard_negative_margin: float = 0.0,
         margin_schedule: Schedule | None = None,
         scale_schedule: Schedule | None = None,
         chunk_size: int | None = None,
@@ -175,7 +200,14 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
         _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule)
         check_flags(bias=bias, sample_correction=sample_correction, sparse_gradient=sparse_gradient)
-        _check_smoothing(self, label_smoothing)
+        _check_cross_entropy(self, label_smoothing=label_smoothing, prior_weight=prior_weight)
+        _check_hard_negatives(self, hard_negatives, hard_negative_margin)
+        self.prior_weight = prior_weight
+        self.hard_negatives, self.hard_negative_margin = hard_negatives, hard_negative_margin
+        if class_counts is not None or prior_weight:
+            self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
+        else:
+            self.class_counts = None  # a buffer that is None would stop PML's record keeper
         self.gradient = _checked_gradient(self, gradient)
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
         self._has_negative_margin = type(self).negative_margin is not BaseSoftmaxLoss.negative_margin
@@ -268,9 +300,13 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             else:
                 batch = self._compare(embeddings, Chosen(rows, bias, labels), labels)
                 target = self._target(batch)
-                margin = self.negative_margin(self.negative_threshold(batch, target).detach())
+                bias = batch.compared.bias  # type: ignore[union-attr]
+                own, margin = labels.unsqueeze(1), self.negative_margin(self.negative_threshold(batch, target).detach())
+                if self.hard_negatives:
+                    others = similarity.detach().scatter(1, own, -math.inf)
+                    margin = _nearer(self, margin, others.topk(self.hard_negatives).values[:, -1])
                 similarity = similarity if margin is None else margin(similarity)
-                similarity = similarity.scatter(1, labels.unsqueeze(1), target.unsqueeze(1))
+                similarity = similarity.scatter(1, own, target.unsqueeze(1))
             logits = scaled(similarity, self._scale(batch))
             return logits if bias is None else logits + bias
 
@@ -280,7 +316,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """Add classes, or drop the last ones; those that stay keep their weights, new ones have a loss weight of 1.
+        """Add classes, or drop the last ones; those that stay keep their weights.
+
+        New ones have a loss weight of 1 and count one sample: set ``class_counts``.
 
         The weights become a new parameter: give it to the optimizer again.
 
@@ -291,6 +329,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         self.class_weights.resize(num_classes, self.weight_init_func)
         if self.loss_weights is not None:
             self.loss_weights = F.pad(self.loss_weights, (0, num_classes - len(self.loss_weights)), value=1)
+        if self.class_counts is not None:
+            self.class_counts = F.pad(self.class_counts, (0, num_classes - len(self.class_counts)), value=1)
 
     @torch.no_grad()
     def get_outliers(
@@ -389,7 +429,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             compared.direction,
             compared.weight,
             chosen.own,
-            bias=chosen.bias,
+            bias=_with_prior(self, chosen) if self.training and self.prior_weight else chosen.bias,
             normalize=self.normalizes,
             sub_centers=self.sub_centers,
             drawn=chosen.drawn,
@@ -416,6 +456,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
             margin=margin,
         )
+        if self.hard_negatives:
+            negatives = replace(negatives, margin=_nearer(self, margin, hardest(negatives, self.hard_negatives)))
         return join_parts(self.combine(own_rows(logits), negatives), len(logits))
 
     def _target(self, batch: Batch) -> Tensor:
@@ -473,6 +515,27 @@ def _record(loss: BaseSoftmaxLoss, batch: Batch) -> None:
         loss.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
 
 
+def _with_prior(loss: BaseSoftmaxLoss, chosen: Chosen) -> Tensor:
+    """What is added to the logits of the classes at hand, (R,): their bias, and the logarithms of their counts."""
+    counts = loss.class_counts
+    assert counts is not None
+    counts = counts if chosen.classes is None else counts[chosen.classes]
+    prior = loss.prior_weight * counts.to(chosen.rows.dtype).log()
+    return prior if chosen.bias is None else chosen.bias + prior
+
+
+def _nearer(loss: BaseSoftmaxLoss, margin: Elementwise | None, least: Tensor) -> Elementwise:
+    """The margin of other classes, where those whose cosine is at ``least``, (B,), or above come nearer before it."""
+    by, unit, bound = loss.hard_negative_margin, loss.margin_unit, least.unsqueeze(1)
+
+    def of(cosine: Tensor) -> Tensor:
+        nearer = cosine + by if unit == "cosine" else approached(cosine, math.radians(by) if unit == "degrees" else by)
+        cosine = torch.where(cosine >= bound, nearer, cosine)
+        return cosine if margin is None else margin(cosine)
+
+    return of
+
+
 def _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule) -> None:
     remedy = "It is called with the number of the training batch."
     check_functions(remedy, margin_schedule=margin_schedule, scale_schedule=scale_schedule)
@@ -489,11 +552,33 @@ def _check_embeddings(loss: BaseSoftmaxLoss, embeddings: Tensor) -> None:
         raise elsewhere(loss, loss.class_weights.weight, embeddings)
 
 
-def _check_smoothing(loss: BaseSoftmaxLoss, label_smoothing: float) -> None:
-    if label_smoothing and type(loss).combine is not BaseSoftmaxLoss.combine:
+def _check_cross_entropy(loss: BaseSoftmaxLoss, label_smoothing: float, prior_weight: float) -> None:
+    check_between("at least 0", "Balanced softmax is 1.", prior_weight=prior_weight)
+    for name, value in {"label_smoothing": label_smoothing, "prior_weight": prior_weight}.items():
+        if value and type(loss).combine is not BaseSoftmaxLoss.combine:
+            raise ValueError(
+                f"{name} must be 0 because {type(loss).__name__} is no cross entropy, got {value}. Leave it out."
+            )
+
+
+def _check_hard_negatives(loss: BaseSoftmaxLoss, hard_negatives: int, hard_negative_margin: float) -> None:
+    rule = f"an integer in [0, {loss.num_classes - 1}], the other classes"
+    check_between(rule, "A common value is 5.", hard_negatives=hard_negatives)
+    rule = {
+        "radians": "in [0, π] radians",
+        "degrees": "in [0, 180] degrees",
+        "cosine": "in [0, 2], a difference of cosines",
+    }[loss.margin_unit]
+    check_between(rule, "A common one is 0.3 of the margin.", hard_negative_margin=hard_negative_margin)
+    if bool(hard_negatives) != bool(hard_negative_margin):
         raise ValueError(
-            f"label_smoothing must be 0 because {type(loss).__name__} is no cross entropy, got {label_smoothing}. "
-            "Leave it out."
+            "hard_negatives and hard_negative_margin must be given together, for neither does anything alone, got "
+            f"{hard_negatives} and {hard_negative_margin}. Common are 5 and 0.3 of the margin."
+        )
+    if hard_negatives and not loss.normalizes:
+        raise ValueError(
+            f"hard_negatives must be 0 because {type(loss).__name__} compares lengths as well, and has no angles, got "
+            f"{hard_negatives}. Leave it out."
         )
 
 

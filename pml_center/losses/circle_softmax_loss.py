@@ -43,6 +43,7 @@ class CircleSoftmaxLoss(BaseSoftmaxLoss):
 
     default_gradient = None  # what multiplies the cosine is its gradient
 
+    margin_unit = "cosine"
     tuned: ClassVar[dict[str, Range]] = {
         "scale": Range("scale", 32, 1024, log=True),
         "margin": Range("margin", 0.1, 0.6),

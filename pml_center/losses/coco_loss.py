@@ -39,6 +39,8 @@ class COCOLoss(BaseSoftmaxLoss):
         gradient.
     """
 
+    margin_unit = "cosine"
+
     def __init__(self, num_classes: int, embedding_size: int, scale: float | None = None, **kwargs):
         super().__init__(num_classes, embedding_size, 1 if scale is None else scale, **kwargs)
         self.is_automatic = scale is None

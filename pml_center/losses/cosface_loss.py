@@ -40,6 +40,8 @@ class CosFaceLoss(BaseSoftmaxLoss):
         softmax, 2018, arXiv:1801.05599.
     """
 
+    margin_unit = "cosine"
+
     def __init__(self, num_classes: int, embedding_size: int, margin: float = 0.35, scale: float = 64, **kwargs):
         check_between("in [0, 2], a difference of cosines", "The paper's is 0.35.", margin=margin)
         super().__init__(num_classes, embedding_size, scale, **kwargs)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from pml_center.checks import check_between, check_class_counts
+from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import additive_angular
@@ -66,9 +65,8 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
         check_between(rule, usual, factor=factor, least_margin=least_margin)
         check_between("in [0, π] radians", usual, **{"factor + least_margin": factor + least_margin})
         check_between("at least 0", "The paper's is 0.25.", exponent=exponent)
-        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        super().__init__(num_classes, embedding_size, scale, class_counts=class_counts, **kwargs)
         self.factor, self.exponent, self.least_margin = factor, exponent, least_margin
-        self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         self.add_to_recordable_attributes(list_of_names=["factor", "exponent", "least_margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
@@ -76,11 +74,3 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
         counts = self.class_counts[batch.labels].to(batch.cosine)
         margin = self.factor * counts.pow(-self.exponent) + self.least_margin
         return additive_angular(batch.cosine, margin)
-
-    @torch.no_grad()
-    def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
-        before = self.num_classes
-        super().resize_classes(num_classes)
-        added = self.num_classes - before
-        self.class_counts = torch.nn.functional.pad(self.class_counts, (0, added), value=1)

@@ -82,6 +82,7 @@ class ElasticFaceLoss(BaseSoftmaxLoss):
         rule = {"angular": "in [0, π] radians", "cosine": "in [0, 2], a difference of cosines"}[variant]
         check_between(rule, f"The paper's margin is {usual_margin}.", margin=margin)
         check_between("at least 0", "The paper's is 0.05.", std=std)
+        self.margin_unit = "cosine" if variant == "cosine" else "radians"
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.std = variant, margin, std
         self.plus, self.beyond_pi, self.seed = plus, beyond_pi, seed

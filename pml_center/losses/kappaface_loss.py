@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pml_center.checks import check_between, check_choices, check_class_counts
+from pml_center.checks import check_between, check_choices
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import BeyondPi, additive_angular
 
@@ -76,11 +76,10 @@ class KappaFaceLoss(BaseSoftmaxLoss):
         check_between("in [0, π] radians", "The paper's margin is 0.8.", margin=margin)
         check_between("at least 0", "The paper's is 0.4.", temperature=temperature)
         check_between("in [0, 1]", "The paper's is 0.7.", balance=balance)
-        super().__init__(num_classes, embedding_size, scale, **kwargs)
+        super().__init__(num_classes, embedding_size, scale, class_counts=class_counts, **kwargs)
         check_choices(beyond_pi=(beyond_pi, BeyondPi))
         self.margin, self.temperature, self.balance = margin, temperature, balance
         self.beyond_pi = beyond_pi
-        self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         self.register_buffer("class_sums", torch.zeros(num_classes, embedding_size))
         self.register_buffer("class_seen", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("margin_shares", torch.ones(num_classes))
@@ -108,11 +107,10 @@ class KappaFaceLoss(BaseSoftmaxLoss):
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:
-        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes count one sample: set ``class_counts``."""
+        """See :meth:`BaseSoftmaxLoss.resize_classes`; new classes have not been seen."""
         before = self.num_classes
         super().resize_classes(num_classes)
         added = self.num_classes - before
-        self.class_counts = F.pad(self.class_counts, (0, added), value=1)
         self.class_sums = F.pad(self.class_sums, (0, 0, 0, added))
         self.class_seen = F.pad(self.class_seen, (0, added))
         self.margin_shares = F.pad(self.margin_shares, (0, added), value=1)

@@ -68,6 +68,7 @@ class MVSoftmaxLoss(BaseSoftmaxLoss):
         check_between(rule, "The paper's margins are 0.35, a cosine, and 0.5 radians.", margin=margin)
         check_flags(easy_margin=easy_margin)
         check_between("at least 0", "The paper's is 0.2.", hardness=hardness)
+        self.margin_unit = "cosine" if variant == "cosine" else "radians"
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.variant, self.margin, self.hardness = variant, margin, hardness
         self.easy_margin = easy_margin

@@ -55,6 +55,7 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
 
     takes_lengths: ClassVar[bool] = True
 
+    margin_unit = "cosine"
     tuned: ClassVar[dict[str, Range]] = {"temperature": TEMPERATURE, "scale": SCALE}
 
     def __init__(

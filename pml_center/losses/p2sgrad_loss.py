@@ -41,6 +41,7 @@ class P2SGradLoss(BaseSoftmaxLoss):
         2/C of the paper's, as it takes the mean over classes and has no ½.
     """
 
+    margin_unit = "cosine"
     tuned: ClassVar[dict[str, Range]] = {}  # a regression of cosines
     from_pml_units: ClassVar[dict[str, Callable]] = {"distance": lambda _: None}  # PML's has one, and asks it nothing
     pml_weight: ClassVar[str] = "weight"

@@ -46,6 +46,7 @@ class SFaceLoss(BaseSoftmaxLoss):
 
     default_gradient = None  # what multiplies the cosine is its gradient
 
+    margin_unit = "cosine"
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "pull_until": Range("margin", 0.5, 1.1)}
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +14,7 @@ from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.ops.margins import Gradient, additive_angular, detached
 from pml_center.ops.negative_logits import Elementwise, NegativeLogits, negative_sum
 
-Variant = Literal["cosine", "angular"]
+Variant = Literal["cosine", "angular", "angular_both"]
 
 
 class SphereFace2Loss(BaseSoftmaxLoss):
@@ -26,13 +27,15 @@ class SphereFace2Loss(BaseSoftmaxLoss):
     Args:
         num_classes: C.
         embedding_size: D.
-        margin: m in [0, 1]; radians where ``variant="angular"``. Larger is stricter.
+        margin: m in [0, 1]; radians where ``variant`` is angular. Larger is stricter.
         scale: r > 0.
         positive_weight: λ in (0, 1), how much one's own class counts.
         exponent: t, at least 1; 1 leaves the cosines alone.
         factor: w > 0; the authors' code has 50, 1 is the formula of the paper.
         variant: ``"cosine"`` is above, SphereFace2-C; ``"angular"``, SphereFace2-A, has ``g(cos(min(π, θ_y + m)))`` and
-            leaves the other classes alone.
+            leaves the other classes alone; ``"angular_both"`` has ``g(cos(θ_y + m))``, continued beyond π by
+            ``cos θ_y − 1 + cos m``, and ``g(cos(θ_j − m))``, the type A of Han et al. 2023 for speakers, with
+            ``scale=32, positive_weight=0.7, exponent=3, margin=0.15``.
         kwargs: ``gradient``, ``"detached"`` by default as the authors have it, which takes g and margin for a constant
             that is added to the cosine; ``chunk_size`` and PML's arguments, see :class:`BaseSoftmaxLoss`; no
             ``label_smoothing``.
@@ -52,12 +55,14 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         >>> loss.get_logits(embeddings, labels).detach()  # 2 · 0.8³ − 1 − 0.4, 2 · 0.9³ − 1 + 0.4
         tensor([[-0.3760,  0.8580]])
 
-    Source: Wen et al., SphereFace2, ICLR 2022, arXiv:2108.01513.
+    Source: Wen et al., SphereFace2, ICLR 2022, arXiv:2108.01513; Han et al., Exploring binary classification loss for
+        speaker verification, ICASSP 2023, arXiv:2307.08205.
 
-    Differs: wespeaker is ``gradient="full", factor=scale`` with b from 0; its angular margin moves the other
-        classes as well, which the authors' does not.
+    Differs: wespeaker is ``gradient="full", factor=scale`` with b from 0; its type A is ``"angular_both"``, its type C
+        ``"cosine"``.
     """
 
+    margin_unit = "cosine"
     default_gradient: ClassVar[Gradient | None] = "detached"
 
     def __init__(
@@ -93,13 +98,16 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
 
     def target_cosine(self, batch: Batch) -> Tensor:
-        """``g(cos θ) − m``, or ``g(cos(min(π, θ + m)))``."""
+        """``g(cos θ) − m``, ``g(cos(min(π, θ + m)))``, or ``g(cos(θ + m))``, continued."""
         return _margined(batch.cosine, self.margin, self.exponent, self.variant)
 
     def negative_margin(self, target: Tensor) -> Elementwise:
-        """``g(cos θ) + m``, or ``g(cos θ)``."""
-        margin = self.margin if self.variant == "cosine" else 0.0
+        """``g(cos θ) + m``, ``g(cos θ)``, or ``g(cos(θ − m))``."""
         exponent, gradient = self.exponent, self.gradient
+        if self.variant == "angular_both":
+            turned = partial(additive_angular, margin=-self.margin, beyond_pi="rotate")
+            return lambda cosine: detached(cosine, _spread(turned(cosine), exponent), gradient)
+        margin = self.margin if self.variant == "cosine" else 0.0
         return lambda cosine: detached(cosine, _spread(cosine, exponent) + margin, gradient)
 
     def combine(self, target: Tensor, negatives: NegativeLogits) -> Tensor:
@@ -113,11 +121,12 @@ class SphereFace2Loss(BaseSoftmaxLoss):
 
 
 def _margined(cosine: Tensor, margin: float, exponent: float, variant: Variant) -> Tensor:
-    """``g(cos θ) − m``, or ``g(cos(min(π, θ + m)))``."""
+    """``g(cos θ) − m``, ``g(cos(min(π, θ + m)))``, or ``g(cos(θ + m))``, continued."""
     if variant == "cosine":
         return _spread(cosine, exponent) - margin
     rotated = additive_angular(cosine, margin, "rotate")
-    return _spread(torch.where(cosine >= -math.cos(margin), rotated, -1.0), exponent)
+    beyond = -1.0 if variant == "angular" else cosine - (1 - math.cos(margin))
+    return _spread(torch.where(cosine >= -math.cos(margin), rotated, beyond), exponent)
 
 
 def _balanced_threshold(own: float, other: float, ratio: float) -> float:
@@ -136,7 +145,10 @@ def _log_of_sum(*logarithms: float) -> float:
 
 def _spread(cosine: Tensor, exponent: float) -> Tensor:
     """``g(z) = 2((z + 1)/2)^t − 1``."""
-    return 2 * ((cosine + 1) / 2).clamp_min(0).pow(exponent) - 1  # a cosine may round below −1
+    half = (cosine + 1) / 2
+    if exponent != int(exponent):
+        half = half.clamp_min(0)  # a cosine may round below −1, or be continued there
+    return 2 * half.pow(exponent) - 1
 
 
 def _softplus(logits: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class SubCenterArcFaceLoss(BaseSoftmaxLoss):
         classes, and continues beyond π in another way.
     """
 
+    margin_unit = "degrees"
     from_pml_units: ClassVar[dict[str, Callable]] = {"margin": math.degrees}
 
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 40)}

@@ -56,6 +56,8 @@ class UniFaceLoss(BaseSoftmaxLoss):
         clamped. Its ``r``, the share of the other classes that is drawn, is ``sample_rate`` here.
     """
 
+    margin_unit = "cosine"
+
     def __init__(
         self,
         num_classes: int,

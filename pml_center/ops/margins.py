@@ -89,6 +89,24 @@ class _AdditiveAngular(torch.autograd.Function):
         return gradient * slope, None, None
 
 
+def approached(cosine: Tensor, margin: float) -> Tensor:
+    """``cos(θ − m)``: another class that comes nearer.
+
+    Where ``θ < m``, at which the cosine would turn, it goes on by ``cos θ + 1 − cos m``: the nearest keep their push.
+
+    Args:
+        cosine: any shape, in [-1, 1].
+        margin: radians in [0, π].
+
+    Example:
+        >>> import torch
+        >>> approached(torch.tensor([1.0, 0.5, -1.0]), torch.pi / 3)
+        tensor([ 1.5000,  1.0000, -0.5000])
+    """
+    cos, sin = math.cos(margin), math.sin(margin)
+    return torch.where(cosine > cos, cosine + (1 - cos), cosine * cos + sine(cosine) * sin)
+
+
 def multiplied_angular(cosine: Tensor, margin: float) -> Tensor:
     """``(−1)^k·cos(mθ) − 2k`` with ``k = ⌊mθ/π⌋``: the margin of L-Softmax and SphereFace, which falls all the way.
 

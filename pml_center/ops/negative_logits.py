@@ -75,6 +75,27 @@ def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tenso
     return _reduce(logits, of)
 
 
+@torch.no_grad()
+def hardest(logits: NegativeLogits, count: int) -> Tensor:
+    """The count-th largest similarity to other classes, (B,), before any margin; the lowest number if there are fewer.
+
+    To the bit what a margin is given later: ``similarity >= hardest(logits, k).unsqueeze(1)`` are the k hardest.
+    """
+    described = replace(logits, margin=lambda similarity: similarity, bias=None)
+    best = logits.embeddings.new_empty(len(logits.embeddings), 0)
+    for chunk in _chunks(described):
+        similarity = _block(described, 1.0, chunk).similarity
+        assert similarity is not None
+        similarity = chunk.fill_own(similarity, logits.own, torch.finfo(similarity.dtype).min)
+        best = torch.cat([best, similarity.topk(min(count, similarity.shape[1])).values], dim=1)
+        best = best.topk(min(count, best.shape[1])).values
+    return (
+        best[:, -1]
+        if best.shape[1] == count
+        else torch.full_like(logits.own, torch.finfo(best.dtype).min, dtype=best.dtype)
+    )
+
+
 def directions(embeddings: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
     """Each row divided by its length, (B, D), or as it is, and that length, (B,).
 

@@ -6,7 +6,7 @@ A formula is read with Python's own grammar and never executed.
 import ast
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from pml_center import losses, regularizers
 from pml_center.losses import BaseCenterLoss
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.watch import CenterShare
-from pml_center.names import constructor_arguments, unknown_name
+from pml_center.names import constructor_parameters, unknown_name
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -117,7 +117,13 @@ class LossFormula(nn.Module):
             share.see(parts[name], sum(rest[1:], rest[0]), weights[name])
 
 
-def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation_steps: int = 1) -> LossFormula:
+def parse_loss(
+    formula: str,
+    num_classes: int,
+    embedding_size: int,
+    accumulation_steps: int = 1,
+    class_counts: Sequence[int] | int | None = None,
+) -> LossFormula:
     """Build the losses that a formula names.
 
     Args:
@@ -128,6 +134,8 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         num_classes: given to losses that ask for it.
         embedding_size: given to losses that ask for it.
         accumulation_steps: batches that make one step of the optimizer; given to losses that ask for it.
+        class_counts: samples of each class, or one number for all; given to losses that cannot do without and are
+            written without, such as those with a ``prior_weight``.
 
     Raises:
         ValueError: a formula that cannot be read; an unknown name; an argument that its loss does not have.
@@ -137,7 +145,13 @@ def parse_loss(formula: str, num_classes: int, embedding_size: int, accumulation
         >>> formula.names, formula.weights
         (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
     """
-    supplied = {"num_classes": num_classes, "embedding_size": embedding_size, "accumulation_steps": accumulation_steps}
+    supplied: dict[str, Any] = {
+        "num_classes": num_classes,
+        "embedding_size": embedding_size,
+        "accumulation_steps": accumulation_steps,
+    }
+    if class_counts is not None:
+        supplied["class_counts"] = class_counts
     return LossFormula([_built(term, supplied) for term in parse_terms(formula)])
 
 
@@ -208,7 +222,7 @@ def _written(call: ast.Call) -> str:
     return ast.unparse(call if call.args or call.keywords else call.func)
 
 
-def _built(term: Term, supplied: dict[str, int]) -> tuple[str, float, nn.Module, nn.Module | None]:
+def _built(term: Term, supplied: dict[str, Any]) -> tuple[str, float, nn.Module, nn.Module | None]:
     miners = _public(pytorch_metric_learning.miners)
     miner = None if term.miner is None else _build("miner", term.miner, miners, {})
     loss, got = _build("loss", term.loss, known_losses(), supplied), f"got {_written(term.loss)!r}"
@@ -238,7 +252,7 @@ def _with_ours(theirs: dict[str, type], ours: dict[str, type]) -> dict[str, type
     return theirs | {f"pml.{name}": value for name, value in theirs.items()} | ours
 
 
-def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str, int]) -> Any:
+def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str, Any]) -> Any:
     """An object from ``Name(argument=value)``, with what is supplied if its constructor asks for it."""
     name, written = ast.unparse(call.func), ast.unparse(call)
     if not isinstance(call.func, ast.Name | ast.Attribute):
@@ -248,14 +262,15 @@ def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str
         raise ValueError(f"{kind} must be one by itself, got {name!r}, {reason}. {GRAMMAR}")
     if name not in known:
         raise ValueError(unknown_name(kind, name, list(known), GRAMMAR))
-    asked = constructor_arguments(known[name], stop=nn.Module)
-    accepted = [argument for argument in asked if argument not in supplied]
+    asked = constructor_parameters(known[name], stop=nn.Module)
+    fixed = supplied.keys() - {"class_counts"}  # which may be written
+    accepted = [argument for argument in asked if argument not in fixed]
     takes = f"It takes {', '.join(accepted)}."
     if call.args:
         raise ValueError(f"arguments of {name} must be named, got {written!r}. {takes}")
     arguments = {argument: _value(node) for argument, node in _arguments(call).items()}
     for argument in arguments:
-        if argument in supplied:
+        if argument in fixed:
             raise ValueError(
                 f"{argument} must be left out because training gives it, got {written!r}. It follows from "
                 "the data and from --embedding-size and --accumulate."
@@ -263,6 +278,8 @@ def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str
         if argument not in accepted:
             raise ValueError(unknown_name(f"argument of {name}", argument, accepted, takes))
     given = {argument: value for argument, value in supplied.items() if argument in asked}
+    if "class_counts" in arguments or not (arguments.get("prior_weight") or _is_required("class_counts", asked)):
+        given.pop("class_counts", None)
     try:
         return known[name](**given, **arguments)
     except Exception as error:  # PML's constructors raise whatever their parts do
@@ -270,6 +287,10 @@ def _build(kind: str, call: ast.Call, known: dict[str, type], supplied: dict[str
             raise
         reason = f"{type(error).__name__}: {error}".removesuffix(": ").removesuffix(".")
         raise ValueError(f"{written!r} must be buildable, got {reason}. {GRAMMAR}") from error
+
+
+def _is_required(name: str, parameters: Mapping[str, tuple[type, inspect.Parameter]]) -> bool:
+    return name in parameters and parameters[name][1].default is inspect.Parameter.empty
 
 
 def _arguments(call: ast.Call) -> dict[str, ast.expr]:

@@ -153,7 +153,8 @@ class TrainState:
         model = (starting_model(config) if run is None else embedder(config, from_scratch=True)).to(device)
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
-        loss = parse_loss(config.loss, images.train.num_classes, model.embedding_size, config.accumulate).to(device)
+        counts = images.train.counts.tolist()
+        loss = parse_loss(config.loss, len(counts), model.embedding_size, config.accumulate, counts).to(device)
         groups = param_groups(
             model,
             loss,

@@ -14,8 +14,6 @@ from pml_center.training.loss_formula import known_losses
 CONFIG = TrainConfig()
 KNOWN = known_losses()
 NEEDS = {  # arguments that a loss cannot be built without
-    "DynamicArcFaceLoss": "class_counts=[3, 2, 4, 1]",
-    "KappaFaceLoss": "class_counts=[3, 2, 4, 1]",
     "ManifoldLoss": "l=4",
     "RankedListLoss": "margin=0.4, Tn=2",
 }

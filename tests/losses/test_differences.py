@@ -325,7 +325,7 @@ def test_a_learned_margin_beyond_an_end_comes_back_and_goes_no_farther(outside):
     assert (inward > 0).all()  # descent leads back
 
 
-@pytest.mark.parametrize("kind", [losses.DynamicArcFaceLoss, losses.KappaFaceLoss])
+@pytest.mark.parametrize("kind", [losses.DynamicArcFaceLoss, losses.KappaFaceLoss, losses.LDAMLoss])
 def test_classes_may_differ_in_size(kind):
     counts = torch.tensor([50, 4, 1])
     loss = kind(3, 2, counts)
@@ -343,6 +343,15 @@ def test_classes_may_differ_in_size(kind):
     assert loss.class_counts.tolist() == [50, 4, 1, 1, 1]
     loss.resize_classes(2)
     assert loss.class_counts.tolist() == [50, 4]
+
+
+def test_the_margin_of_ldam_follows_the_counts():
+    loss = losses.LDAMLoss(3, 2, class_counts=[16, 81, 1], margin=0.6, scale=2).double()
+    embeddings, labels = torch.randn(6, 2, dtype=torch.double), torch.arange(6) % 3
+    margins = torch.tensor([0.6 / 2, 0.6 / 3, 0.6], dtype=torch.double)[labels]
+    own = torch.nn.functional.one_hot(labels, 3)
+    expected = loss.get_logits(embeddings) - 2 * own * margins.unsqueeze(1)
+    torch.testing.assert_close(loss.get_logits(embeddings, labels), expected)
 
 
 @pytest.mark.parametrize("counts", [[1, 2], [1, 2, 0], [1.0, 2, 3], [[1, 2, 3]]])

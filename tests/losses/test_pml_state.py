@@ -99,7 +99,10 @@ BEYOND = {
     "scale_by_norm": False,
     "learn_scale": True,
     "normalize_weights": False,
+    "prior_weight": 1,
+    "hard_negatives": 2,
 }
+WITH = {"prior_weight": {"class_counts": 3}, "hard_negatives": {"hard_negative_margin": 0.1}}
 
 
 @each_twin
@@ -109,7 +112,7 @@ def test_an_option_that_pml_does_not_have_is_refused(name):
         constructor_arguments(getattr(pml_losses, name))
     ):
         try:
-            loss = kind(C, D, **{option: BEYOND[option]})
+            loss = kind(C, D, **{option: BEYOND[option]}, **WITH.get(option, {}))
         except ValueError:  # this loss does not have it either
             continue
         with pytest.raises(ValueError, match=rf"^{option} must be left out for to_pml, because PML's {name} has no"):
@@ -122,6 +125,7 @@ def test_sphereface_r_is_not_in_pml():
 
 
 NO_MATTER = {"chunk_size", "sparse_gradient", "sample_correction"}  # how, not what
+NO_MATTER |= {"class_counts", "hard_negative_margin"}  # only with another that is looked at
 BY_OTHERS = {"version", "scale", "embedding_size"}  # whose values stand in gradient, temperature, descriptors_dim
 
 

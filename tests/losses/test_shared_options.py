@@ -140,6 +140,83 @@ def test_the_probability_of_a_class_is_how_often_it_is_drawn():
     assert (times[chosen.classes][chosen.drawn < 1] / 400 - 6 / 18).abs().max() < 0.1  # four standard errors
 
 
+def dense_logits(loss, embeddings, labels):
+    """Of training, by the definition, with the k nearest other classes moved: for CosFace and ArcFace."""
+    cosines = (
+        torch.nn.functional.normalize(embeddings, dim=1)
+        @ torch.nn.functional.normalize(loss.class_weights.weight, dim=1).t()
+    )
+    own = torch.nn.functional.one_hot(labels, loss.num_classes).bool()
+    ranks = cosines.masked_fill(own, -2).argsort(1, descending=True).argsort(1)
+    is_hard, by = ranks < loss.hard_negatives, loss.hard_negative_margin
+    if isinstance(loss, losses.CosFaceLoss):
+        margined = torch.where(own, cosines - loss.margin, cosines + by * is_hard)
+    else:
+        margin = torch.where(own, math.radians(loss.margin), -math.radians(by) * is_hard)
+        margined = (cosines.acos() + margin).cos()
+    return loss.scale * margined
+
+
+NEARER = [
+    (losses.CosFaceLoss, {"margin": 0.2, "hard_negative_margin": 0.1}),
+    (losses.ArcFaceLoss, {"margin": 10, "hard_negative_margin": 3}),
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"chunk_size": 2}], ids=str)
+@pytest.mark.parametrize(("kind", "arguments"), NEARER, ids=["cosine", "angle"])
+def test_the_nearest_other_classes_come_nearer(kind, arguments, more, batch):
+    loss = kind(NUM_CLASSES, EMBEDDING_SIZE, scale=8, hard_negatives=3, **arguments, **more).double()
+    logits = dense_logits(loss, *batch)
+    torch.testing.assert_close(loss.get_logits(*batch), logits)
+    expected, value = torch.nn.functional.cross_entropy(logits, batch[1]), loss(*batch)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradients(value, loss, batch[0]), gradients(expected, loss, batch[0]))
+
+
+@pytest.mark.parametrize("k", [1, NUM_CLASSES - 1])
+@each_softmax
+def test_every_loss_of_angles_grows_where_the_nearest_come_nearer(case, k, batch):
+    plain = case.build()
+    if not case.loss.normalizes:
+        with pytest.raises(ValueError, match=r"hard_negatives must be 0 because .* compares lengths as well"):
+            case.build(hard_negatives=k, hard_negative_margin=0.1)
+        return
+    nearer, blocks = (
+        case.build(hard_negatives=k, hard_negative_margin=0.02, **more) for more in ({}, {"chunk_size": 2})
+    )
+    value = nearer.element_losses(*batch)
+    # Nearer is worse, but in a regression of cosines, and with a scale that :meth:`Case.build` has drawn below 0.
+    if not plain._has_negative_margin and case.loss not in (losses.P2SGradLoss, losses.AdaCosLoss):
+        assert (value > plain.element_losses(*batch) - 1e-12).all()
+    assert not torch.allclose(value, case.build().element_losses(*batch))
+    torch.testing.assert_close(blocks.element_losses(*batch), value)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"bias": True}, {"sub_centers": 2}, {"sample_rate": 0.999}, {"chunk_size": 2}], ids=str
+)
+def test_a_prior_is_added_to_the_logits_in_training(arguments, batch):
+    counts = torch.arange(1, NUM_CLASSES + 1)
+    loss = losses.CosFaceLoss(
+        NUM_CLASSES, EMBEDDING_SIZE, 0.2, 8, class_counts=counts, prior_weight=0.7, **arguments
+    ).double()
+    plain = losses.CosFaceLoss(NUM_CLASSES, EMBEDDING_SIZE, 0.2, 8, **arguments).double()
+    plain.load_state_dict({key: x for key, x in loss.state_dict().items() if key != "class_counts"})
+    logits = plain.get_logits(*batch) + 0.7 * counts.double().log()
+    torch.testing.assert_close(loss(*batch), torch.nn.functional.cross_entropy(logits, batch[1]))
+    torch.testing.assert_close(loss.get_logits(*batch), logits)
+    assert torch.equal(loss.get_logits(batch[0]), plain.get_logits(batch[0]))
+    assert torch.equal(loss.eval()(*batch), plain.eval()(*batch))
+
+
+def test_classes_that_are_added_count_one_sample():
+    loss = losses.CosFaceLoss(3, 2, class_counts=[5, 6, 7], prior_weight=1)
+    loss.resize_classes(4)
+    assert loss.class_counts.tolist() == [5, 6, 7, 1]
+    loss(torch.eye(2), torch.tensor([0, 3]))
+
+
 def test_a_sampled_loss_sees_all_classes_in_evaluation(batch):
     dense, sampled = losses.CosFaceLoss(50, EMBEDDING_SIZE), losses.CosFaceLoss(50, EMBEDDING_SIZE, sample_rate=0.2)
     sampled.load_state_dict(dense.state_dict(), strict=False)
@@ -410,6 +487,11 @@ def test_what_is_recorded_is_true(batch):
         ({"scale": 10**30}, r"scale must be positive, and below 2\^63, got 1000"),
         ({"margin": "x"}, r"margin must be in \[0, 2\], a difference of cosines, got 'x'"),
         ({"num_classes": 2**40}, r"num_classes must be an integer of at least 1 and below 2147483648, got 1099"),
+        ({"prior_weight": 1}, r"class_counts must be positive integers, one for each of the 3 classes, got None"),
+        ({"prior_weight": -1, "class_counts": 2}, r"prior_weight must be at least 0, got -1"),
+        ({"hard_negatives": 2}, r"hard_negatives and hard_negative_margin must be given together"),
+        ({"hard_negative_margin": 0.1}, r"hard_negatives and hard_negative_margin must be given together"),
+        ({"hard_negatives": 99, "hard_negative_margin": 0.1}, r"hard_negatives must be an integer in \[0, \d+\]"),
         ({"sample_rate": 0}, r"sample_rate must be in \(0, 1\], got 0"),
         ({"sample_rate": 1.1}, r"sample_rate must be in \(0, 1\], got 1.1"),
     ],

@@ -29,6 +29,8 @@ OPTIONS = [
     {"label_smoothing": 0.1},
     {"loss_weights": [1.0] * NUM_CLASSES},
     {"bias": True},
+    {"class_counts": 20, "prior_weight": 1.0},
+    {"hard_negatives": 2, "hard_negative_margin": 0.1},
     {"ignore_index": -1},
     {"ignore_index": -1, "reducer": SumReducer()},
     {"margin_schedule": LinearWarmup(2), "scale_schedule": lambda step: 1 / step},

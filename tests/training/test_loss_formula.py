@@ -31,6 +31,19 @@ def test_a_joint_loss_is_the_weighted_sum_of_its_parts(generator):
     assert not any(value.requires_grad for value in parts.values())
 
 
+def test_counts_are_given_to_a_loss_that_cannot_do_without():
+    counts = [3, 5, 1, 4]
+    formula = "CosFaceLoss(prior_weight=1) + LDAMLoss + KappaFaceLoss(class_counts=7) + ArcFaceLoss"
+    prior, ldam, written, plain = parse_loss(formula, 4, 3, class_counts=counts).losses
+    assert prior.class_counts.tolist() == ldam.class_counts.tolist() == counts
+    assert written.class_counts.tolist() == [7] * 4
+    assert plain.class_counts is None
+    with pytest.raises(ValueError, match=r"class_counts must be positive integers, .* got None"):
+        build("CosFaceLoss(prior_weight=1)")
+    with pytest.raises(ValueError, match="class_counts"):
+        build("LDAMLoss")
+
+
 def test_ours_comes_first_and_pml_s_can_be_named():
     assert isinstance(build("ArcFaceLoss").losses[0], losses.ArcFaceLoss)
     assert isinstance(build("pml.ArcFaceLoss(margin=20)").losses[0], pml_losses.ArcFaceLoss)
