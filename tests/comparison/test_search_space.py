@@ -76,7 +76,7 @@ def test_every_loss_can_be_built_with_all_that_is_tried(name):
     settings = searched.settings(6)
     assert len({setting.loss for setting in settings}) == (6 if len(searched.knobs) > len(rates_of(searched)) else 1)
     for setting in [*settings, *(searched.widened(each, settings, 6) for each in settings)]:
-        parse_loss(setting.loss, 4, 4)
+        parse_loss(setting.loss, 4, 4, class_counts=1)
 
 
 def rates_of(searched):
@@ -123,7 +123,7 @@ def test_a_sum_and_the_loss_that_is_that_sum_try_the_same():
 def test_what_a_loss_says_moves_and_weights_beside_the_first_loss_and_nothing_else():
     formula = "2 * CosFaceLoss(chunk_size=2) + 0.01 * CenterLoss(alpha=0.9) + TripletMarginLoss @ TripletMarginMiner"
     for setting in space(formula).settings(6)[1:]:
-        built = parse_loss(setting.loss, 4, 4)
+        built = parse_loss(setting.loss, 4, 4, class_counts=1)
         cosface, center, triplet = built.losses
         assert built.weights[0] == 2
         assert built.weights[1] != 0.01
