@@ -40,6 +40,7 @@ OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) her
 DECLARED = {
     "default_gradient",
     "from_pml_units",
+    "margin_unit",
     "pml_weight",
     "takes_lengths",
     "tuned",
