@@ -13,7 +13,7 @@ from pml_center import losses
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.names import constructor_arguments
 
-NUM_CLASSES, EMBEDDING_SIZE = 7, 5
+NUM_CLASSES, EMBEDDING_SIZE = 7, 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Case:
     def has_classes(self) -> bool:
         """Whether it has a row for each class; else its references are the batch's own."""
         return issubclass(self.loss, BaseClassLoss)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its rows stay where a formula placed them."""
+        return self.loss is losses.CACLoss or self.arguments.get("update") == "fixed"
 
     @property
     def takes_references(self) -> bool:
@@ -439,6 +444,13 @@ def ldam(loss, embeddings, labels):
     return cross_entropy(30 * margined, labels)
 
 
+def cac(loss, embeddings, labels):
+    distances = (embeddings.unsqueeze(1) - loss.centers).square().sum(2).sqrt()
+    own = distances.gather(1, labels.unsqueeze(1)).squeeze(1)
+    others = (own.unsqueeze(1) - distances).exp() * ~is_own(loss, labels)
+    return (1 + others.sum(1)).log() + 0.1 * own
+
+
 def kappaface(loss, embeddings, labels):
     return arcface_of_margins(loss, embeddings, labels, 0.8 * loss.margin_shares)
 
@@ -698,6 +710,7 @@ CASES = [
     Case(losses.KappaFaceLoss, kappaface_after_an_epoch, {"class_counts": 1}),
     Case(losses.CenterLoss, center),
     Case(losses.CenterLoss, center, {"update": "mean"}),
+    Case(losses.CenterLoss, center, {"update": "fixed"}),
     Case(losses.CenterLoss, center, {"update": "gradient"}),
     Case(losses.CenterLoss, center_with_radius, {"radius": 1.5, "per_dim": True, "update": "gradient"}),
     Case(losses.IslandLoss, island),
@@ -726,6 +739,7 @@ CASES = [
         euclidean_range_loss,
         {"k": 3, "margin": 10, "intra_weight": 0.5, "inter_weight": 0.7, "squared": False},
     ),
+    Case(losses.CACLoss, cac),
     Case(losses.MarginalLoss, marginal),
     Case(losses.CentroidTripletLoss, centroid_triplet),
     Case(losses.CentroidTripletLoss, euclidean_centroid_triplet, {"squared": False}),

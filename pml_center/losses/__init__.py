@@ -12,6 +12,7 @@ from pml_center.losses.arcnegface_loss import ArcNegFaceLoss
 from pml_center.losses.base_center_loss import BaseCenterLoss
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss
 from pml_center.losses.broadface_loss import BroadFaceLoss
+from pml_center.losses.cac_loss import CACLoss
 from pml_center.losses.center_contrastive_loss import CenterContrastiveLoss
 from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.centroid_triplet_loss import CentroidTripletLoss
@@ -59,6 +60,7 @@ __all__ = [
     "BaseCenterLoss",
     "BaseSoftmaxLoss",
     "BroadFaceLoss",
+    "CACLoss",
     "COCOLoss",
     "CenterContrastiveLoss",
     "CenterLoss",

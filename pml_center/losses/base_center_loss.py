@@ -18,12 +18,13 @@ from pml_center.checks import check_between, check_choices, check_flags
 from pml_center.distributed.collectives import joined_by_wrapper, processes, rows_by_rank
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import is_recomputed
+from pml_center.losses.placed_rows import check_length, placed_rows
 from pml_center.losses.watch import Collapse, ForgottenStep
 from pml_center.ops.centers import ClassSums, center_step, class_sums, merge_class_sums, with_rows
 from pml_center.ops.precision import working_dtype
 
-Update = Literal["paper", "mean", "gradient"]
-Init = Literal["zeros", "normal", "first_batch"]
+Update = Literal["paper", "mean", "gradient", "fixed"]
+Init = Literal["zeros", "normal", "first_batch", "simplex", "axes"]
 
 
 class CenterBatch(NamedTuple):
@@ -60,9 +61,12 @@ class BaseCenterLoss(BaseClassLoss):
         alpha: in (0, 1], the rate of the center step; unused by ``update="gradient"``.
         update: ``"paper"``: centers are a buffer that moves by ``α · Σ(x − c) / (1 + n)`` for the n embeddings of each
             class present; ``"mean"``: by ``α · Σ(x − c) / n``. Neither needs an optimizer. ``"gradient"``: centers are
-            parameters, give them to an optimizer.
-        init: ``"zeros"``, ``"normal"`` (N(0, 1)), or ``"first_batch"``: each center starts from the mean of the first
-            embeddings of its class. None leaves it to ``weight_init_func``, or to the default of the loss.
+            parameters, give them to an optimizer. ``"fixed"``: they stay where ``init`` puts them.
+        init: ``"zeros"``, ``"normal"`` (N(0, 1)), ``"first_batch"``: each center starts from the mean of the first
+            embeddings of its class, ``"simplex"``: as far from each other as C ≤ D + 1 of them can be (Pang et al.
+            2020, Max-Mahalanobis center loss), or ``"axes"``: C ≤ D, one along each. None leaves it to
+            ``weight_init_func``, or to the default of the loss.
+        init_length: of each center of a simplex or along an axis; the paper's is 10.
         sparse_gradient: with ``update="gradient"``, whether the gradient of the centers is a sparse tensor of the rows
             in the batch, for ``torch.optim.SGD`` or ``SparseAdam``. A dense one costs O(C·D) at every step.
             DistributedDataParallel does not take it.
@@ -94,6 +98,7 @@ class BaseCenterLoss(BaseClassLoss):
         update: Update = "paper",
         *,
         init: Init | None = None,
+        init_length: float = 10.0,
         sparse_gradient: bool = False,
         accumulation_steps: int | None = 1,
         process_group: dist.ProcessGroup | None = None,
@@ -103,11 +108,13 @@ class BaseCenterLoss(BaseClassLoss):
         check_choices(update=(update, Update))
         self.update = update  # ahead of all else: the default start of the centers depends on it
         super().__init__(num_classes, embedding_size, weight_init_func=weight_init_func, **kwargs)
+        self.init_length = init_length
         _check_options(self, alpha, init, sparse_gradient, accumulation_steps, process_group, weight_init_func)
         self.alpha, self.init = alpha, init or self.default_init
         self.sparse_gradient, self.accumulation_steps = sparse_gradient, accumulation_steps
         self.process_group = process_group
-        self._moves = update != "gradient"
+        self._is_frozen = update == "fixed"
+        self._moves = update not in ("gradient", "fixed")
         self._build_centers(init)
         self.register_buffer("last_seen", torch.zeros(num_classes, dtype=torch.long))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -122,8 +129,8 @@ class BaseCenterLoss(BaseClassLoss):
 
     def requires_grad_(self, requires_grad: bool = True) -> "BaseCenterLoss":
         """Also stops centers that step by themselves, or lets them go on. As with parameters, no state remembers it."""
-        self._is_frozen = not requires_grad
-        self._moves = requires_grad and self.update != "gradient"
+        self._is_frozen = not requires_grad or self.update == "fixed"
+        self._moves = not self._is_frozen and self.update != "gradient"
         return super().requires_grad_(requires_grad)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
@@ -167,8 +174,12 @@ class BaseCenterLoss(BaseClassLoss):
         Call it beside ``optimizer.step()``, on every process. With no batch since the last step it does nothing.
 
         Raises:
-            ValueError: centers that an optimizer moves.
+            ValueError: centers that an optimizer moves, or nothing.
         """
+        if self.update == "fixed":
+            raise ValueError(
+                'step_centers must not be called with update="fixed", whose centers stay. Leave the call out.'
+            )
         if self.update == "gradient":
             raise ValueError(
                 'step_centers must not be called with update="gradient", whose centers an optimizer moves. '
@@ -224,7 +235,9 @@ class BaseCenterLoss(BaseClassLoss):
 
     def _build_centers(self, init: Init | None) -> None:
         centers = torch.empty(self.embedding_size, self.num_classes)  # PML's layout, for fan-in and fan-out
-        if init in ("zeros", "normal"):
+        if init == "simplex" or init == "axes":
+            centers.copy_(placed_rows(init, self.num_classes, self.embedding_size, self.init_length).t())
+        elif init in ("zeros", "normal"):
             (nn.init.zeros_ if init == "zeros" else nn.init.normal_)(centers)
         else:
             self.weight_init_func(centers)
@@ -353,10 +366,10 @@ def _tell_optimizer(loss: BaseCenterLoss, parameters: FrameType) -> None:
     is_all = getattr(given.get("params"), "gi_frame", None) is parameters
     if asking is None or not (is_all and isinstance(given.get("self"), Optimizer)):
         return
+    step = f"step by themselves at the rate alpha={loss.alpha}" if loss.update != "fixed" else "stay where they are"
     message = (
-        f"parameters() of {type(loss).__name__} must not be given to an optimizer, because its centers step by "
-        f"themselves at the rate alpha={loss.alpha}, got none of them. Leave the optimizer out, or use "
-        'update="gradient".'
+        f"parameters() of {type(loss).__name__} must not be given to an optimizer, because its centers {step}, got "
+        'none of them. Leave the optimizer out, or use update="gradient".'
     )
     if asking.f_code.co_name == "__init__":  # where torch would only say that the list is empty
         raise ValueError(message)
@@ -367,6 +380,7 @@ def _check_options(
     loss: BaseCenterLoss, alpha, init, sparse_gradient, accumulation_steps, process_group, weight_init_func
 ) -> None:
     check_flags(sparse_gradient=sparse_gradient)
+    check_length(init, loss.init_length, usual=10.0)
     if not (process_group is None or (dist.is_available() and isinstance(process_group, dist.ProcessGroup))):
         raise TypeError(
             f"process_group must be a group of processes or None, got {process_group!r}. "
@@ -389,6 +403,11 @@ def _check_options(
     if accumulation_steps is not None:
         remedy = "It is the number of batches for one step of your optimizer."
         check_between("an integer of at least 1, or None", remedy, accumulation_steps=accumulation_steps)
+    if init == "first_batch" and loss.update == "fixed":
+        raise ValueError(
+            'init must not be "first_batch" with update="fixed", whose centers never move, got "first_batch". '
+            'Take init="simplex".'
+        )
     if init is not None and weight_init_func is not None:
         raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
     if init == "zeros" and loss.update == "gradient" and loss.distance.normalize_embeddings:

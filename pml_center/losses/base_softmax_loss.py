@@ -27,6 +27,7 @@ from pml_center.distributed.collectives import join_parts, own_rows
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.base_element_loss import elsewhere
 from pml_center.losses.class_weights import Chosen, ClassWeights, Counting
+from pml_center.losses.placed_rows import Placed, check_length, placed_rows
 from pml_center.losses.pml_layout import class_columns, keep_columns
 from pml_center.losses.pml_names import PMLSoftmaxNames
 from pml_center.losses.pml_state import from_pml, take_weights, to_pml
@@ -125,6 +126,13 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         gradient: ``"full"`` differentiates the target; ``"detached"`` takes its margin, what it has beyond the cosine,
             for a constant, which is steadier at small angles; a loss whose margin cannot be one refuses it. None is the
             choice of the paper, ``"full"`` unless the loss says otherwise.
+        update: ``"gradient"``: an optimizer moves the class weights. ``"fixed"``: they stay where ``init`` puts them,
+            and have neither gradient nor state in an optimizer (Yang et al. 2022, where few samples or classes to come
+            would bend learned ones).
+        init: ``"simplex"``: class weights as far from each other as C ≤ D + 1 of them can be, where training would end
+            (neural collapse); ``"axes"``: C ≤ D, one along each, and room for classes to come. None leaves the start to
+            ``weight_init_func``.
+        init_length: of each row of a simplex or along an axis, for losses that do not normalise them.
         sparse_gradient: with ``sample_rate`` below 1, whether the gradient of the weights is a sparse tensor of the
             rows that took part, for ``torch.optim.SGD`` or ``SparseAdam``; else it is dense, for any optimizer.
         label_smoothing: in [0, 1). The share of the target that is spread evenly over the classes.
@@ -185,6 +193,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         sample_rate: float = 1.0,
         sample_correction: bool = True,
         gradient: Gradient | None = None,
+        update: Literal["gradient", "fixed"] = "gradient",
+        init: Placed | None = None,
+        init_length: float = 1.0,
         sparse_gradient: bool = False,
         label_smoothing: float = 0.0,
         class_counts: Tensor | Sequence[int] | int | None = None,
@@ -208,7 +219,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         else:
             self.class_counts = None  # a buffer that is None would stop PML's record keeper
+        _check_placement(update, init, init_length, sub_centers, kwargs)
         self.gradient = _checked_gradient(self, gradient)
+        self.update, self.init, self.init_length = update, init, init_length
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
         self._has_negative_margin = type(self).negative_margin is not BaseSoftmaxLoss.negative_margin
         self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
@@ -217,13 +230,14 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         self.class_weights = ClassWeights(
             num_classes,
             embedding_size,
-            self.weight_init_func,
+            self._start,
             bias,
             sub_centers,
             float(sample_rate),
             sample_correction,
             sparse_gradient,
         )
+        self.class_weights.weight.requires_grad_(update == "gradient")
         scheduled = margin_schedule is not None or scale_schedule is not None
         self._counts = self._moves = scheduled or sample_rate < 1 or self._observes
         self.add_count("_step", is_saved=scheduled)
@@ -325,8 +339,15 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         Args:
             num_classes: C from now on, at least 1.
         """
-        self.__dict__["num_classes"] = check_size("num_classes", num_classes)
-        self.class_weights.resize(num_classes, self.weight_init_func)
+        size = check_size("num_classes", num_classes)
+        if self.init == "simplex" and self.update == "fixed":
+            raise ValueError(
+                f"num_classes must stay {self.num_classes} where class weights are the corners of a simplex, which "
+                f'another one would move, got {size}. Build a new loss, or take init="axes".'
+            )
+        self.class_weights.resize(size, self._start)
+        self.__dict__["num_classes"] = size
+        self.class_weights.weight.requires_grad_(self.update == "gradient")
         if self.loss_weights is not None:
             self.loss_weights = F.pad(self.loss_weights, (0, num_classes - len(self.loss_weights)), value=1)
         if self.class_counts is not None:
@@ -396,6 +417,13 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         losses = self._losses(batch)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
+
+    def _start(self, columns: Tensor) -> object:
+        """Fill (D, C · sub_centers), PML's layout, with the weights to begin with."""
+        if self.init is None:
+            return self.weight_init_func(columns)
+        size, classes = columns.shape
+        return columns.copy_(placed_rows(self.init, classes, size, self.init_length).t())
 
     def class_rows(self) -> Tensor:
         """The class weights, (C · sub_centers, D)."""
@@ -580,6 +608,21 @@ def _check_hard_negatives(loss: BaseSoftmaxLoss, hard_negatives: int, hard_negat
             f"hard_negatives must be 0 because {type(loss).__name__} compares lengths as well, and has no angles, got "
             f"{hard_negatives}. Leave it out."
         )
+
+
+def _check_placement(update: str, init: str | None, init_length: float, sub_centers: int, arguments: dict) -> None:
+    check_choices(update=(update, Literal["gradient", "fixed"]))
+    check_length(init, init_length, usual=1.0)
+    if init is None:
+        return
+    check_choices(init=(init, Placed))
+    if sub_centers != 1:
+        raise ValueError(
+            f"sub_centers must be 1 with init={init!r}, which places a row a class, got {sub_centers}. "
+            "Leave one of them out."
+        )
+    if arguments.get("weight_init_func") is not None:
+        raise ValueError(f"init must be None with weight_init_func, got {init!r}. Leave one of them out.")
 
 
 def _checked_gradient(loss: BaseSoftmaxLoss, gradient: Gradient | None) -> Gradient:

@@ -30,6 +30,7 @@ BEYOND_PML = {
     "scale_by_norm": ("scale_by_norm", True),
     "scale_schedule": ("scale_schedule", None),
     "sub_centers": ("sub_centers", 1),
+    "update": ("update", "gradient"),
 }
 
 _taken: "weakref.WeakSet[Any]" = weakref.WeakSet()  # losses with PML's weights that no optimizer has moved yet

@@ -101,6 +101,7 @@ BEYOND = {
     "normalize_weights": False,
     "prior_weight": 1,
     "hard_negatives": 2,
+    "update": "fixed",
 }
 WITH = {"prior_weight": {"class_counts": 3}, "hard_negatives": {"hard_negative_margin": 0.1}}
 
@@ -125,6 +126,7 @@ def test_sphereface_r_is_not_in_pml():
 
 
 NO_MATTER = {"chunk_size", "sparse_gradient", "sample_correction"}  # how, not what
+NO_MATTER |= {"init", "init_length"}  # where weights start
 NO_MATTER |= {"class_counts", "hard_negative_margin"}  # only with another that is looked at
 BY_OTHERS = {"version", "scale", "embedding_size"}  # whose values stand in gradient, temperature, descriptors_dim
 

@@ -76,7 +76,7 @@ def test_the_trainer_takes_the_steps_of_a_loop_of_one_s_own(case, miner, digits,
     loop(*by_hand, digits[0], miner)
     assert_equal(trunk, by_hand[0])
     assert_equal(loss, by_hand[1])
-    assert not case.has_classes or differ(loss, case.make(10, SIZE))
+    assert not case.has_classes or case.is_fixed or differ(loss, case.make(10, SIZE))
 
 
 @pytest.mark.parametrize("update", ["paper", "mean"])
