@@ -15,7 +15,7 @@ from pml_center.training.loss_formula import known_losses
 FAMILIES = ("softmax family", "center losses", "batch losses", "pytorch-metric-learning")
 # Up to the year, which no title has for its last words, and the number that arXiv gave it.
 REFERENCE = re.compile(r"\s*(?:[\w ]+: )?(.*(?<!:)\b(?:19|20)\d\d\b(?!\.\d)(?:, arXiv:[\d.]*\d)?)")
-TRIAL = {"num_classes": 7, "embedding_size": 5, "queue_size": 11}  # primes: the size of a tensor tells which it is
+TRIAL = {"num_classes": 5, "embedding_size": 7, "queue_size": 11}  # primes: the size of a tensor tells which it is
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def shapes(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[str, ...]]:
 
     Example:
         >>> from pml_center.losses import SubCenterArcFaceLoss
-        >>> shapes(SubCenterArcFaceLoss(num_classes=7, embedding_size=5).named_parameters())
+        >>> shapes(SubCenterArcFaceLoss(num_classes=5, embedding_size=7).named_parameters())
         {'class_weights.weight': ('3·num_classes', 'embedding_size')}
     """
     return {name: tuple(map(_symbol, tensor.shape)) for name, tensor in tensors}
