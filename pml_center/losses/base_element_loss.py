@@ -25,7 +25,7 @@ from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridd
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
-from pml_center.ops.precision import full_precision, working_dtype
+from pml_center.ops.precision import ProductPrecision, full_precision, product_dtype, working_dtype
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -62,6 +62,8 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     embedding_size: int | None = None
     sparse_gradient: bool = False
     _counts = False  # whether training batches are counted
+    product_precision: ProductPrecision = "float32"  # of the matrix products of all classes, for a loss that has them
+    _product_dtype: torch.dtype | None = None  # the half precision of those of this batch
     _moves = False  # whether each of them moves what the next one is compared with
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
@@ -192,6 +194,8 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         rows = self.class_rows()
         if rows is not None and rows.device != embeddings.device:
             raise elsewhere(self, rows, embeddings)
+        is_asked = self.product_precision == "autocast"
+        self._product_dtype = product_dtype(embeddings, rows) if is_asked else None
         with full_precision(embeddings):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
             part, present, classes, takes_part = None, embeddings, labels, None

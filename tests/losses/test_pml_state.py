@@ -121,7 +121,7 @@ def test_sphereface_r_is_not_in_pml():
         losses.SphereFaceLoss(C, D, version="r").to_pml()
 
 
-NO_MATTER = {"chunk_size", "sparse_gradient"}  # how, not what
+NO_MATTER = {"chunk_size", "product_precision", "sparse_gradient"}  # how, not what
 BY_OTHERS = {"version", "scale", "embedding_size"}  # whose values stand in gradient, temperature, descriptors_dim
 
 
