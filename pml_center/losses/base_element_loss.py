@@ -34,8 +34,9 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     """A loss that each sample has, reduced by PML's reducer: abstract.
 
     It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
-    autocast is switched off inside, samples with ``ignore_index`` are left out, miners' tuples become weights of the
-    samples, and the loss of each sample goes to PML's reducer. A subclass must say
+    autocast is switched off inside, but for the products of a loss that has a ``product_precision``, samples with
+    ``ignore_index`` are left out, miners' tuples become weights of the samples, and the loss of each sample goes to
+    PML's reducer. A subclass must say
 
     - :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`,
 

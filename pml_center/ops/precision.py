@@ -13,7 +13,7 @@ HALF_ON_CPU: set[torch.dtype] = set()  # in which this CPU multiplies at least a
 if torch.backends.mkldnn.is_available():
     HALF_ON_CPU |= {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
     HALF_ON_CPU |= {torch.float16} if torch.ops.mkldnn._is_mkldnn_fp16_supported() else set()
-KEEPS_SUMS = "dtype" in torch.ops.aten.mm.overloads() and torch.version.hip is None  # mm on CUDA, since torch 2.8
+KEEPS_SUMS = "dtype" in torch.ops.aten.mm.overloads() and torch.version.cuda is not None  # on a GPU, since torch 2.8
 
 
 def working_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -96,7 +96,7 @@ def product(
     if dtype is None:
         return torch.mm(first, second, out=out)
     first, second = first.to(dtype), second.to(dtype)
-    if KEEPS_SUMS and first.device.type == "cuda" and not torch.compiler.is_compiling():
+    if KEEPS_SUMS and first.device.type != "cpu" and not torch.compiler.is_compiling():
         result = torch.mm(first, second, out_dtype=torch.float32)
     else:
         result = torch.mm(first, second)
