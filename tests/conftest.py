@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pml_center.ops import precision
+
 torch.set_num_threads(1)  # networks this small gain nothing by a second thread; a process on each core runs tests
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -16,6 +18,14 @@ def _cache_of_its_own(tmp_path_factory):
     """Embeddings that tests keep do not mix with those of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PML_CENTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _products_of_any_cpu():
+    """What is computed under autocast does not depend on what the CPU has units for: none, unless a test says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "HALF_ON_CPU", set())
         yield
 
 

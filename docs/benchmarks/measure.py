@@ -37,13 +37,13 @@ def step_of(loss, embeddings, labels, autocast=False, optimizer=None):
     return step
 
 
-def steps_of_both(name, embeddings, labels, classes):
+def steps_of_both(name, embeddings, labels, classes, autocast=False):
     """Steps of our loss and of PML's of a name, by their module, once the watch for a forgotten optimizer has gone."""
     steps = {}
     for module in (losses, pml_losses):
         loss = getattr(module, name)(num_classes=classes, embedding_size=embeddings.shape[1]).to(embeddings.device)
         optimizer = torch.optim.SGD(loss.parameters(), lr=1e-3)
-        steps[module] = step_of(loss, embeddings, labels)
+        steps[module] = step_of(loss, embeddings, labels, autocast)
         for _ in range(BATCHES_AT_REST + 1):
             steps[module]()
             optimizer.step()

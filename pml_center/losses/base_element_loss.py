@@ -25,7 +25,7 @@ from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridd
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
-from pml_center.ops.precision import full_precision, working_dtype
+from pml_center.ops.precision import ProductPrecision, full_precision, product_dtype, working_dtype
 
 MinerWeighting = Literal["max", "normalize", "count"]
 
@@ -34,8 +34,9 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     """A loss that each sample has, reduced by PML's reducer: abstract.
 
     It is the boundary that all losses share: input is checked, half precision is cast up (parameters are never cast),
-    autocast is switched off inside, samples with ``ignore_index`` are left out, miners' tuples become weights of the
-    samples, and the loss of each sample goes to PML's reducer. A subclass must say
+    autocast is switched off inside, but for the products of a loss that has a ``product_precision``, samples with
+    ``ignore_index`` are left out, miners' tuples become weights of the samples, and the loss of each sample goes to
+    PML's reducer. A subclass must say
 
     - :meth:`element_losses`, or with ``takes_references`` :meth:`reference_losses`,
 
@@ -62,6 +63,8 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
     embedding_size: int | None = None
     sparse_gradient: bool = False
     _counts = False  # whether training batches are counted
+    product_precision: ProductPrecision = "float32"  # of the matrix products of all classes, for a loss that has them
+    _product_dtype: torch.dtype | None = None  # the half precision of those of this batch
     _moves = False  # whether each of them moves what the next one is compared with
 
     def __init__(self, *, ignore_index: int | None = None, miner_weighting: MinerWeighting = "max", **kwargs):
@@ -192,6 +195,8 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         rows = self.class_rows()
         if rows is not None and rows.device != embeddings.device:
             raise elsewhere(self, rows, embeddings)
+        is_asked = self.product_precision == "autocast"
+        self._product_dtype = product_dtype(embeddings, rows) if is_asked else None
         with full_precision(embeddings):
             embeddings = embeddings.to(working_dtype(embeddings, rows, *references[:1]))
             part, present, classes, takes_part = None, embeddings, labels, None

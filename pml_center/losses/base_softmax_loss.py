@@ -45,7 +45,7 @@ from pml_center.ops.negative_logits import (
     negative_sum,
     scaled,
 )
-from pml_center.ops.precision import full_precision, working_dtype
+from pml_center.ops.precision import ProductPrecision, full_precision, working_dtype
 
 Schedule = Callable[[int], float]
 MarginUnit = Literal["radians", "degrees", "cosine"]
@@ -154,6 +154,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         scale_schedule: from the number of the training batch, counted from 1, to a factor of the scale.
         chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
             O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
+        product_precision: of the matrix products with all classes in training. ``"autocast"``: bf16 or fp16 under such
+            an autocast or with such embeddings, with sums in fp32, as all else is; on a CPU only if it has units for
+            them. ``"float32"``: never. fp64 stays.
         kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
             :class:`~pml_center.losses.base_class_loss.BaseClassLoss`. ``weight_init_func`` is Xavier's by default,
             N(0, √(2 / (C + D))), where PML takes N(0, 1): a step of SGD turns a row by about lr / length², one of Adam
@@ -205,12 +208,14 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         margin_schedule: Schedule | None = None,
         scale_schedule: Schedule | None = None,
         chunk_size: int | None = None,
+        product_precision: ProductPrecision = "autocast",
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
         sub_centers = check_size("sub_centers", sub_centers, "Common values are 1 and 3.")
         _check_options(scale, sample_rate, label_smoothing, chunk_size, margin_schedule, scale_schedule)
         check_flags(bias=bias, sample_correction=sample_correction, sparse_gradient=sparse_gradient)
+        check_choices(product_precision=(product_precision, ProductPrecision))
         _check_cross_entropy(self, label_smoothing=label_smoothing, prior_weight=prior_weight)
         _check_hard_negatives(self, hard_negatives, hard_negative_margin)
         self.prior_weight = prior_weight
@@ -226,6 +231,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         self._has_negative_margin = type(self).negative_margin is not BaseSoftmaxLoss.negative_margin
         self._observes = type(self).observe is not BaseSoftmaxLoss.observe  # whether it has running statistics
         self.margin_schedule, self.scale_schedule, self.chunk_size = margin_schedule, scale_schedule, chunk_size
+        self.product_precision = product_precision
         self.sparse_gradient = sparse_gradient and sample_rate < 1
         self.class_weights = ClassWeights(
             num_classes,
@@ -462,6 +468,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             sub_centers=self.sub_centers,
             drawn=chosen.drawn,
             chunk_size=self.chunk_size,
+            product_dtype=self._product_dtype,
         )
         return Batch(compared.similarity, compared.norm, labels, negatives, compared.row_norm)
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor
 
-from pml_center.checks import check_between, check_chunk_size, check_embeddings
+from pml_center.checks import check_between, check_choices, check_chunk_size, check_embeddings
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
 from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.negative_logits import NegativeLogits, directions, negative_logsumexp
-from pml_center.ops.precision import full_precision, working_dtype
+from pml_center.ops.precision import ProductPrecision, full_precision, working_dtype
 
 
 class CenterContrastiveLoss(BaseCenterLoss):
@@ -33,6 +33,7 @@ class CenterContrastiveLoss(BaseCenterLoss):
             makes the centers parameters, which both terms move.
         chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
             O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
+        product_precision: of the matrix products with all centers, as in :class:`BaseSoftmaxLoss`.
         kwargs: ``init``, ``accumulation_steps``, ``process_group`` and PML's arguments, see :class:`BaseCenterLoss`.
             Centers start from 0 by default, where their cosine is 0 until their class is seen; those that are
             parameters, from N(0, 1).
@@ -75,6 +76,7 @@ class CenterContrastiveLoss(BaseCenterLoss):
         update: Update = "paper",
         *,
         chunk_size: int | None = None,
+        product_precision: ProductPrecision = "autocast",
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, alpha, update, **kwargs)
@@ -82,6 +84,8 @@ class CenterContrastiveLoss(BaseCenterLoss):
         check_between("finite and at least 0", "Common are 0.2 and 1.", margin=margin, center_weight=center_weight)
         check_between("in [0, 2], a difference of cosines", "A common one is 0.2.", margin=margin)
         check_chunk_size(chunk_size)
+        check_choices(product_precision=(product_precision, ProductPrecision))
+        self.product_precision = product_precision
         self.margin, self.scale, self.center_weight, self.chunk_size = margin, scale, center_weight, chunk_size
         self.add_to_recordable_attributes(list_of_names=["margin", "scale", "center_weight"], is_stat=False)
 
@@ -89,7 +93,14 @@ class CenterContrastiveLoss(BaseCenterLoss):
         """Cross entropy with a margin over the cosines to all centers, and the pull of one's own."""
         unit, _ = directions(batch.embeddings)
         cosine = torch.linalg.vecdot(unit, F.normalize(batch.own, dim=1))
-        negatives = NegativeLogits(unit, batch.centers, batch.labels, self.scale, chunk_size=self.chunk_size)
+        negatives = NegativeLogits(
+            unit,
+            batch.centers,
+            batch.labels,
+            self.scale,
+            chunk_size=self.chunk_size,
+            product_dtype=self._product_dtype,
+        )
         target = self.scale * (cosine - self.margin)
         losses = F.softplus(negative_logsumexp(negatives) - target, threshold=40)
         return losses + self.center_weight * 2 * (1 - cosine)

@@ -11,6 +11,7 @@ from pml_center.losses.center_loss import CenterLoss
 from pml_center.losses.softmax_loss import SoftmaxLoss
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import CenterShare
+from pml_center.ops.precision import ProductPrecision
 
 
 class SoftmaxCenterLoss(BaseClassLoss):
@@ -33,9 +34,9 @@ class SoftmaxCenterLoss(BaseClassLoss):
         bias: whether each class has an additive bias b, which starts from 0.
         label_smoothing: in [0, 1), of the softmax.
         kwargs: ``init``, ``sparse_gradient``, ``accumulation_steps``, ``process_group`` of the centers, see
-            :class:`BaseCenterLoss`; ``chunk_size`` of the softmax; ``ignore_index``, ``loss_weights``,
-            ``miner_weighting`` and PML's arguments. ``weight_regularizer`` and ``weight_init_func`` are for the class
-            weights.
+            :class:`BaseCenterLoss`; ``chunk_size`` and ``product_precision`` of the softmax; ``ignore_index``,
+            ``loss_weights``, ``miner_weighting`` and PML's arguments. ``weight_regularizer`` and ``weight_init_func``
+            are for the class weights.
 
     Shape: embeddings (B, D), labels (B,) in [0, C) -> loss per sample (B,), reduced by ``reducer``.
 
@@ -80,6 +81,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
         accumulation_steps: int | None = 1,
         process_group: Any = None,
         chunk_size: int | None = None,
+        product_precision: ProductPrecision = "autocast",
         **kwargs,
     ):
         super().__init__(num_classes, embedding_size, **kwargs)
@@ -89,8 +91,15 @@ class SoftmaxCenterLoss(BaseClassLoss):
         sizes, stats = (num_classes, embedding_size), self.collect_stats
         init_func = self.weight_init_func
         self.softmax = SoftmaxLoss(
-            *sizes, bias, label_smoothing, chunk_size=chunk_size, weight_init_func=init_func, collect_stats=stats
+            *sizes,
+            bias,
+            label_smoothing,
+            chunk_size=chunk_size,
+            product_precision=product_precision,
+            weight_init_func=init_func,
+            collect_stats=stats,
         )
+        self.product_precision = product_precision
         self.center = CenterLoss(
             *sizes,
             alpha,
@@ -118,6 +127,7 @@ class SoftmaxCenterLoss(BaseClassLoss):
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """``softmax + λ · center`` of each sample, (B,)."""
+        self.softmax._product_dtype = self._product_dtype
         softmax = self.softmax.element_losses(embeddings, labels)
         center = self.center.element_losses(embeddings, labels)
         self.parts = {"softmax": softmax.detach().mean(), "center": center.detach().mean()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pml_center.ops.first_order import first_order
 from pml_center.ops.in_place import in_place, untraced
+from pml_center.ops.precision import product, rounded
 
 BLOCK_ELEMENTS = 2**18  # of a block whose size nobody chose: 1 MiB in fp32, which stays in the cache
 KEPT_ELEMENTS = 13 * 2**20  # of all blocks that forward keeps for backward: 52 MiB in fp32; others are computed again
@@ -43,6 +44,7 @@ class NegativeLogits:
             all classes that could have been drawn. None: all are here.
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(B · chunk_size). None
             chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
+        product_dtype: a half precision for the matrix products of fp32, forward and backward; all else stays fp32.
     """
 
     embeddings: Tensor
@@ -55,6 +57,7 @@ class NegativeLogits:
     sub_centers: int = 1
     drawn: Tensor | None = None
     chunk_size: int | None = None
+    product_dtype: torch.dtype | None = None
 
 
 def negative_logsumexp(logits: NegativeLogits) -> Tensor:
@@ -380,12 +383,18 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
             grad = _spread(grad, block.nearest, logits.sub_centers)
         if block.length is not None:
             grad = in_place("div", grad, block.length)
-        rows = chunk.of(weight, logits.sub_centers)
-        of_embeddings = grad @ rows if of_embeddings is None else in_place("addmm", of_embeddings, grad, rows)
+        rows, half = chunk.of(weight, logits.sub_centers), logits.product_dtype
+        grad, unit = rounded(grad, half)
+        if of_embeddings is None:
+            of_embeddings = product(grad, rows, half, unit)
+        elif half is None:
+            of_embeddings = in_place("addmm", of_embeddings, grad, rows)
+        else:
+            of_embeddings = in_place("add", of_embeddings, product(grad, rows, half, unit))
         if needs_weight:
             of_weight = torch.empty_like(weight) if of_weight is None and not chunk.is_all else of_weight
             out = None if of_weight is None else chunk.of(of_weight, logits.sub_centers)
-            of_rows = torch.mm(grad.t(), embeddings, out=out)
+            of_rows = product(grad.t(), embeddings, half, unit, out)
             if block.length is not None:  # onto the tangent of the sphere: the length of a row changes nothing
                 radial = (of_rows * rows).sum(1) / block.length.square()
                 of_rows.addcmul_(rows, radial.unsqueeze(1), value=-1)
@@ -410,17 +419,18 @@ def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Bloc
     length = torch.linalg.vector_norm(rows, dim=1).clamp_min(SHORTEST) if logits.normalize else None
     similarity = nearest = None
     bias = None if logits.bias is None else chunk.of(logits.bias)
-    number = None if isinstance(scale, Tensor) else scale
+    half = logits.product_dtype
+    number = None if isinstance(scale, Tensor) or half is not None else scale  # that a product of fp32 takes along
     is_fixed = not (isinstance(scale, Tensor) and (scale.ndim or scale.requires_grad))
     is_factor = is_fixed and logits.margin is None and logits.sub_centers == 1
     if is_factor and number is not None and length is not None:  # beta=0: the first argument is not looked at
         block = in_place("div", torch.addmm(length, logits.embeddings, rows.t(), beta=0, alpha=number), length)
     elif is_factor and length is not None:
-        block = in_place("mul", logits.embeddings @ rows.t(), scale / length)
+        block = in_place("mul", product(logits.embeddings, rows.t(), half), scale / length)
     elif is_factor and number == 1 and bias is not None:
         return _Block(torch.addmm(bias, logits.embeddings, rows.t()), None, None, None)
     else:
-        similarity = logits.embeddings @ rows.t()
+        similarity = product(logits.embeddings, rows.t(), half)
         similarity = similarity if length is None else in_place("div", similarity, length)
         if logits.sub_centers > 1:
             similarity, nearest = similarity.unflatten(1, (-1, logits.sub_centers)).max(2)

@@ -159,7 +159,8 @@ class OptimizerConfig:
         warmup_epochs: epochs, also fractions of one, in which learning rates rise from 0; by default one, and at most a
             quarter of all.
         clip_grad: longest gradient of model and losses together; by default gradients are not clipped.
-        amp: compute the model in half precision; losses stay in fp32.
+        amp: compute the model in half precision; losses stay in fp32, but for the products with all classes of losses
+            that have a product_precision.
         ema: decay of the moving average of the model's weights, which then is what is measured; 0 keeps none.
     """
 

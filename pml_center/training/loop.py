@@ -239,8 +239,8 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         seed_everything(config.seed, progress.update, part, distributed.rank())
         with torch.autocast(state.device.type, HALF[config.amp]) if config.amp in HALF else nullcontext():
             embeddings = state.network(images)
-        seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
-        total, parts = state.criterion(embeddings.float(), labels)
+            seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
+            total, parts = state.criterion(embeddings.float(), labels)
         state.scaler.scale(total / config.accumulate).backward()
         progress.see({"loss": total.detach(), **parts}, skipped)
         count += len(images) * distributed.world_size()

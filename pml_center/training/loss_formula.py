@@ -7,6 +7,7 @@ import ast
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from pml_center.losses import BaseCenterLoss
 from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.watch import CenterShare
 from pml_center.names import constructor_parameters, unknown_name
+from pml_center.ops.precision import full_precision
 
 GRAMMAR = "Write a sum such as 'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'."
 
@@ -76,7 +78,8 @@ class Term:
 class LossFormula(nn.Module):
     """A weighted sum of losses, each with its miner.
 
-    It warns, once, of a center loss whose weight lets it dwarf all terms that separate classes.
+    Under autocast it computes in fp32 all the same, but for the products of ours that have a ``product_precision``. It
+    warns, once, of a center loss whose weight lets it dwarf all terms that separate classes.
 
     Shape: embeddings (B, D), labels (B,) -> the total, and the value of each term before its weight.
     """
@@ -96,7 +99,10 @@ class LossFormula(nn.Module):
         """The weighted sum, and each part by name, detached."""
         total, parts = embeddings.new_zeros(()), {}
         for name, weight, loss, miner in zip(self.names, self.weights, self.losses, self.miners, strict=True):
-            value = loss(embeddings, labels, miner(embeddings, labels) if miner is not None else None)
+            with full_precision(embeddings):
+                mined = miner(embeddings, labels) if miner is not None else None
+            with nullcontext() if isinstance(loss, BaseElementLoss) else full_precision(embeddings):
+                value = loss(embeddings, labels, mined)
             total = total + weight * value
             parts[name] = value.detach()
         if self.training:

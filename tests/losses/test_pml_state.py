@@ -125,7 +125,7 @@ def test_sphereface_r_is_not_in_pml():
         losses.SphereFaceLoss(C, D, version="r").to_pml()
 
 
-NO_MATTER = {"chunk_size", "sparse_gradient", "sample_correction"}  # how, not what
+NO_MATTER = {"chunk_size", "product_precision", "sparse_gradient", "sample_correction"}  # how, not what
 NO_MATTER |= {"init", "init_length"}  # where weights start
 NO_MATTER |= {"class_counts", "hard_negative_margin"}  # only with another that is looked at
 BY_OTHERS = {"version", "scale", "embedding_size"}  # whose values stand in gradient, temperature, descriptors_dim

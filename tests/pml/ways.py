@@ -457,7 +457,7 @@ WAYS = [
             """,
         "better",
         ALL,
-        here="logits are computed in fp32, where PML's have 8 bits",
+        here="all but the products is computed in fp32, where PML's logits have 8 bits",
         check="torch.testing.assert_close(value, loss(e, y))",
     ),
     Way(
@@ -466,7 +466,7 @@ WAYS = [
         "value = loss(e.half(), y)",
         "better",
         COSINE,
-        here="logits and weights stay in fp32, where PML turns the weights to 16 bits",
+        here="weights and logits stay in fp32, products aside, where PML turns the weights to 16 bits",
         check="""
             torch.testing.assert_close(value, loss(e.half().float(), y))
             assert value.dtype == torch.float32
