@@ -21,7 +21,7 @@ AT_LEAST_0 = (
     "patience",
     "checkpoint_every",
 )
-AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "eval_every")
+AT_LEAST_1 = ("epochs", "batch_size", "micro_batch", "accumulate", "eval_every")
 SEEDS = ("seed", "init_seed", "order_seed", "split_seed")
 POSITIVE = ("lr", "trunk_lr", "neck_lr", "layer_decay", "loss_lr", "center_lr", "clip_grad")
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
@@ -128,12 +128,15 @@ class LossConfig:
             'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
         batch_size: images in a batch, of all processes together; fewer where there are not as many, or not as many
             classes for per_class.
+        micro_batch: images that a process takes through the model at a time, for batches beyond its memory; the loss
+            sees the whole batch, a step takes one more forward pass. By default all at once.
         per_class: images of each class in a batch; 0 draws images regardless of class.
         accumulate: batches that make one step of the optimizer.
     """
 
     loss: str = "SoftmaxLoss + 0.01 * CenterLoss"
     batch_size: int = 128
+    micro_batch: int | None = None
     per_class: int = 0
     accumulate: int = 1
 
@@ -263,6 +266,11 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {getattr(self, name)}. 0.2 is a fifth.")
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch must be at most the batch_size of {self.batch_size}, got {self.micro_batch}. "
+                "Leave it out, or use a larger --batch-size."
+            )
         if self.unfreeze_at is not None and (self.freeze is None or self.unfreeze_at < 2):
             rule = "be at least 2" if self.freeze else "come with freeze"
             raise ValueError(f"unfreeze_at must {rule}, got {self.unfreeze_at}. Say what to --freeze before.")

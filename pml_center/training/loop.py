@@ -444,6 +444,7 @@ def describe(state: TrainState, run: Run) -> str:
     processes = distributed.world_size()
     together_with = "" if processes == 1 else f", {processes} processes"
     by_class = f" ({state.batch_size // config.per_class} classes × {config.per_class})" if config.per_class else ""
+    by_class += "" if config.micro_batch is None else f", {config.micro_batch} images at a time"
     return "\n".join(
         [
             f"data    {len(images.train):,} images of {images.train.num_classes:,} classes for training, "

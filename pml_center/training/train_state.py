@@ -28,6 +28,7 @@ from pml_center.training.config import TrainConfig
 from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.measurement import check_measurable, embeddings_of, validator
+from pml_center.training.micro_batches import InParts
 from pml_center.training.optimization import create_optimizer, create_schedule
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, check_input, embedder, input_of, starting_model
@@ -177,7 +178,7 @@ class TrainState:
                 "Use a smaller --accumulate or --batch-size."
             )
         optimizer = create_optimizer(groups, config)
-        network, criterion = distributed.prepare(model, loss)
+        network, criterion = distributed.prepare(in_parts(model, config), loss)
         return cls(
             config,
             device,
@@ -266,7 +267,7 @@ class TrainState:
         at = self.config.unfreeze_at
         if at is not None and self.progress.epoch >= at and self.model.is_frozen:
             self.model.freeze(None)
-            (self.network,) = distributed.prepare(self.model)
+            (self.network,) = distributed.prepare(in_parts(self.model, self.config))
         sampler: Any = self.loader.batch_sampler
         sampler.epoch, sampler.start = self.progress.epoch, self.progress.step * self.config.accumulate
         return iter(self.loader)
@@ -323,6 +324,11 @@ class TrainState:
         if facts_of(run.checkpoints / "best").get("best_epoch", self.progress.best_epoch) != self.progress.best_epoch:
             self.progress.forget_best()  # its weights gave way to those of an epoch that is forgotten now
         run.forget_after(state["log_size"])
+
+
+def in_parts(model: Embedder, config: TrainConfig) -> nn.Module:
+    """The model as it takes a batch: part by part, or all at once."""
+    return model if config.micro_batch is None else InParts(model, config.micro_batch)
 
 
 def for_data(config: TrainConfig, width: int | None) -> TrainConfig:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pml_center.data import LabeledImages, image_folder
-from pml_center.training import Run, TrainConfig, fit, loop, resume
+from pml_center.training import Run, TrainConfig, fit, loop, resume, train_state
 from pml_center.training.loop import choose_device, completed
 from pml_center.training.splitting import split_data
 from pml_center.training.train_state import TrainState
@@ -68,7 +68,8 @@ def test_a_saved_model_embeds_as_the_trained_one(tmp_path):
 
 @few_digits
 @pytest.mark.parametrize(
-    "changes", [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}]
+    "changes",
+    [{"split": "images"}, {"held_out": 0}, {"per_class": 8}, {"amp": "bf16"}, {"amp": "fp16"}, {"micro_batch": 24}],
 )
 def test_the_ways_to_train_work(tmp_path, changes):
     run, measurement = fit(small(tmp_path, epochs=1, **changes))
@@ -251,8 +252,6 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
     formula = "SoftmaxLoss + 0.1 * CenterLoss"  # a vision transformer has no BatchNorm, which would see the batches
     shared = {"model": "test_vit", "image_size": 160, "channels": 1, "epochs": 1, "held_out": 0, "loss": formula}
     shared |= {"optimizer": "sgd", "lr": 1e-2, "data": "digits"}
-    from pml_center.training import train_state
-
     images = train_state.split_data(small(tmp_path)).train.subset(range(0, 1400, 70))
     states = []
     for name, changes in {"one": {"batch_size": 16}, "two": {"batch_size": 8, "accumulate": 2}}.items():
@@ -264,6 +263,25 @@ def test_batches_that_make_one_step_equal_a_large_batch(tmp_path):
         if not value.is_floating_point():  # counts batches
             continue
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_run_by_parts_of_a_batch_is_that_of_the_batch(tmp_path):
+    shared = {"model": "test_vit", "image_size": 32, "channels": 1, "epochs": 1, "held_out": 0, "batch_size": 16}
+    shared |= {"loss": "TripletMarginLoss @ MultiSimilarityMiner + SoftmaxLoss + 0.1 * CenterLoss", "accumulate": 2}
+    shared |= {"optimizer": "sgd", "lr": 1e-2, "clip_grad": 1.0, "ema": 0.9}
+    images = split_data(small(tmp_path)).train.subset(range(0, 1400, 20))
+    weights = []
+    for name, changes in {"whole": {}, "parts": {"micro_batch": 5}}.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_state, "split_data", lambda config: train_state.ImageSplits(images))
+            run, _ = fit(small(tmp_path / name, **shared, **changes))
+        weights.append(run.weights("model") | run.weights("loss"))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_that_is_larger_than_its_batch_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"micro_batch must be at most the batch_size of 64, got 65\. Leave it out"):
+        small(tmp_path, micro_batch=65)
 
 
 @pytest.mark.parametrize(
@@ -460,9 +478,8 @@ class OnTheCPU(torch.Generator):
 def test_steps_of_a_run_read_no_value_of_a_tensor_elsewhere(monkeypatch):
     """The meta device has none to read: the loss, what is clipped, averaged and summed waits for no GPU."""
     monkeypatch.setattr(torch, "Generator", OnTheCPU)  # which timm's moving average asks the device for
-    config = dataclasses.replace(
-        SMALL, data="digits", loss="ArcFaceLoss + 0.01 * CenterLoss", clip_grad=1.0, accumulate=2, ema=0.9
-    )
+    changes = {"clip_grad": 1.0, "micro_batch": 20, "accumulate": 2, "ema": 0.9}
+    config = dataclasses.replace(SMALL, data="digits", loss="ArcFaceLoss + 0.01 * CenterLoss", **changes)
     state = TrainState.build(config, torch.device("meta"))
     for group in state.optimizer.param_groups:
         group["fused"] = False  # there is no fused optimizer of the meta device
