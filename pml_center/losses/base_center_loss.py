@@ -226,6 +226,26 @@ class BaseCenterLoss(BaseClassLoss):
                 self._see(labels)
         return losses
 
+    def losses_of_both(
+        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Pull to either center, then step each by the sample's share in it."""
+        both = [(labels, share), (other_labels, 1 - share)]
+        batches = [self._batch(embeddings, each) for each, _ in both]
+        losses = [self.pull(batch) for batch in batches]
+        with torch.no_grad():
+            if self.collect_stats:
+                _record(self, batches[0])
+            every = torch.cat([labels, other_labels])
+            if self.training and self._moves:
+                compared = self._compared(embeddings)
+                differences = torch.cat([compared - batch.own.to(compared) for batch in batches])
+                shares = torch.cat([part for _, part in both]).to(compared)
+                self._gather(differences * shares.unsqueeze(1), every, shares)
+            elif self.training and not (self._is_frozen or is_recomputed()):
+                self._see(every)
+        return losses[0], losses[1]
+
     def _batch(self, embeddings: Tensor, labels: Tensor) -> CenterBatch:
         """What :meth:`pull` sees."""
         if self.reaches_all_centers:
@@ -267,12 +287,13 @@ class BaseCenterLoss(BaseClassLoss):
         else:
             self.last_seen.scatter_reduce_(0, classes, self.step * is_seen, "amax")
 
-    def _gather(self, difference: Tensor, labels: Tensor) -> None:
+    def _gather(self, difference: Tensor, labels: Tensor, counts: Tensor | None = None) -> None:
         """Take the differences ``x − c`` of a batch for the next step of the centers, and take that step if it is due.
 
-        (B, D) and (B,). What processes bring is joined at once, so that each has the whole state at any time.
+        (B, D) and (B,), and how much of a sample each is, (B,), None is one. What processes bring is joined at once, so
+        that each has the whole state at any time.
         """
-        found = self._sums(difference, labels)
+        found = self._sums(difference, labels, counts)
         if self.accumulation_steps == 1:
             self._move(found)
             return
@@ -298,17 +319,18 @@ class BaseCenterLoss(BaseClassLoss):
         center_step(self.centers, differences, self.alpha, "mean" if self.update == "mean" else "paper")
         self._mark(differences.classes, differences.counts > 0 if differences.may_be_empty else None)
 
-    def _sums(self, rows: Tensor, labels: Tensor) -> ClassSums:
+    def _sums(self, rows: Tensor, labels: Tensor, counts: Tensor | None = None) -> ClassSums:
         """The sums of all processes, without rows that are not finite, or not when squared: they would spoil a center.
 
         What comes back is no view of what came: the caller may write over both.
         """
         if rows.device.type == "cpu" and math.isfinite(torch.linalg.vector_norm(rows)):
-            own = class_sums(rows, labels)
+            own = class_sums(rows, labels, counts)
         else:
             finite = rows.norm(dim=1).isfinite()  # on a GPU nobody has looked
             rows = torch.where(finite.unsqueeze(1), rows, 0.0)
-            own = class_sums(rows, labels, finite.to(rows.dtype), self.num_classes)
+            known = finite.to(rows.dtype) if counts is None else finite * counts
+            own = class_sums(rows, labels, known, self.num_classes)
         if processes(self.process_group) == 1:
             return own
         parts = zip(*(rows_by_rank(each, self.process_group) for each in own), strict=True)

@@ -79,20 +79,33 @@ class BaseClassLoss(PMLClassNames, WeightRegularizerMixin, BaseElementLoss):
         self._forgotten_optimizer.see(rows, labels, self.num_classes)
 
     def losses_and_terms(
-        self, embeddings: Tensor, labels: Tensor, rows: Any, references: tuple[Tensor, ...]
+        self, embeddings: Tensor, labels: Tensor, rows: Any, references: tuple[Tensor, ...], mixture: Any = None
     ) -> tuple[Tensor, dict[str, dict]]:
         """With the weights of the classes, and the term of the weight regularizer."""
         terms = {}
         if self.weight_regularizer is not None:  # before centers take their step
             takes_labels = getattr(self.weight_regularizer, "takes_labels", False)
-            of_batch = [self._numbers_of_rows(labels, len(rows))] if takes_labels else []
+            present = labels if mixture is None else torch.cat([labels, mixture[0]])
+            of_batch = [self._numbers_of_rows(present, len(rows))] if takes_labels else []
             term = self.weight_regularizer(rows, *of_batch) * self.weight_reg_weight
             terms["weight_reg_loss"] = {"losses": term, "indices": None, "reduction_type": "already_reduced"}
-        losses = self.element_losses(embeddings, labels)
+        if mixture is None:
+            losses = self.element_losses(embeddings, labels)
+            if self.loss_weights is not None:
+                of_sample = self.loss_weights[labels].to(losses)
+                losses = losses * of_sample / of_sample.mean()
+            return losses, terms
+        other_labels, share = mixture[0], mixture[1].to(embeddings)
+        both = self.losses_of_both(embeddings, labels, other_labels, share)
+        weights = [share, 1 - share]
         if self.loss_weights is not None:
-            of_sample = self.loss_weights[labels].to(losses)
-            losses = losses * of_sample / of_sample.mean()
-        return losses, terms
+            one, two = (
+                self.loss_weights[labels].to(share) * share,
+                self.loss_weights[other_labels].to(share) * (1 - share),
+            )
+            mean = (one + two).mean()
+            weights = [one / mean, two / mean]
+        return weights[0] * both[0] + weights[1] * both[1], terms
 
     def _numbers_of_rows(self, labels: Tensor, rows: int) -> Tensor:
         """Which of so many class rows belong to these classes, which may have several each."""

@@ -13,6 +13,7 @@ from pytorch_metric_learning.reducers import BaseReducer, MeanReducer
 from torch import Tensor, nn
 
 from pml_center.checks import (
+    as_numbers,
     check_between,
     check_choices,
     check_embeddings,
@@ -111,6 +112,19 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         """The loss of each sample, (B, D) and (B,) to (B,)."""
         raise NotImplementedError
 
+    def losses_of_both(
+        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of samples that are of two classes, by the first and by the second, (B,) each, in one step.
+
+        Args:
+            embeddings: (B, D).
+            labels: (B,).
+            other_labels: (B,).
+            share: (B,) of the first, in [0, 1].
+        """
+        raise NotImplementedError
+
     def reference_losses(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
         """The loss of each sample beside R references, (B, D), (B,), (R, D) and (R,) to (B,)."""
         raise NotImplementedError
@@ -126,7 +140,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         """Look for mistakes in training, ahead of all else, in a batch that has samples, and in the class rows."""
 
     def losses_and_terms(
-        self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, references: tuple[Tensor, ...]
+        self, embeddings: Tensor, labels: Tensor, rows: Tensor | None, references: tuple[Tensor, ...], mixture=None
     ) -> tuple[Tensor, dict[str, dict]]:
         """The loss of each sample as it counts, (B,), and terms beside it, by the names that PML's reducers take."""
         if not references:
@@ -145,6 +159,8 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         indices_tuple=None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        other_labels: Tensor | None = None,
+        share: Tensor | float | None = None,
     ) -> Tensor:
         """The reduced loss of a batch.
 
@@ -155,6 +171,11 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
             ref_emb: (R, D) references, for a loss that says that it takes them. Others bring their own: None, or
                 ``embeddings`` itself.
             ref_labels: (R,) as ``labels``.
+            other_labels: (B,) a second class of each sample, for images that mixup or cutmix has made of two: its loss
+                is ``λ·ℓ(x, labels) + (1 − λ)·ℓ(x, other_labels)``, with every margin. Running statistics see each
+                sample once, by the class of which it has more; a center moves by its share. For losses with a row for
+                each class.
+            share: λ in [0, 1], a number or (B,) floating point; beside ``other_labels``.
 
         Returns:
             What the reducer makes of the (B,) losses; 0 for an empty batch.
@@ -162,7 +183,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         Raises:
             TypeError: embeddings, labels or tuples of the wrong type.
             ValueError: no labels, shape or width that does not fit, NaN or infinity, lengths that overflow, labels or
-                tuples out of range, other references.
+                tuples out of range, other references; other labels without a share, or for a loss without class rows.
             RuntimeError: a call in training inside :func:`torch.utils.checkpoint.checkpoint`, which calls again in
                 backward, of a loss whose state the first call moves.
         """
@@ -189,6 +210,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
                 self._drift.see(averaged)
         if indices_tuple is not None:
             indices_tuple = _checked_tuples(indices_tuple, len(labels))
+        mixture = None if other_labels is None and share is None else self._checked_mixture(labels, other_labels, share)
         references: tuple[Tensor, ...] = ()
         if self.takes_references:
             references = self._checked_references(embeddings, ref_emb, ref_labels)
@@ -202,20 +224,28 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
             part, present, classes, takes_part = None, embeddings, labels, None
             if self.ignore_index is not None:  # here, and nowhere further in
                 takes_part = labels != self.ignore_index
+                if mixture is not None:  # of two classes
+                    takes_part = takes_part & (mixture[0] != self.ignore_index)
                 if self._may_ignore_later(indices_tuple):
                     classes = labels.masked_fill(~takes_part, 0)
+                    if mixture is not None:
+                        mixture = mixture[0].masked_fill(~takes_part, 0), mixture[1]
                     present = torch.where(takes_part.unsqueeze(1), embeddings, 0.0)  # what is not finite has a gradient
                 else:  # a GPU is waited for, to know how many there are
                     part, takes_part = takes_part.nonzero().squeeze(1), None
                     present, classes = embeddings[part], labels[part]
+                    if mixture is not None:
+                        mixture = mixture[0][part], mixture[1][part]
+            mostly = classes if mixture is None else torch.where(mixture[1] >= 0.5, classes, mixture[0])
             if self.training and len(classes) and not is_again:
-                self.watch(present, classes, rows)
+                self.watch(present, mostly, rows)
             if not is_again:
-                self.before_batch(present, classes)
+                self.before_batch(present, mostly)
             if not len(classes):
                 return self.reducer(self.zero_losses(), self._with_parameters(embeddings), labels)
             self.reset_stats()
-            losses, terms = self.losses_and_terms(present, classes, rows, references)
+            mixed = () if mixture is None else (mixture,)
+            losses, terms = self.losses_and_terms(present, classes, rows, references, *mixed)
             if takes_part is not None:
                 losses = torch.where(takes_part, losses, 0.0)
                 if type(self.reducer) is MeanReducer:
@@ -240,6 +270,31 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         if processes() == 1:
             return embeddings
         return embeddings + sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+
+    def _checked_mixture(self, labels: Tensor, other_labels: Any, share: Any) -> tuple[Tensor, Tensor]:
+        """The second class of each sample, (B,), and the share of the first, (B,)."""
+        name = type(self).__name__
+        if type(self).losses_of_both is BaseElementLoss.losses_of_both:
+            raise ValueError(
+                f"other_labels must be None for {name}, whose samples have one class each, got some. "
+                "Give it batches that are not mixed."
+            )
+        if other_labels is None or share is None:
+            missing = "other_labels" if other_labels is None else "share"
+            raise ValueError(
+                f"{missing} must be given, as other_labels and share go together, got None. "
+                "Call loss(embeddings, labels, other_labels=..., share=0.7)."
+            )
+        size = len(labels)
+        other = check_labels(other_labels, self.num_classes, size, self.ignore_index, name="other_labels")
+        shares = as_numbers(share)
+        if shares is None or shares.shape not in ((), (size,)):
+            got = repr(share) if shares is None else f"shape {tuple(shares.shape)}"
+            raise ValueError(f"share must be a number or have shape ({size},), got {got}. It is the share of labels.")
+        is_known = shares.device.type == "cpu"  # else nobody waits for it
+        if is_known and not bool(((shares >= 0) & (shares <= 1)).all()):
+            raise ValueError(f"share must be in [0, 1], got {share!r}. It is the share of labels.")
+        return other.to(labels.device), shares.to(labels.device).expand(size)
 
     def _check_distance(self, distance: Any) -> None:
         if self.takes_any_distance:

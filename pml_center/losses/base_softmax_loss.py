@@ -431,6 +431,37 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         size, classes = columns.shape
         return columns.copy_(placed_rows(self.init, classes, size, self.init_length).t())
 
+    def losses_of_both(
+        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """By one draw of the classes, seen once by running statistics; in one pass where no margin is in the way."""
+        chosen = self.class_weights.choose(torch.cat([labels, other_labels]), embeddings.dtype)
+        if self.training:
+            chosen = chosen._replace(rows=self.prototypes(chosen))
+        first, second = chosen.own.chunk(2)
+        batches = [
+            self._compare(embeddings, chosen._replace(own=own), of_class)
+            for own, of_class in ((first, labels), (second, other_labels))
+        ]
+        if self.collect_stats or (self.training and self._moves):
+            is_first = share >= 0.5
+            seen = chosen._replace(own=torch.where(is_first, first, second))
+            batch = self._compare(embeddings.detach(), seen, torch.where(is_first, labels, other_labels))
+            if self.training and self._moves:
+                _move(self, batch)
+            if self.collect_stats:
+                _record(self, batch)
+        losses = _in_one_pass(self, *batches) if self._passes_once else tuple(map(self._losses, batches))
+        penalties = [self.penalty(batch) for batch in batches]
+        one, two = (of if more is None else of + more for of, more in zip(losses, penalties, strict=True))
+        return one, two
+
+    @property
+    def _passes_once(self) -> bool:
+        """Whether the sum over the classes that are neither of a sample's two is the same for both."""
+        plain = type(self).combine is BaseSoftmaxLoss.combine and not self.label_smoothing
+        return plain and not (self._has_negative_margin or self.hard_negatives)
+
     def class_rows(self) -> Tensor:
         """The class weights, (C · sub_centers, D)."""
         return self.class_weights.weight
@@ -513,6 +544,34 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         """Also takes PML's state: its weights are the transpose of ours."""
         take_weights(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _in_one_pass(loss: BaseSoftmaxLoss, first: Batch, second: Batch) -> tuple[Tensor, Tensor]:
+    """The losses by either class: a class that is the other one has its cosine as it is, among all others."""
+    scale = loss._scale(first)  # a function of the lengths at most, which are those of both
+    targets, plain, described = [], [], []
+    for batch in (first, second):
+        negatives = batch.compared
+        assert negatives is not None
+        described.append(negatives)
+        bias = 0.0 if negatives.bias is None else negatives.bias.index_select(0, negatives.own)
+        targets.append(scale * loss._target(batch) + bias)
+        plain.append(scale * batch.cosine + bias)
+    own, other = (negatives.own for negatives in described)
+    rest = replace(
+        described[0],
+        embeddings=own_rows(described[0].embeddings),
+        own=own_rows(own),
+        other=own_rows(other),
+        scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
+    )
+    others = join_parts(negative_logsumexp(rest), len(own))
+    is_same, least = own == other, torch.finfo(others.dtype).min
+    one, two = (
+        F.softplus(torch.logaddexp(others, torch.where(is_same, least, neighbour)) - target, threshold=40)
+        for target, neighbour in zip(targets, reversed(plain), strict=True)
+    )
+    return one, two
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pml_center.checks import check_between, check_size
+from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
 from pml_center.losses.class_weights import Chosen
 from pml_center.ops.margins import additive_angular
@@ -111,6 +112,8 @@ class BroadFaceLoss(BaseSoftmaxLoss):
         batch = self._compare(moved, Chosen(rows, bias, past_labels), past_labels)
         of_queue = (known * self._losses(batch)).sum() / (len(labels) + known.sum())
         return losses + (of_queue - of_queue.detach())  # its gradient without its value
+
+    losses_of_both = BaseElementLoss.losses_of_both  # its queue holds samples of one class each
 
     @torch.no_grad()
     def resize_classes(self, num_classes: int) -> None:

@@ -129,7 +129,19 @@ class SoftmaxCenterLoss(BaseClassLoss):
         """``softmax + λ · center`` of each sample, (B,)."""
         self.softmax._product_dtype = self._product_dtype
         softmax = self.softmax.element_losses(embeddings, labels)
-        center = self.center.element_losses(embeddings, labels)
+        return self._joined(softmax, self.center.element_losses(embeddings, labels))
+
+    def losses_of_both(
+        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same by either class."""
+        self.softmax._product_dtype = self._product_dtype
+        softmax = self.softmax.losses_of_both(embeddings, labels, other_labels, share)
+        center = self.center.losses_of_both(embeddings, labels, other_labels, share)
+        one, two = (self._joined(*parts) for parts in zip(softmax, center, strict=True))
+        return one, two
+
+    def _joined(self, softmax: Tensor, center: Tensor) -> Tensor:
         self.parts = {"softmax": softmax.detach().mean(), "center": center.detach().mean()}
         if self.training:
             self._share.see(self.parts["center"], self.parts["softmax"], self.center_weight)

@@ -115,7 +115,8 @@ def center_step(centers: Tensor, differences: ClassSums, alpha: float, rule: Rul
                 [1., 2.],
                 [0., 0.]])
     """
-    n = differences.counts + 1 if rule == "paper" else differences.counts.clamp_min(1)
+    counts = differences.counts
+    n = counts + 1 if rule == "paper" else torch.where(counts > 0, counts, 1.0)
     step = in_place("div", differences.sums, n.unsqueeze(1))
     centers.index_add_(0, differences.classes, step.to(centers.dtype), alpha=alpha)
 

@@ -40,6 +40,7 @@ class NegativeLogits:
         bias: (C,), added to the logits.
         normalize: divide each row of ``weight`` by its length.
         sub_centers: rows to a class.
+        other: (B,) another class of each embedding that takes no part, or None.
         drawn: (C,) the probability with which each class came to be here; sums then estimate, without bias, those over
             all classes that could have been drawn. None: all are here.
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(B · chunk_size). None
@@ -55,6 +56,7 @@ class NegativeLogits:
     bias: Tensor | None = None
     normalize: bool = True
     sub_centers: int = 1
+    other: Tensor | None = None
     drawn: Tensor | None = None
     chunk_size: int | None = None
     product_dtype: torch.dtype | None = None
@@ -345,7 +347,9 @@ def _reduced(block: _Block, logits: NegativeLogits, chunk: Chunk, of) -> tuple[_
     """The block for backward, and what a chunk adds to the result, (B,)."""
     if of is _LOGSUMEXP:
         least = torch.finfo(block.logits.dtype).min  # not -inf, whose gradient is NaN
-        share, part = softmax_of(chunk.fill_own(block.logits, logits.own, least))
+        filled = chunk.fill_own(block.logits, logits.own, least)
+        filled = filled if logits.other is None else chunk.fill_own(filled, logits.other, least)
+        share, part = softmax_of(filled)
         return _Block(share, *block[1:]), part
     values = chunk.fill_own(block.logits.clone() if of is None else of(block.logits), logits.own, 0.0)
     return block, values.sum(1) if logits.drawn is None else values @ chunk.of(logits.drawn).reciprocal()
@@ -374,8 +378,9 @@ def _gradients(ctx, saved, upstream) -> tuple[Tensor | None, ...]:
         else:
             of_term = upstream.unsqueeze(1) if logits.drawn is None else upstream.unsqueeze(1) / chunk.of(logits.drawn)
             grad = _pulled_back(ctx.of, block.logits, of_term.expand_as(block.logits)).clone()
-        if ctx.of is not _LOGSUMEXP or len(weight) == logits.sub_centers:  # else it is 0 there
-            grad = chunk.fill_own(grad, logits.own, 0.0)
+        if ctx.of is not _LOGSUMEXP or len(weight) <= (1 if logits.other is None else 2) * logits.sub_centers:
+            grad = chunk.fill_own(grad, logits.own, 0.0)  # else it is 0 there
+            grad = grad if logits.other is None else chunk.fill_own(grad, logits.other, 0.0)
         if needs_bias:
             of_bias.append(grad.sum(0))
         grad = _before_margin_and_scale(logits, scale, block, grad, of_scale)
