@@ -17,6 +17,8 @@ AT_LEAST_0 = (
     "workers",
     "per_class",
     "weight_decay",
+    "mixup",
+    "cutmix",
     "warmup_epochs",
     "patience",
     "checkpoint_every",
@@ -52,6 +54,10 @@ class DataConfig:
             'augmix-m3-w3', '3a', 'original' or 'v0'.
         color_jitter: how far colours may change in training, as timm takes it, such as 0.4.
         random_erasing: probability that a rectangle is erased in training.
+        mixup: α of mixup: images of a batch are averaged two by two, by a share from Beta(α, α), and are of both
+            classes; usual is 0.2. For losses with a row for each class.
+        cutmix: α of cutmix: a rectangle of another image takes the place of one's own; usual is 1. With mixup, one of
+            the two each time.
         workers: processes that read images; 0 reads in the main process. The result does not depend on it.
         decoded_gib: GiB of images that are kept as they are decoded and squashed, once for all epochs and runs; 0 keeps
             none. The result does not depend on it.
@@ -70,6 +76,8 @@ class DataConfig:
     auto_augment: str | None = None
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     workers: int = 2
     decoded_gib: float = 2.0
 
@@ -288,7 +296,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     @property
     def augments(self) -> bool:
         """Whether an image is another one in every epoch."""
-        chances = self.hflip, self.color_jitter, self.random_erasing
+        chances = self.hflip, self.color_jitter, self.random_erasing, self.mixup, self.cutmix
         return self.crop_scale < 1 or self.auto_augment is not None or any(chances)
 
     @property

@@ -29,6 +29,7 @@ from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
+from pml_center.training.mixing import mixed
 from pml_center.training.owner import LOCK, owned
 from pml_center.training.run_folder import Run, check_new, default_folder, seen_before, untouched
 from pml_center.training.seeding import seed_everything
@@ -237,10 +238,11 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         images, labels, skipped = next(batches)
         images, labels = images.to(state.device, non_blocking=True), labels.to(state.device, non_blocking=True)
         seed_everything(config.seed, progress.update, part, distributed.rank())
+        images, mixture = mixed(images, labels, config.mixup, config.cutmix)
         with torch.autocast(state.device.type, HALF[config.amp]) if config.amp in HALF else nullcontext():
             embeddings = state.network(images)
             seed_everything(config.seed, progress.update, part)  # miners must find the same in every process
-            total, parts = state.criterion(embeddings.float(), labels)
+            total, parts = state.criterion(embeddings.float(), labels, **mixture)
         state.scaler.scale(total / config.accumulate).backward()
         progress.see({"loss": total.detach(), **parts}, skipped)
         count += len(images) * distributed.world_size()

@@ -95,14 +95,26 @@ class LossFormula(nn.Module):
         pulling = [isinstance(loss, BaseCenterLoss) and loss.only_pulls for loss in self.losses]
         self._shares = {name: CenterShare(name) for name, pulls in zip(self.names, pulling, strict=True) if pulls}
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each part by name, detached."""
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each part by name, detached.
+
+        Args:
+            embeddings: (B, D).
+            labels: (B,).
+            other_labels: (B,) of samples that are of two classes, see :meth:`check_mixable`.
+            share: (B,) of the first.
+        """
+        mixture = {} if other_labels is None else {"other_labels": other_labels, "share": share}
+        if mixture:
+            self.check_mixable()
         total, parts = embeddings.new_zeros(()), {}
         for name, weight, loss, miner in zip(self.names, self.weights, self.losses, self.miners, strict=True):
             with full_precision(embeddings):
                 mined = miner(embeddings, labels) if miner is not None else None
             with nullcontext() if isinstance(loss, BaseElementLoss) else full_precision(embeddings):
-                value = loss(embeddings, labels, mined)
+                value = loss(embeddings, labels, mined, **mixture)
             total = total + weight * value
             parts[name] = value.detach()
         if self.training:
@@ -114,6 +126,21 @@ class LossFormula(nn.Module):
         """Embeddings (B, D) -> labels (B,), by the first loss that has class weights or means; None without one."""
         found: Any = next((loss for loss in self.losses if hasattr(loss, "predict")), None)
         return None if found is None else found.predict
+
+    def check_mixable(self) -> None:
+        """Whether all terms take samples of two classes, as mixup and cutmix make them.
+
+        Raises:
+            ValueError: a loss that compares samples with each other, or a miner.
+        """
+        for name, loss, miner in zip(self.names, self.losses, self.miners, strict=True):
+            both = getattr(type(loss), "losses_of_both", BaseElementLoss.losses_of_both)
+            if both is BaseElementLoss.losses_of_both or miner is not None:
+                part = f"{name} @ {type(miner).__name__}" if miner is not None else name
+                raise ValueError(
+                    f"mixup and cutmix must be 0 with {part}, which knows samples of one class alone. "
+                    "Leave them out, or take losses with a row for each class."
+                )
 
     def _watch(self, parts: dict[str, Tensor]) -> None:
         """Show each pull what separates beside it; alone it is no mistake in a weight."""

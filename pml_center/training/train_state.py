@@ -156,6 +156,8 @@ class TrainState:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         counts = images.train.counts.tolist()
         loss = parse_loss(config.loss, len(counts), model.embedding_size, config.accumulate, counts).to(device)
+        if config.mixup or config.cutmix:
+            loss.check_mixable()
         groups = param_groups(
             model,
             loss,
@@ -351,8 +353,8 @@ def for_data(config: TrainConfig, width: int | None) -> TrainConfig:
         wrong = ["features"] if config.features is not None else []
     else:
         usual = TrainConfig()
-        of_images = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "channels", "image_size")
-        names = (*of_images, "pretrained", "weights", "freeze")
+        of_images = ("crop_scale", "hflip", "auto_augment", "color_jitter", "random_erasing", "cutmix")
+        names = (*of_images, "channels", "image_size", "pretrained", "weights", "freeze")
         wrong = [name for name in names if getattr(config, name) != getattr(usual, name)]
         if config.features not in (None, width):
             raise ValueError(
