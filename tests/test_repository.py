@@ -35,6 +35,7 @@ HOOKS = {
     "resize_classes",
     "prototypes",
     "element_losses",
+    "losses_of_both",
 }
 OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) here and nowhere else
 DECLARED = {

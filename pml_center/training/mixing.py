@@ -27,8 +27,8 @@ def mixed(images: Tensor, labels: Tensor, mixup: float, cutmix: float) -> tuple[
         >>> np.random.seed(0)
         >>> rows, mixture = mixed(images, labels, mixup=1, cutmix=0)
         >>> rows, mixture["other_labels"]
-        (tensor([[0.5494, 0.4506],
-                [0.4506, 0.5494]]), tensor([5, 3]))
+        (tensor([[0.4491, 0.5509],
+                [0.5509, 0.4491]]), tensor([5, 3]))
     """
     if not (mixup or cutmix):
         return images, {}
