@@ -48,7 +48,7 @@ def run_protocols(
     protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
     if options.pairs is not None and "verification" not in protocols:
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
-    needed = {"gallery": ("retrieval", "identification"), "groups": ("retrieval",)}
+    needed = {"gallery": ("retrieval", "identification", "openset"), "groups": ("retrieval",)}
     for name, by in needed.items():
         if getattr(options, name) is not None and not set(by) & set(protocols):
             asked = " and ".join(protocols)

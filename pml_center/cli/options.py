@@ -17,7 +17,7 @@ DATA = (
 
 Flag = Annotated[bool, Parameter(negative=())]
 Json = Annotated[bool, Parameter(name="--json", negative=())]
-Protocol = Literal["retrieval", "verification", "identification", "clustering", "fewshot"]
+Protocol = Literal["retrieval", "verification", "identification", "openset", "clustering", "fewshot"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class EvalOptions:
         protocol: one or several; by default retrieval, or verification where there are pairs. 'retrieval' searches
             each image among all others, or in the gallery; 'verification' decides whether two images are of one class,
             for --pairs or for all pairs; 'identification' looks up each image in a gallery of one image per class;
+            'openset' tells images of known classes from others, by the gallery or by the logits of a run;
             'clustering' compares k-means with the classes; 'fewshot' classifies by a few images per class.
         gallery: where to search: another data set, or another folder of embeddings. Identification without it enrols
             the first image of each class.

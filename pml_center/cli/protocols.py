@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pml_center.cli.embeddings import is_embedding_folder
 from pml_center.cli.options import EvalOptions, ModelOptions
@@ -15,6 +16,7 @@ from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
     IdentificationEvaluator,
+    OpenSetEvaluator,
     Pairs,
     Report,
     RetrievalEvaluator,
@@ -106,6 +108,26 @@ def identification(task: Task) -> Report:
     return replace(report, protocol=f"{report.protocol}, the first image of each class enrolled")
 
 
+def openset(task: Task) -> Report:
+    """Each row told to be of a class of the gallery or of none; without one, by the logits of a run."""
+    rows = task.rows.samples
+    evaluator = OpenSetEvaluator(**task.settings("query", "class"))
+    if task.gallery is not None:
+        return evaluator(rows, gallery=task.gallery.samples)
+    run, embeddings = task.rows.run, torch.from_numpy(np.array(rows.embeddings))
+    terms = [] if run is None else run.load_loss(embeddings.shape[1]).losses
+    loss: Any = next((loss for loss in terms if hasattr(loss, "get_logits")), None)
+    if run is None or loss is None:
+        raise ValueError(
+            "--gallery must be given for --protocol openset, got none, and no run whose loss has logits. Name images "
+            "of the known classes."
+        )
+    with torch.no_grad():
+        logits = loss.get_logits(embeddings)
+    report = evaluator.of_scores(logits, rows.labels or (), run.classes)
+    return replace(report, protocol=f"the logits of {type(loss).__name__}")
+
+
 def clustering(task: Task) -> Report:
     """k-means against the classes."""
     options, rows = task.options, task.rows.samples
@@ -125,6 +147,7 @@ PROTOCOLS: dict[str, Callable[[Task], Report]] = {
     "retrieval": retrieval,
     "verification": verification,
     "identification": identification,
+    "openset": openset,
     "clustering": clustering,
     "fewshot": fewshot,
 }

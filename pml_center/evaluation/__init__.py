@@ -1,6 +1,6 @@
-"""Measure embeddings: retrieval, verification, identification, clustering, few-shot. Embed, search, measure, report.
+"""Measure embeddings: retrieval, verification, identification, open sets, clustering, few-shot.
 
-Each question has an evaluator in the module of its name. What they stand on:
+Embed, search, measure, report. Each question has an evaluator in the module of its name. What they stand on:
 
 - ``search``, a room of its own below: nearest neighbours, and ranks in the whole gallery
 - ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
@@ -27,6 +27,7 @@ from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samp
 from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
+from pml_center.evaluation.open_set import OpenSetEvaluator, OpenSetReport
 from pml_center.evaluation.paired_tests import PairedTest, holm, paired_runs_test, paired_test, runs_interval
 from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
 from pml_center.evaluation.report import Report, ThresholdReport
@@ -68,6 +69,8 @@ __all__ = [
     "FoldAccuracy",
     "IdentificationEvaluator",
     "Neighbours",
+    "OpenSetEvaluator",
+    "OpenSetReport",
     "PairedTest",
     "Pairs",
     "Ranking",

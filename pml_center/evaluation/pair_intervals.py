@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pml_center.evaluation.roc import Counts, Flags, RankedPairs, Scores
-from pml_center.evaluation.statistics import Interval, settled, two_sample_bootstrap, two_sample_values
+from pml_center.evaluation.statistics import Interval, resampled_tests, settled, two_sample_bootstrap, two_sample_values
 
 KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
@@ -115,8 +115,7 @@ def pair_tests(
 ) -> dict[str, tuple[Interval, float]]:
     """How two models differ on the same people: the interval of the difference of each rate, and its p-value.
 
-    People are drawn once for both. The p-value is twice the share of resamples in which the other model is ahead, so
-    that it agrees with the interval; but never below what exchanging the models could reach with so few people.
+    People are drawn once for both. See :func:`resampled_tests`.
 
     Args:
         first: pairs of one model.
@@ -138,10 +137,5 @@ def pair_tests(
     genuine = np.concatenate([first.people[first.same, 0], second.people[second.same, 0]])
     impostor = np.concatenate([first.people[~first.same], second.people[~second.same]])
     found = two_sample_values(difference, genuine, impostor, resamples, seed)
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    drawn = np.count_nonzero(~np.isnan(found), axis=0)
-    rarer = np.minimum((found <= 0).sum(axis=0), (found >= 0).sum(axis=0))
-    least = 2.0 ** (1 - len(np.unique(np.concatenate([genuine, impostor.ravel()]))))
-    p_values = np.clip(2 * (rarer + 1) / (drawn + 1), least, 1)
-    ends = zip(zip(low.tolist(), high.tolist(), strict=True), p_values.tolist(), strict=True)
-    return dict(zip(shared, ends, strict=True))
+    units = len(np.unique(np.concatenate([genuine, impostor.ravel()])))
+    return dict(zip(shared, resampled_tests(found, level, units), strict=True))

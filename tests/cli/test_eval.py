@@ -146,6 +146,29 @@ def test_a_gallery_is_another_set_to_search_in(run, asked, where, gallery):
     assert "data:image/jpeg" in (where / "gallery.html").read_text(encoding="utf-8")
 
 
+def test_an_open_set_is_judged_by_a_gallery_or_by_the_logits_of_a_run(run, asked, where):
+    for i in range(180, 220):
+        image, label = digits()[i]
+        path = where / "mixed" / (str(label) if label < 6 else f"new{label}") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    openset = ("--protocol", "openset", "--workers", "0", "--resamples", "20")
+    found = asked("eval", "run", "mixed", *openset, "--report", "open.html")["reports"]["openset"]
+    assert found["protocol"] == "the logits of SoftmaxLoss"
+    assert found["counts"]["known classes"] == 10
+    assert found["counts"]["known"] + found["counts"]["unknown"] == 40
+    assert set(found["ci"]) == set(found["metrics"])
+    assert "correct classification rate" in (where / "open.html").read_text(encoding="utf-8")
+    run("embed", "run", "mixed", "--out", "mixed-rows", "--workers", "0")
+    assert "--gallery must be given for --protocol openset" in run("eval", "mixed-rows", *openset, code=2)
+    samples = load_samples(where / "mixed-rows")
+    few = [row for row, label in enumerate(samples.labels) if label in "012"]
+    rows, labels, names = (np.asarray(samples[place])[few] for place in (0, 1, 3))
+    save_samples(where / "known", Samples(rows + 0.1, labels.tolist(), names=[f"k/{name}" for name in names]))
+    report = asked("eval", "mixed-rows", "--gallery", "known", *openset)["reports"]["openset"]
+    assert report["counts"] == {"queries": 40, "known": len(few), "unknown": 40 - len(few), "references": len(few)}
+
+
 def test_groups_are_read_from_names_or_from_the_folder(run, asked, where):
     everybody = asked("eval", "rows", *QUICK)["reports"]["retrieval"]
     apart = asked("eval", "rows", "--groups", "_00([0-9])", *QUICK)["reports"]["retrieval"]
@@ -291,7 +314,7 @@ def test_rows_of_an_array_get_their_paths_by_a_file(run, asked, where):
 
 def test_no_option_of_eval_is_without_effect(run):
     refused = run("eval", "rows", "--protocol", "clustering", "--gallery", "rows", code=2)
-    assert "--gallery must come with --protocol retrieval or identification, got clustering" in refused
+    assert "--gallery must come with --protocol retrieval or identification or openset, got clustering" in refused
     refused = run("eval", "rows", "--protocol", "identification", "--groups", "_c", code=2)
     assert "--groups must come with --protocol retrieval, got identification" in refused
 

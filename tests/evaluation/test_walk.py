@@ -17,6 +17,7 @@ from pml_center.evaluation import (
     FaissSearcher,
     FewShotEvaluator,
     IdentificationEvaluator,
+    OpenSetEvaluator,
     Pairs,
     Ranking,
     RetrievalEvaluator,
@@ -51,6 +52,7 @@ def made(kind, given, /, **options):
 
 ROWS = {"embeddings": EMBEDDINGS, "labels": LABELS}
 SETS = ROWS | {"gallery": GALLERY, "gallery_labels": GALLERY_LABELS}
+OPEN_SETS = SETS | {"gallery_labels": [0, 1, 3, 3, 4]}
 K_METRICS = {name: {"ranking": RANKING, "k": 2} for name in evaluation.__all__ if name.endswith("_at_k")}
 R_METRICS = {
     name: {"ranking": RANKING}
@@ -82,6 +84,15 @@ CASES = {
     "IdentificationEvaluator.distractor_curve": (
         IdentificationEvaluator(ci=None).distractor_curve,
         ROWS | {"distractors": GALLERY, "sizes": [2]},
+    ),
+    "OpenSetEvaluator": (
+        lambda **options: made(OpenSetEvaluator, OPEN_SETS, **options),
+        {"tpr": [0.5], "similarity": "cosine", **OF_CI},
+    ),
+    "OpenSetEvaluator()": (OpenSetEvaluator(resamples=3), OPEN_SETS),
+    "OpenSetEvaluator.of_scores": (
+        OpenSetEvaluator(resamples=3).of_scores,
+        {"scores": EMBEDDINGS, "labels": LABELS, "classes": [0, 1, 3]},
     ),
     "VerificationEvaluator": (
         lambda **options: made(VerificationEvaluator, ROWS, **options),
@@ -199,7 +210,16 @@ CASES = {
 }
 # What reads no arrays: what evaluators return, what runs a model, writes a page or reads an archive.
 ELSEWHERE = {
-    *("Evaluator", "Report", "RetrievalReport", "ThresholdReport", "VerificationReport", "FoldAccuracy", "Neighbours"),
+    *(
+        "Evaluator",
+        "OpenSetReport",
+        "Report",
+        "RetrievalReport",
+        "ThresholdReport",
+        "VerificationReport",
+        "FoldAccuracy",
+        "Neighbours",
+    ),
     *("PairedTest", "Roc", "embed", "embed_samples", "omniglot_runs", "write_html"),
 }
 OF_THE_HOUSE = {"ranking", "name", "rows"}  # arguments that only the library itself makes
