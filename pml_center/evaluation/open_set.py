@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_matrix, class_codes, joined
+from pml_center.arrays import as_matrix, check_several, class_codes, joined
 from pml_center.checks import check_choices
 from pml_center.evaluation.class_intervals import class_interval, over_classes
 from pml_center.evaluation.evaluator import Evaluator, labelled_samples
@@ -113,11 +113,11 @@ class OpenSetReport(ThresholdReport):
             )
         tpr = [float(name.removeprefix(FPR)) for name in self.metrics if name.startswith(FPR) and name in other.metrics]
         rates = [_Rates(each.judged, tpr) for each in (self, other)]
-        differences = [
-            np.subtract(*(each(weights) for each in rates)) for weights in self.judged.resampled(resamples, seed)
-        ]
+        drawn = self.judged.resampled(resamples, seed)
+        values = np.array([[each(weights) for each in rates] for weights in drawn])
+        differences = values[:, 0] - values[:, 1]
         number = len(np.unique(self.judged.units))
-        found = zip(rates[0].names, resampled_tests(np.array(differences), self.ci_level, number), strict=True)
+        found = zip(rates[0].names, resampled_tests(differences, self.ci_level, number), strict=True)
         return {
             name: PairedTest(self[name] - other[name], *interval, p_value, number, self.over)
             for name, (interval, p_value) in found
@@ -181,6 +181,7 @@ class OpenSetEvaluator(Evaluator[OpenSetReport]):
     def __post_init__(self) -> None:
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Resampled, self.ci_level, self.resamples, self.seed)
+        check_several(tpr=self.tpr)
         check_rates("tpr", self.tpr)
 
     def __call__(

@@ -5,7 +5,7 @@ A *genuine* pair shows one identity twice, an *impostor* pair shows two. ``score
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,24 @@ Counts = NDArray[np.int64]
 
 FEW = 10  # a rate that rests on fewer errors than this is mostly chance
 DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of which those are measured that rest on enough
+
+
+class Costs(NamedTuple):
+    """What mistakes cost, for a detection cost; see :meth:`Roc.detection_cost`.
+
+    Example:
+        >>> Costs(0.01).metric, Costs(0.01, c_miss=10).metric
+        ('min_dcf_0.01', 'min_dcf_0.01_10_1')
+    """
+
+    p_target: float
+    c_miss: float = 1
+    c_fa: float = 1
+
+    @property
+    def metric(self) -> str:
+        """The name of its minimum."""
+        return "min_dcf_" + "_".join(f"{value:g}" for value in (self[:1] if self[1:] == (1, 1) else self))
 
 
 @dataclass(frozen=True, eq=False)

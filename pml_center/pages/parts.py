@@ -132,7 +132,10 @@ def curves(report: Report) -> list[Plot]:
     for name in [name for name in report.curves if name not in ("roc", "cmc", "scores")]:
         (across, xs), (up, ys) = list(report.curves[name].items())[:2]
         found.append(
-            drawn(partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name), f"Over {measured(report)}.")
+            drawn(
+                partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name.replace("_", " ")),
+                f"Over {measured(report)}.",
+            )
         )
     return found
 

@@ -13,7 +13,7 @@ from timm import create_model
 from pml_center.cli import main
 from pml_center.cli.sources import groups_by_name
 from pml_center.data import digits
-from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
+from pml_center.evaluation import RetrievalEvaluator, Samples, VerificationEvaluator, load_samples, save_samples
 
 QUICK = ("--ci", "none", "--workers", "0")
 SMALL = ("--no-pretrained", "--image-size", "32", "--workers", "0")
@@ -115,6 +115,36 @@ def test_pairs_come_from_a_file(asked, run, file, where):
 
 def halves(file):
     return dict.fromkeys(("genuine", "impostor"), 4 if file == "pairs.txt" else 2)
+
+
+def test_speakers_are_verified_by_trials_with_a_cohort(run, asked, where):
+    """Vectors that are no images: an array, their ids, and trials; and a cohort of others."""
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(12), 5)
+    rows = rng.normal(size=(12, 8))[speakers] + 0.5 * rng.normal(size=(60, 8))
+    ids = [f"spk{speaker}/utt{row}" for row, speaker in enumerate(speakers)]
+    np.save(where / "speech.npy", rows.astype(np.float32))
+    for name, lines in (("speakers", map(str, speakers)), ("ids", ids)):
+        (where / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    first, second = np.triu_indices(60, 1)
+    words = np.where(speakers[first] == speakers[second], "target", "nontarget")
+    trials = [f"{ids[one]} {ids[other]} {word}" for one, other, word in zip(first, second, words, strict=True)]
+    (where / "trials.txt").write_text("\n".join(trials) + "\n", encoding="utf-8")
+    cohort = rng.normal(size=(50, 8)).astype(np.float32)
+    save_samples(where / "cohort", Samples(cohort, list(range(50))))
+    given = ("eval", "speech.npy", "speakers.txt", "--names", "ids.txt", "--ci", "none", "--p-target", "0.01", "0.05")
+    found = asked(*given, "--pairs", "trials.txt", "--cohort", "cohort", "--top-n", "20")
+    own = VerificationEvaluator(p_target=(0.01, 0.05), top_n=20, ci=None)(
+        rows.astype(np.float32), speakers, where / "trials.txt", ids, cohort
+    )
+    assert found["reports"]["verification"]["metrics"] == own.metrics
+    assert own.protocol == "cosine similarity, AS-Norm by the 20 nearest of a cohort of 50"
+    assert found["cohort"] == {"embeddings": str(where / "cohort")}
+    refused = run("eval", "rows", "--cohort", "cohort", code=2)
+    assert "--cohort must come with --protocol verification, got retrieval" in refused
+    assert "--p-target must come with --protocol verification" in run("eval", "rows", "--p-target", "0.1", code=2)
+    refused = run(*given, "--pairs", "trials.txt", "--cohort", "nowhere", code=2)
+    assert "--cohort must be a folder of `pml-center embed` where speech.npy holds embeddings, got nowhere" in refused
 
 
 def test_pairs_of_images_that_are_not_there_are_named(run, where):

@@ -96,9 +96,13 @@ CASES = {
     ),
     "VerificationEvaluator": (
         lambda **options: made(VerificationEvaluator, ROWS, **options),
-        {"far": [0.5], "similarity": "cosine", "threshold": None, **OF_CI},
+        {"far": [0.5], "similarity": "cosine", "threshold": None, **OF_CI}
+        | {"p_target": [0.1], "c_miss": 1, "c_fa": 1, "top_n": 3},
     ),
-    "VerificationEvaluator()": (VerificationEvaluator(ci=None), ROWS | {"pairs": PAIRS, "names": NAMES}),
+    "VerificationEvaluator()": (
+        VerificationEvaluator(ci=None),
+        ROWS | {"pairs": PAIRS, "names": NAMES, "cohort": GALLERY},
+    ),
     "VerificationEvaluator.of_scores": (
         VerificationEvaluator(resamples=3).of_scores,
         {"scores": SCORES, "same": SAME, "folds": FOLDS, "people": [[0, 0], [0, 1], [1, 1], [0, 1], [2, 1], [2, 2]]},
@@ -201,6 +205,7 @@ CASES = {
         evaluation.lfw_pairs,
         {"path": "pairs.txt", "names": ["Ann_0001.jpg", "Ann_0002.jpg", "Bob_0001.jpg"]},
     ),
+    "speaker_trials": (evaluation.speaker_trials, {"path": "trials.txt", "names": ["a", "b", "c"]}),
     "arrays.as_matrix": (arrays.as_matrix, {"values": EMBEDDINGS, "name": "embeddings"}),
     "arrays.as_array": (arrays.as_array, {"values": EMBEDDINGS}),
     "arrays.as_list": (arrays.as_list, {"values": LABELS}),
@@ -329,4 +334,5 @@ def test_whatever_is_refused_is_refused_with_rule_value_and_remedy(place, wrong,
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.getbasetemp())
         Path("pairs.txt").write_text("1\nAnn 1 2\nAnn 1 Bob 1\n")
+        Path("trials.txt").write_text("1 a b\n0 a c\n")
         assert refused_badly(*place, wrong) is None
