@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pml_center.cli.protocols import read_pairs
 from pml_center.data import image_table
-from pml_center.evaluation import Samples, lfw_pairs, load_samples
+from pml_center.evaluation import lfw_pairs, load_samples
+from pml_center.evaluation.pairs import read_pairs
 from pml_center.text_files import read_columns, read_lines, read_rows
 from tests.data.conftest import content
 
@@ -32,13 +32,17 @@ def labels(folder):
 
 
 def pairs(folder):
-    rows = Samples(None, None, None, ["ä/1.png", "x/b"])
-    found = read_pairs(str((folder / "file").rename(folder / "file.csv")), rows)
+    found = read_pairs(str((folder / "file").rename(folder / "file.csv")), ["ä/1.png", "x/b"])
     return found.first.tolist(), found.same.tolist(), found.folds.tolist()
 
 
 def lfw(folder):
     found = lfw_pairs(folder / "file", ["Ann_0001.jpg", "Ann_0002.jpg", "Jörg_0003.jpg"])
+    return found.first.tolist(), found.second.tolist(), found.same.tolist()
+
+
+def trials(folder):
+    found = read_pairs(folder / "file", ["Ann/1.wav", "Ann/2.wav", "Jörg/3.wav"])
     return found.first.tolist(), found.second.tolist(), found.same.tolist()
 
 
@@ -59,6 +63,7 @@ TEXTS = {
     labels: "Käse\ncat\nKäse\n",
     pairs: "first,second,same,fold\nä/1.png,x/b,1,0\nx/b,ä/1.png,0,1\n",
     lfw: "1\nAnn 1 2\nAnn 1 Jörg 3\n",
+    trials: "1 Ann/1 Ann/2\n0 Ann/1 Jörg/3\n",
     samples: "path,label,group\nä.png,Käse,left\nb.png,cat,right\n",
     table: "path,label,group\n1.png,Käse,left\n2.png,cat,right\n",
 }

@@ -48,11 +48,13 @@ def run_protocols(
     protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
     if options.pairs is not None and "verification" not in protocols:
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
-    needed = {"gallery": ("retrieval", "identification"), "groups": ("retrieval",)}
+    needed = {"gallery": ("retrieval", "identification", "openset"), "groups": ("retrieval",)}
+    needed |= {"cohort": ("verification",), "p_target": ("verification",)}
     for name, by in needed.items():
-        if getattr(options, name) is not None and not set(by) & set(protocols):
+        if getattr(options, name) not in (None, ()) and not set(by) & set(protocols):
             asked = " and ".join(protocols)
-            raise ValueError(f"--{name} must come with --protocol {' or '.join(by)}, got {asked}. Leave it out.")
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} must come with --protocol {' or '.join(by)}, got {asked}. Leave it out.")
     task = load_task(model, data, options, model_options)
     reports, beside = measured(task, protocols)
     try:
@@ -142,7 +144,7 @@ def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
 
     asked, usual = vars(task.options), vars(with_defaults(EvalOptions(), run, task.rows.samples.labels))
     options = {name: value for name, value in asked.items() if value != usual[name] and name not in OF_NO_REPORT}
-    options |= {name: full_source(options[name]) for name in ("gallery", "pairs") if name in options}
+    options |= {name: full_source(options[name]) for name in ("gallery", "cohort", "pairs") if name in options}
     options |= {"flip_test": True} if task.rows.facts["flip_test"] else {}
     warnings = [doubt for doubt in task.doubts if doubt not in run.accepted]
     return options | ({"warnings": warnings} if warnings else {})
@@ -206,8 +208,9 @@ def _content(
     task: "Task", reports: dict[str, "Report"], beside: dict[str, "Report"], files: dict[str, Path]
 ) -> dict[str, object]:
     content: dict[str, object] = dict(task.rows.facts)
-    if task.gallery is not None:
-        content["gallery"] = task.gallery.facts
+    for name, other in (("gallery", task.gallery), ("cohort", task.cohort)):
+        if other is not None:
+            content[name] = other.facts
     content["reports"] = {name: report.content() for name, report in reports.items()}
     content |= {name: report.content() for name, report in beside.items()}
     return content | {"files": {name: str(path) for name, path in files.items()}}

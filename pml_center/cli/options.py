@@ -17,7 +17,7 @@ DATA = (
 
 Flag = Annotated[bool, Parameter(negative=())]
 Json = Annotated[bool, Parameter(name="--json", negative=())]
-Protocol = Literal["retrieval", "verification", "identification", "clustering", "fewshot"]
+Protocol = Literal["retrieval", "verification", "identification", "openset", "clustering", "fewshot"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class EvalOptions:
         protocol: one or several; by default retrieval, or verification where there are pairs. 'retrieval' searches
             each image among all others, or in the gallery; 'verification' decides whether two images are of one class,
             for --pairs or for all pairs; 'identification' looks up each image in a gallery of one image per class;
+            'openset' tells images of known classes from others, by the gallery or by the logits of a run;
             'clustering' compares k-means with the classes; 'fewshot' classifies by a few images per class.
         gallery: where to search: another data set, or another folder of embeddings. Identification without it enrols
             the first image of each class.
@@ -78,8 +79,12 @@ class EvalOptions:
             these have any.
         names: for an .npy file of embeddings: a text file with the path of each row, a line each. --pairs and --groups
             go by it, and --report shows the images.
-        pairs: verify these pairs: LFW's pairs.txt, or a CSV file with columns first, second, same, and fold if there
-            are folds.
+        pairs: verify these pairs: LFW's pairs.txt; a CSV file with columns first, second, same, and fold if there are
+            folds; or trials of speakers, '1 path path' or 'path path target' a line.
+        cohort: normalise the scores of pairs by those with these (AS-Norm): another data set, or another folder of
+            embeddings, of none who is in the pairs.
+        top_n: how many of the cohort count for each image.
+        p_target: how often pairs are expected to be genuine, of each minDCF that verification reports for --pairs.
         metrics: of retrieval, see RetrievalEvaluator; by default its own, and that which chose the epochs of a run.
         recall_at: the K of each recall_at_K.
         ranks: the k of each rank_k of identification.
@@ -107,6 +112,9 @@ class EvalOptions:
     groups: str | None = None
     names: str | None = None
     pairs: str | None = None
+    cohort: str | None = None
+    top_n: int = 300
+    p_target: tuple[float, ...] = ()
     metrics: tuple[str, ...] | None = None
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     ranks: tuple[int, ...] = (1, 5, 10)

@@ -92,4 +92,4 @@ def _title(run: "Run | None", name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _heading(protocol: str) -> str:
-    return protocol.replace("fewshot", "few-shot").capitalize()
+    return protocol.replace("fewshot", "few-shot").replace("openset", "open set").capitalize()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from pml_center.cli.embeddings import is_embedding_folder
 from pml_center.cli.options import EvalOptions, ModelOptions
@@ -15,14 +16,14 @@ from pml_center.evaluation import (
     ClusteringEvaluator,
     FewShotEvaluator,
     IdentificationEvaluator,
+    OpenSetEvaluator,
     Pairs,
     Report,
     RetrievalEvaluator,
     Samples,
     VerificationEvaluator,
-    lfw_pairs,
 )
-from pml_center.text_files import read_columns
+from pml_center.evaluation.pairs import read_pairs
 
 if TYPE_CHECKING:
     from pml_center.training import Run
@@ -33,17 +34,19 @@ METRICS = tuple(RetrievalEvaluator.metrics)
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: rows, those to search in, and the pairs to verify."""
+    """What is measured: rows, those to search in, the pairs to verify, and a cohort that normalises their scores."""
 
     rows: Embedded
     gallery: Embedded | None
     pairs: Pairs | None
     options: EvalOptions
+    cohort: Embedded | None = None
 
     @property
     def doubts(self) -> list[str]:
         """Sentences for every report on what makes the rows doubtful."""
-        return list(dict.fromkeys([*self.rows.doubts, *(self.gallery.doubts if self.gallery else ())]))
+        parts = [each for each in (self.rows, self.gallery, self.cohort) if each is not None]
+        return list(dict.fromkeys(doubt for each in parts for doubt in each.doubts))
 
     def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
         """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
@@ -83,8 +86,11 @@ def retrieval(task: Task) -> Report:
 def verification(task: Task) -> Report:
     """The pairs of a file, or all pairs."""
     options, rows = task.options, task.rows.samples
-    evaluator = VerificationEvaluator(far=options.far, **task.settings("identity"))
-    return evaluator(rows.embeddings, rows.labels, task.pairs, rows.names)
+    evaluator = VerificationEvaluator(
+        far=options.far, p_target=options.p_target, top_n=options.top_n, **task.settings("identity")
+    )
+    cohort = None if task.cohort is None else task.cohort.samples
+    return evaluator(rows.embeddings, rows.labels, task.pairs, rows.names, cohort)
 
 
 def identification(task: Task) -> Report:
@@ -106,6 +112,26 @@ def identification(task: Task) -> Report:
     return replace(report, protocol=f"{report.protocol}, the first image of each class enrolled")
 
 
+def openset(task: Task) -> Report:
+    """Each row told to be of a class of the gallery or of none; without one, by the logits of a run."""
+    rows = task.rows.samples
+    evaluator = OpenSetEvaluator(**task.settings("query", "class"))
+    if task.gallery is not None:
+        return evaluator(rows, gallery=task.gallery.samples)
+    run, embeddings = task.rows.run, torch.from_numpy(np.array(rows.embeddings))
+    terms = [] if run is None else run.load_loss(embeddings.shape[1]).losses
+    loss: Any = next((loss for loss in terms if hasattr(loss, "get_logits")), None)
+    if run is None or loss is None:
+        raise ValueError(
+            "--gallery must be given for --protocol openset, got none, and no run whose loss has logits. Name images "
+            "of the known classes."
+        )
+    with torch.no_grad():
+        logits = loss.get_logits(embeddings)
+    report = evaluator.of_scores(logits, rows.labels or (), run.classes)
+    return replace(report, protocol=f"the logits of {type(loss).__name__}")
+
+
 def clustering(task: Task) -> Report:
     """k-means against the classes."""
     options, rows = task.options, task.rows.samples
@@ -125,6 +151,7 @@ PROTOCOLS: dict[str, Callable[[Task], Report]] = {
     "retrieval": retrieval,
     "verification": verification,
     "identification": identification,
+    "openset": openset,
     "clustering": clustering,
     "fewshot": fewshot,
 }
@@ -147,36 +174,39 @@ def load_task(model: str, data: str | None, options: EvalOptions, model_options:
         if options.groups is not None:
             groups_by_name(options.groups, names)
         if options.pairs is not None:
-            read_pairs(options.pairs, Samples(None, [], names=names))
+            pairs_of(options.pairs, Samples(None, [], names=names))
 
     rows = embedded(model, data, model_options, names=options.names, look=look)
     options = with_defaults(options, rows.run, rows.samples.labels)
-    gallery = None
-    if options.gallery is not None:
-        if rows.model is None and not is_embedding_folder(options.gallery):
-            raise ValueError(
-                f"--gallery must be a folder of `pml-center embed` where {model} holds embeddings, got "
-                f"{options.gallery}. Embed it with the same model, or write it with save_samples."
-            )
-        if is_embedding_folder(options.gallery):
-            gallery = embedded(options.gallery, None, model_options)
-        else:
-            gallery = embedded(model, options.gallery, model_options, rows.model)
-        ours, theirs = rows.maker, gallery.maker
-        if any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys()):
-            doubt = (
-                f"queries and gallery were not embedded alike: {options.gallery} is of other weights or another input"
-            )
-            LOG.warning("%s", doubt)
-            gallery = replace(gallery, doubts=(*gallery.doubts, doubt))
+    gallery = _beside("gallery", options.gallery, model, rows, model_options)
+    cohort = _beside("cohort", options.cohort, model, rows, model_options)
     if options.groups is not None:
         rows = rows.in_groups(options.groups)
         gallery = gallery and gallery.in_groups(options.groups)
     elif gallery is not None and (rows.samples.groups is None) != (gallery.samples.groups is None):
         LOG.info("groups  not used: the %s none", "queries have" if rows.samples.groups is None else "gallery has")
         rows, gallery = rows.in_groups(None), gallery.in_groups(None)
-    pairs = None if options.pairs is None else read_pairs(options.pairs, rows.samples)
-    return Task(rows, gallery, pairs, options)
+    pairs = None if options.pairs is None else pairs_of(options.pairs, rows.samples)
+    return Task(rows, gallery, pairs, options, cohort)
+
+
+def _beside(name: str, source: str | None, model: str, rows: Embedded, model_options: ModelOptions) -> Embedded | None:
+    """The gallery or the cohort: another data set by the model of the rows, or another folder of embeddings."""
+    if source is None:
+        return None
+    is_folder = is_embedding_folder(source)
+    if rows.model is None and not is_folder:
+        raise ValueError(
+            f"--{name} must be a folder of `pml-center embed` where {model} holds embeddings, got {source}. Embed it "
+            "with the same model, or write it with save_samples."
+        )
+    other = embedded(source, None, model_options) if is_folder else embedded(model, source, model_options, rows.model)
+    ours, theirs = rows.maker, other.maker
+    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys()):
+        doubt = f"queries and {name} were not embedded alike: {source} is of other weights or another input"
+        LOG.warning("%s", doubt)
+        other = replace(other, doubts=(*other.doubts, doubt))
+    return other
 
 
 def with_defaults(options: EvalOptions, run: "Run | None", labels: Sequence[Hashable]) -> EvalOptions:
@@ -188,14 +218,8 @@ def with_defaults(options: EvalOptions, run: "Run | None", labels: Sequence[Hash
     return replace(options, similarity=similarity, metrics=metrics, ci=options.ci or ("query" if known else "class"))
 
 
-def read_pairs(path: str, rows: Samples) -> Pairs:
-    """The pairs of a file, of rows by name.
-
-    Args:
-        path: LFW's format, or a CSV file with a header: ``first``, ``second``, ``same`` (1 or 0) and, where there are
-            folds, ``fold``. Images are named by the ends of their paths, as far as these tell them apart, with or
-            without suffix.
-        rows: with names.
+def pairs_of(path: str, rows: Samples) -> Pairs:
+    """The pairs of a file, of rows by name, see :func:`~pml_center.evaluation.pairs.read_pairs`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -208,12 +232,4 @@ def read_pairs(path: str, rows: Samples) -> Pairs:
         )
     if not Path(path).is_file():
         raise FileNotFoundError(f"pairs must be an existing file, got {path!r}. Check the path.")
-    if not path.lower().endswith(".csv"):
-        return lfw_pairs(path, rows.names)
-    columns = read_columns(path, "pairs", ("first", "second", "same"), ("fold",))
-    first, second, same = columns["first"], columns["second"], columns["same"]
-    if set(same) - {"0", "1"}:
-        raise ValueError(
-            f"same must be 0 or 1, got {(set(same) - {'0', '1'}).pop()!r} in {path!r}. 1 is for one identity."
-        )
-    return Pairs.of_paths(first, second, [value == "1" for value in same], rows.names, columns.get("fold"))
+    return read_pairs(path, rows.names)

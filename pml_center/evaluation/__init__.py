@@ -1,11 +1,11 @@
-"""Measure embeddings: retrieval, verification, identification, clustering, few-shot. Embed, search, measure, report.
+"""Measure embeddings: retrieval, verification, identification, open sets, clustering, few-shot.
 
-Each question has an evaluator in the module of its name. What they stand on:
+Embed, search, measure, report. Each question has an evaluator in the module of its name. What they stand on:
 
 - ``search``, a room of its own below: nearest neighbours, and ranks in the whole gallery
 - ``embed``, ``embedding_cache``, ``pairs``, ``templates``: from what a user gives to arrays and labels
 - ``retrieval_task``, ``retrieval_metrics``: retrieval as hits, and metrics of them
-- ``roc``, ``all_pairs``, ``accuracy``, ``pair_intervals``: scores of pairs, and error rates of them
+- ``roc``, ``all_pairs``, ``accuracy``, ``score_norm``, ``pair_intervals``: scores of pairs, and error rates of them
 - ``statistics``, ``paired_tests``: how sure a number is; ``spread``: how tight classes are
 - ``report``, ``retrieval_report``: the result, which ``pml_center.pages`` shows as HTML
 - ``evaluator``: what all evaluators have in common
@@ -27,8 +27,9 @@ from pml_center.evaluation.embed import Samples, embed, embed_samples, load_samp
 from pml_center.evaluation.evaluator import Evaluator
 from pml_center.evaluation.few_shot import Episode, FewShotEvaluator, omniglot_runs, sample_episodes
 from pml_center.evaluation.identification import IdentificationEvaluator
+from pml_center.evaluation.open_set import OpenSetEvaluator, OpenSetReport
 from pml_center.evaluation.paired_tests import PairedTest, holm, paired_runs_test, paired_test, runs_interval
-from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores
+from pml_center.evaluation.pairs import Pairs, lfw_pairs, pair_scores, speaker_trials
 from pml_center.evaluation.report import Report, ThresholdReport
 from pml_center.evaluation.retrieval import RetrievalEvaluator
 from pml_center.evaluation.retrieval_metrics import (
@@ -68,6 +69,8 @@ __all__ = [
     "FoldAccuracy",
     "IdentificationEvaluator",
     "Neighbours",
+    "OpenSetEvaluator",
+    "OpenSetReport",
     "PairedTest",
     "Pairs",
     "Ranking",
@@ -113,6 +116,7 @@ __all__ = [
     "sample_episodes",
     "save_samples",
     "shared_identities",
+    "speaker_trials",
     "templates",
     "two_sample_bootstrap",
     "wilson_interval",

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.evaluation.roc import Counts, Flags, RankedPairs, Scores
-from pml_center.evaluation.statistics import Interval, settled, two_sample_bootstrap, two_sample_values
+from pml_center.evaluation.roc import Costs, Counts, Flags, RankedPairs, Scores
+from pml_center.evaluation.statistics import Interval, resampled_tests, settled, two_sample_bootstrap, two_sample_values
 
 KEPT = 5_000  # the highest impostor scores that the bootstrap takes whole; of what lies below it takes ever fewer
 
@@ -53,16 +53,19 @@ class Band(NamedTuple):
 
 
 class _Rates:
-    """Accuracy, equal error rate, area under the curve and TAR@FAR of pairs, each counted so many times."""
+    """Accuracy, equal error rate, area under the curve, TAR@FAR and minDCF of pairs, each counted so many times."""
 
-    def __init__(self, sample: PairSample, far: Sequence[float], grid: NDArray[np.float64] | None = None):
+    def __init__(
+        self, sample: PairSample, far: Sequence[float], costs: Sequence[Costs], grid: NDArray[np.float64] | None = None
+    ):
         self.sample = sample
         self.far = far
+        self.costs = costs
         self.grid = np.empty(0) if grid is None else grid  # where the curve is asked for too
         self.ranking = RankedPairs(sample.scores, sample.same)
         self.genuine_share = sample.weight[sample.same].sum() / sample.weight.sum()
         self.names = ([] if sample.right is None else ["accuracy"]) + ["equal_error_rate", "area_under_roc"]
-        self.names += [f"tar_at_far_{target:g}" for target in far]
+        self.names += [*(f"tar_at_far_{target:g}" for target in far), *(each.metric for each in costs)]
 
     def __call__(self, genuine_weights: Counts, impostor_weights: Counts) -> list[float]:
         same, right = self.sample.same, self.sample.right
@@ -73,7 +76,8 @@ class _Rates:
         if not curve.genuine_pairs or not curve.impostor_pairs:
             return [np.nan] * (len(self.names) + len(self.grid))
         whole = curve.tar[np.searchsorted(curve.far, self.grid, side="right") - 1]
-        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in self.far), *whole]
+        values = [curve.equal_error_rate, curve.area, *(curve.tar_at(target) for target in self.far)]
+        values += [*(float(curve.detection_cost(*each).min()) for each in self.costs), *whole]
         if right is None:
             return values
         genuine, impostor = (times * right * same).sum(), (times * right * ~same).sum()
@@ -82,15 +86,16 @@ class _Rates:
 
 
 def pair_intervals(
-    sample: PairSample, far: Sequence[float], level: float, resamples: int, seed: int
+    sample: PairSample, far: Sequence[float], costs: Sequence[Costs], level: float, resamples: int, seed: int
 ) -> tuple[dict[str, Interval], Band]:
-    """Intervals of accuracy, equal error rate, area under the curve and TAR@FAR, and of the whole curve.
+    """Intervals of accuracy, equal error rate, area under the curve, TAR@FAR and minDCF, and of the whole curve.
 
-    In each resample the thresholds of TAR@FAR and of the equal error rate are found anew. Those of the accuracy stay.
+    In each resample all thresholds are found anew but those of the accuracy, which stay.
 
     Args:
         sample: scored pairs of both kinds.
         far: targets of the false accept rate.
+        costs: of each minDCF.
         level: of the intervals, in (0, 1).
         resamples: how often to resample.
         seed: of the random numbers.
@@ -102,7 +107,7 @@ def pair_intervals(
     same, people = sample.same, sample.people
     least = 1 / sample.weight[~same].sum()
     grid = np.unique(np.r_[np.geomspace(least, 1, 100), np.linspace(0, 1, 51)])
-    rates = _Rates(sample, far, grid)
+    rates = _Rates(sample, far, costs, grid)
     low, high = two_sample_bootstrap(rates, people[same, 0], people[~same], level, resamples, seed)
     persons = len(np.unique(people[same, 0]))
     ends = zip(low.tolist(), high.tolist(), strict=True)
@@ -111,22 +116,28 @@ def pair_intervals(
 
 
 def pair_tests(
-    first: PairSample, second: PairSample, far: Sequence[float], level: float, resamples: int, seed: int
+    first: PairSample,
+    second: PairSample,
+    far: Sequence[float],
+    costs: Sequence[Costs],
+    level: float,
+    resamples: int,
+    seed: int,
 ) -> dict[str, tuple[Interval, float]]:
     """How two models differ on the same people: the interval of the difference of each rate, and its p-value.
 
-    People are drawn once for both. The p-value is twice the share of resamples in which the other model is ahead, so
-    that it agrees with the interval; but never below what exchanging the models could reach with so few people.
+    People are drawn once for both. See :func:`resampled_tests`.
 
     Args:
         first: pairs of one model.
         second: of the other, with the same people; which pairs were thinned out may differ.
         far: as of :func:`pair_intervals`, like all that follows.
+        costs: of each minDCF.
         level: of the intervals, in (0, 1).
         resamples: how often to resample.
         seed: of the random numbers.
     """
-    one, other = _Rates(first, far), _Rates(second, far)
+    one, other = _Rates(first, far, costs), _Rates(second, far, costs)
     own = int(first.same.sum()), int((~first.same).sum())
 
     def difference(genuine: Counts, impostor: Counts) -> NDArray[np.float64]:
@@ -138,10 +149,5 @@ def pair_tests(
     genuine = np.concatenate([first.people[first.same, 0], second.people[second.same, 0]])
     impostor = np.concatenate([first.people[~first.same], second.people[~second.same]])
     found = two_sample_values(difference, genuine, impostor, resamples, seed)
-    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    drawn = np.count_nonzero(~np.isnan(found), axis=0)
-    rarer = np.minimum((found <= 0).sum(axis=0), (found >= 0).sum(axis=0))
-    least = 2.0 ** (1 - len(np.unique(np.concatenate([genuine, impostor.ravel()]))))
-    p_values = np.clip(2 * (rarer + 1) / (drawn + 1), least, 1)
-    ends = zip(zip(low.tolist(), high.tolist(), strict=True), p_values.tolist(), strict=True)
-    return dict(zip(shared, ends, strict=True))
+    units = len(np.unique(np.concatenate([genuine, impostor.ravel()])))
+    return dict(zip(shared, resampled_tests(found, level, units), strict=True))

@@ -1,4 +1,4 @@
-"""Pairs of images to verify: which rows, whether they show one identity, and which fold they belong to."""
+"""Pairs to verify: which rows, whether they show one identity, and which fold they belong to."""
 
 import posixpath
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pml_center.arrays import as_array, as_list, as_path, class_codes
 from pml_center.evaluation.roc import Flags, checked_flags
 from pml_center.evaluation.search import ExactSearch, Ids, Matrix, Similarity, image_named
-from pml_center.text_files import read_lines
+from pml_center.text_files import read_columns, read_lines
+
+OUTCOMES = {"target": True, "nontarget": False}  # Kaldi's words
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +149,12 @@ class _RowsByPath:
 
     def __init__(self, paths: Sequence[str]):
         self.parts = [_parts(path) for path in paths]
-        self.named: dict[str, list[int]] = {}
+        # By name, and by folder and name, "" for none: thousands of folders may hold a 00001.wav.
+        self.named: dict[tuple[str | None, str], list[int]] = {}
         for row, parts in enumerate(self.parts):
             for name in {parts[-1], PurePosixPath(parts[-1]).stem}:
-                self.named.setdefault(name, []).append(row)
+                for folder in (None, parts[-2] if len(parts) > 1 else ""):
+                    self.named.setdefault((folder, name), []).append(row)
 
     def __getitem__(self, path: str) -> int | None:
         """The row of a path; None where it has none.
@@ -158,8 +162,10 @@ class _RowsByPath:
         Raises:
             ValueError: a path that several rows have.
         """
-        wanted = _parts(path)
-        rows = [row for row in self.named.get(wanted[-1], ()) if self._alike(row, wanted)]
+        *folders, name = wanted = _parts(path)
+        inside = (folders[-1], "") if folders else (None,)
+        near = [row for folder in inside for row in self.named.get((folder, name), ())]
+        rows = [row for row in near if self._alike(row, wanted)]
         whole = [row for row in rows if self.parts[row] == wanted]
         rows = whole or rows
         if len(rows) > 1:
@@ -276,6 +282,74 @@ def lfw_pairs(path: str | Path, names: Iterable[str | Path]) -> Pairs:
         folds=np.repeat(np.arange(folds), 2 * pairs) if folds > 1 else None,
         people=np.unique(people, return_inverse=True)[1].reshape(-1, 2),
     )
+
+
+def speaker_trials(path: str | Path, names: Iterable[str | Path]) -> Pairs:
+    """The trials of speaker verification, from a file as VoxCeleb or Kaldi has it.
+
+    Args:
+        path: the file, with a trial a line: ``1 enrolment test`` where both are of one speaker and ``0 enrolment test``
+            where not (VoxCeleb), or ``enrolment test target`` and ``enrolment test nontarget`` (Kaldi).
+        names: (N,) the utterance of each row, by its id or path. Paths are compared from their ends, see
+            :meth:`Pairs.of_paths`.
+
+    Raises:
+        ValueError: a file in another format, naming the line; an utterance that no row or more than one row has.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "trials.txt")
+        ...     with path.open("w") as file:
+        ...         print("1 id1/a/1.wav id1/b/1.wav", "0 id1/a/1.wav id2/c/1.wav", file=file, sep=chr(10))
+        ...     pairs = speaker_trials(path, ["wav/id1/a/1.wav", "wav/id1/b/1.wav", "wav/id2/c/1.wav"])
+        >>> pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()
+        ([0, 0], [1, 2], [True, False])
+    """
+    path = as_path(path, "path")
+    sides: tuple[list[str], list[str]] = ([], [])
+    same = []
+    for number, line in enumerate(read_lines(path, "trials"), start=1):
+        match line.split():
+            case [("0" | "1") as flag, one, other] if other not in OUTCOMES:
+                same.append(flag == "1")
+            case [one, other, outcome] if outcome in OUTCOMES:
+                same.append(OUTCOMES[outcome])
+            case []:
+                continue
+            case _:
+                raise ValueError(
+                    f"path must hold '1 enrolment test' or 'enrolment test target' in line {number}, got {line!r} in "
+                    f"{str(path)!r}. Write 0 or nontarget for two speakers."
+                )
+        sides[0].append(one)
+        sides[1].append(other)
+    return Pairs.of_paths(*sides, np.array(same, dtype=bool), [str(name) for name in as_list(names, "names")])
+
+
+def read_pairs(path: str | Path, names: Sequence[str]) -> Pairs:
+    """The pairs of a file, of rows by name, in any format that is known.
+
+    Args:
+        path: a CSV file with a header: ``first``, ``second``, ``same`` (1 or 0) and, where there are folds, ``fold``;
+            trials, by their three words a line; or else LFW's. Images are named by the ends of their paths, as far as
+            these tell them apart, with or without suffix.
+        names: (N,) of the rows.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another format, images that are not among the rows.
+    """
+    if str(path).lower().endswith(".csv"):
+        columns = read_columns(path, "pairs", ("first", "second", "same"), ("fold",))
+        first, second, same = columns["first"], columns["second"], columns["same"]
+        if set(same) - {"0", "1"}:
+            raise ValueError(
+                f"same must be 0 or 1, got {(set(same) - {'0', '1'}).pop()!r} in {str(path)!r}. 1 is for one identity."
+            )
+        return Pairs.of_paths(first, second, [value == "1" for value in same], names, columns.get("fold"))
+    lines = read_lines(path, "pairs")
+    return (speaker_trials if lines and len(lines[0].split()) == 3 else lfw_pairs)(path, names)
 
 
 def checked_folds(folds: Any, pairs: int) -> Ids:

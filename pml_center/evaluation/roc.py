@@ -5,7 +5,7 @@ A *genuine* pair shows one identity twice, an *impostor* pair shows two. ``score
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,24 @@ Counts = NDArray[np.int64]
 
 FEW = 10  # a rate that rests on fewer errors than this is mostly chance
 DECADES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of which those are measured that rest on enough
+
+
+class Costs(NamedTuple):
+    """What mistakes cost, for a detection cost; see :meth:`Roc.detection_cost`.
+
+    Example:
+        >>> Costs(0.01).metric, Costs(0.01, c_miss=10).metric
+        ('min_dcf_0.01', 'min_dcf_0.01_10_1')
+    """
+
+    p_target: float
+    c_miss: float = 1
+    c_fa: float = 1
+
+    @property
+    def metric(self) -> str:
+        """The name of its minimum."""
+        return "min_dcf_" + "_".join(f"{value:g}" for value in (self[:1] if self[1:] == (1, 1) else self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +88,47 @@ class Roc:
         Infinity where an impostor pair has the highest score of all and ``far`` allows none.
         """
         return float(self.threshold[self.index_at(far)])
+
+    def far_at(self, tar: float) -> float:
+        """The smallest FAR of a threshold whose TAR is at least ``tar``: the FPR at 95 % TPR of open sets, say.
+
+        Args:
+            tar: the target, in (0, 1).
+        """
+        return float(self.far[self.index_at_tar(tar)])
+
+    def index_at_tar(self, tar: float) -> int:
+        """The first point whose TAR is at least ``tar``, which is where :meth:`far_at` reads.
+
+        Raises:
+            ValueError: a target outside (0, 1).
+        """
+        check_between("in (0, 1)", "Use 0.95 to accept 95 %.", tar=tar)
+        return int(np.searchsorted(self.tar, tar))
+
+    def detection_cost(self, p_target: float, c_miss: float = 1, c_fa: float = 1) -> Scores:
+        """(T,) NIST's normalised detection cost of each threshold, whose minimum is the minDCF.
+
+        ``(c_miss · (1 − TAR) · p_target + c_fa · FAR · (1 − p_target)) / min(c_miss · p_target, c_fa · (1 −
+        p_target))``: 1 is what accepting nothing costs, or accepting everything, whichever is cheaper.
+
+        Args:
+            p_target: how often a pair to decide about is expected to be genuine, in (0, 1), whatever the share here.
+            c_miss: what it costs to reject a genuine pair, positive.
+            c_fa: what it costs to accept an impostor pair, positive.
+
+        Raises:
+            ValueError: a number out of range.
+
+        Example:
+            >>> roc([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 1]).detection_cost(0.5).round(3).tolist()
+            [1.0, 0.667, 0.333, 1.333, 1.0]
+
+        Source: NIST, The NIST Year 2010 Speaker Recognition Evaluation Plan, section 3.
+        """
+        check_costs([p_target], c_miss, c_fa)
+        miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
+        return (miss * (1 - self.tar) + false_alarm * self.far) / min(miss, false_alarm)
 
     def index_at(self, far: float) -> int:
         """The last point whose FAR is at most ``far``, which is where :meth:`tar_at` reads.
@@ -219,6 +278,12 @@ def check_rates(name: str, rates: Sequence[float] | None) -> None:
     check_several(**{name: rates})
     for rate in rates:
         check_between("in (0, 1)", "Use 0.001 for one in a thousand.", **{name: rate})
+
+
+def check_costs(p_target: Sequence[float], c_miss: float, c_fa: float) -> None:
+    """How often pairs are genuine must be in (0, 1), and costs positive."""
+    check_rates("p_target", p_target)
+    check_between("finite and positive", "NIST has 1, or 10 for a miss.", c_miss=c_miss, c_fa=c_fa)
 
 
 def measurable(

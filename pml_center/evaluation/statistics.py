@@ -251,6 +251,28 @@ def two_sample_values(
     return np.asarray(found, dtype=np.float64)
 
 
+def resampled_tests(differences: Values, level: float, units: int) -> list[tuple[Interval, float]]:
+    """The interval and the p-value of each difference between two models, by resamples that both share.
+
+    The p-value is twice the share of resamples in which the other model is ahead, so that it agrees with the interval;
+    but never below what exchanging the models could reach with so few units.
+
+    Args:
+        differences: (resamples, M); NaN where a resample has none.
+        level: of the intervals, in (0, 1).
+        units: that were resampled.
+
+    Example:
+        >>> resampled_tests(np.arange(-1, 10.0)[:, None], 0.5, units=3)
+        [((1.5, 6.5), 0.5)]
+    """
+    low, high = np.nanquantile(differences, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    drawn = np.count_nonzero(~np.isnan(differences), axis=0)
+    rarer = np.minimum((differences <= 0).sum(axis=0), (differences >= 0).sum(axis=0))
+    p_values = np.clip(2 * (rarer + 1) / (drawn + 1), 2.0 ** (1 - units), 1)
+    return list(zip(zip(low.tolist(), high.tolist(), strict=True), p_values.tolist(), strict=True))
+
+
 def resampled_counts(units: int, resamples: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
     """How often each unit comes in each of some resamples with replacement: arrays (units,) that add up to ``units``.
 

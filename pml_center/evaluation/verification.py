@@ -10,16 +10,27 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import as_list, as_matrix, check_count, class_codes, joined
-from pml_center.checks import check_choices
+from pml_center.arrays import as_list, as_matrix, check_count, check_several, class_codes, joined
+from pml_center.checks import check_between, check_choices
 from pml_center.evaluation.accuracy import over_folds, over_own_folds
 from pml_center.evaluation.all_pairs import all_pairs
 from pml_center.evaluation.evaluator import Evaluator, samples_of
 from pml_center.evaluation.pair_intervals import PairSample, pair_intervals, pair_tests, thinned
 from pml_center.evaluation.paired_tests import PairedTest
-from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, checked_folds, checked_people, lfw_pairs
+from pml_center.evaluation.pairs import Pairs, check_rows, check_two_images, checked_folds, checked_people, read_pairs
 from pml_center.evaluation.report import Report, ThresholdReport
-from pml_center.evaluation.roc import Flags, RankedPairs, Roc, Scores, check_rates, checked_pairs, measurable
+from pml_center.evaluation.roc import (
+    Costs,
+    Flags,
+    RankedPairs,
+    Roc,
+    Scores,
+    check_costs,
+    check_rates,
+    checked_pairs,
+    measurable,
+)
+from pml_center.evaluation.score_norm import as_norm
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity
 from pml_center.evaluation.statistics import Interval, check_intervals, few_units, mean_of
 
@@ -57,6 +68,7 @@ class VerificationReport(ThresholdReport):
         names: (N,) what to call the rows of the pairs; None where nobody said.
         people: who is on the images of each pair (P, 2), or on each image (N,) of all pairs; None where nobody said.
         sample: of the pairs, which intervals and tests are made from; None where there are no intervals.
+        costs: what mistakes cost, of each minDCF.
 
     Example:
         >>> report = VerificationEvaluator(far=[0.5], ci=None).of_scores([0.9, 0.2, 0.4, 0.6], [1, 1, 0, 0])
@@ -72,6 +84,7 @@ class VerificationReport(ThresholdReport):
     names: Sequence[str] | None = None
     people: Ids | None = None
     sample: PairSample | None = None
+    costs: tuple[Costs, ...] = ()
 
     def compare(self, other: Report, resamples: int = 1000, seed: int = 0) -> dict[str, PairedTest]:
         """Test whether this model differs from another on the same people, by people drawn once for both.
@@ -107,7 +120,8 @@ class VerificationReport(ThresholdReport):
                 "Evaluate both models on the same data, in the same order."
             )
         far = [float(name.removeprefix(TAR)) for name in self.metrics if name.startswith(TAR) and name in other.metrics]
-        tests = pair_tests(self.sample, other.sample, far, self.ci_level, resamples, seed)
+        costs = [each for each in self.costs if each in other.costs]
+        tests = pair_tests(self.sample, other.sample, far, costs, self.ci_level, resamples, seed)
         people = len(np.unique(np.asarray(self.people)))
         return {
             name: PairedTest(self[name] - other[name], *interval, p_value, people, self.over)
@@ -140,13 +154,19 @@ class VerificationReport(ThresholdReport):
 
 @dataclass(frozen=True)
 class VerificationEvaluator(Evaluator[VerificationReport]):
-    """Accuracy, equal error rate and ``TAR@FAR``: of the pairs of a protocol, or of all pairs of labelled rows.
+    """Accuracy, equal error rate, ``TAR@FAR`` and minDCF: of the pairs of a protocol, or of all pairs of labelled rows.
 
     Args:
         far: targets of the false accept rate, in (0, 1), each reported as ``tar_at_far_…``: the largest true accept
             rate of a threshold whose FAR is at most that. None means 0.1, 0.01, …, 1e-6, as far as ten impostor pairs
             or more may be accepted. A target below that is measured with a warning.
+        p_target: how often pairs are expected to be genuine, each in (0, 1), and each reported as ``min_dcf_…``: the
+            least normalised detection cost of any threshold, see :meth:`Roc.detection_cost`. 0.01 and 0.05 are usual
+            for speakers. Needs a list of pairs.
+        c_miss: what it costs to reject a genuine pair, for minDCF.
+        c_fa: what it costs to accept an impostor pair.
         similarity: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (minus the squared distance).
+        top_n: how many of a cohort normalise the scores of a row, at least 2; a smaller cohort counts whole.
         center: subtract from all embeddings, for each fold, the mean of those on both sides of the pairs of the other
             folds, as evaluation code of face papers does (Liu et al., SphereFace, 2017). Needs pairs with folds.
         threshold: at which to measure accuracy, e.g. that of other pairs, see :func:`best_threshold`. None means that
@@ -175,7 +195,11 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
     """
 
     far: Sequence[float] | None = None
+    p_target: Sequence[float] = ()
+    c_miss: float = 1
+    c_fa: float = 1
     similarity: Similarity = "cosine"
+    top_n: int = 300
     center: bool = False
     threshold: float | None = None
     ci: Literal["identity"] | None = "identity"
@@ -187,6 +211,9 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         check_choices(similarity=(self.similarity, Similarity))
         check_intervals(self.ci, Literal["identity"], self.ci_level, self.resamples, self.seed)
         check_rates("far", self.far)
+        check_several(p_target=self.p_target)
+        check_costs(self.p_target, self.c_miss, self.c_fa)
+        check_between("an integer of at least 2", "The field's are 200 to 600.", top_n=self.top_n)
         if self.center and self.threshold is not None:
             raise ValueError(
                 f"threshold must be None with center, got {self.threshold}. Leave one out: each fold is centered "
@@ -201,6 +228,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         labels: Iterable[Hashable] | None = None,
         pairs: Pairs | str | Path | None = None,
         names: Sequence[str] | None = None,
+        cohort: Any = None,
     ) -> VerificationReport:
         """Verify the pairs of a protocol, or all N(N − 1)/2 pairs of rows.
 
@@ -209,8 +237,13 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
                 :func:`save_samples`, which holds labels and names too.
             labels: (N,) the identity of each row, anything hashable. Without pairs they say which pairs are genuine.
                 With pairs they may be left out; they serve the intervals and the checks of the protocol.
-            pairs: those to verify, or a file that :func:`lfw_pairs` reads; None means all.
+            pairs: those to verify, or a file of them: LFW's, see :func:`lfw_pairs`; trials, see :func:`speaker_trials`;
+                or CSV with columns ``first``, ``second``, ``same`` (1 or 0) and, where there are folds, ``fold``. None
+                means all.
             names: (N,) what to call each row, e.g. its path, for such a file and for errors.
+            cohort: (M, D) embeddings of others than those in the pairs, or their folder: scores are then normalised by
+                those with the cohort (AS-Norm), as is usual for speakers. One mean for each speaker of the training
+                set is a good one, see :func:`templates`. None leaves scores as they are.
 
         Returns:
             The report. All pairs have neither folds nor accuracy: there, the share of impostor pairs is an accident of
@@ -220,7 +253,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             TypeError: embeddings that are not real numbers, labels that are not hashable.
             ValueError: NaN or infinity, a zero vector with ``"cosine"``, labels that do not match their rows or the
                 pairs, rows of pairs that do not exist, neither labels nor pairs, no genuine or no impostor pair; a file
-                of pairs without names.
+                of pairs without names; a cohort or costs without pairs, a cohort that holds rows of the pairs.
         """
         samples = samples_of(embeddings, labels, names=names)
         search = ExactSearch(samples.embeddings, similarity=self.similarity, names=(samples.names, None))
@@ -228,6 +261,12 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         if pairs is not None and not isinstance(pairs, (Pairs, str, Path)):
             raise TypeError(f"pairs must be Pairs or a file of them, got {type(pairs).__name__}. Make them with Pairs.")
         if pairs is None:
+            if cohort is not None or self.p_target:
+                what = "p_target" if cohort is None else "cohort"
+                raise ValueError(
+                    f"pairs must be a list where there is a {what}, got none: of all pairs scores are not kept. Pass "
+                    "Pairs or a file of trials."
+                )
             if codes is None:
                 raise ValueError("labels or pairs must say which pairs are genuine, got neither. Pass one of them.")
             return self._all(search, codes)
@@ -237,17 +276,25 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
                     f"names must say which image each row is because pairs come from {str(pairs)!r}, got none. "
                     "Pass names=, or a folder of save_samples that has them."
                 )
-            pairs = lfw_pairs(pairs, samples.names)
+            pairs = read_pairs(pairs, samples.names)
         check_rows(pairs.first, pairs.second, len(search.queries))
         if samples.names is not None:
             check_two_images(pairs, samples.names)
-        scores = self._pair_scores(search, samples.embeddings, pairs)
+        scores, how = self._pair_scores(search, samples.embeddings, pairs), f"{self.similarity} similarity"
+        if cohort is not None:
+            if self.center:
+                raise ValueError(
+                    "center must be False with a cohort, got True. Subtract the mean of the cohort instead."
+                )
+            others = samples_of(cohort)
+            scores, norm = as_norm(scores, pairs.first, pairs.second, samples, others, self.similarity, self.top_n)
+            how = f"{how}, {norm}"
         people, unit = pairs.people, "people"
         if codes is not None:
             people = checked_people(np.stack([codes[pairs.first], codes[pairs.second]], axis=1), pairs.same)
         elif people is None:
             people, unit = np.stack([pairs.first, pairs.second], axis=1), "images"
-        report = self._listed(scores, pairs.same, pairs.folds, people, f"{self.similarity} similarity", unit)
+        report = self._listed(scores, pairs.same, pairs.folds, people, how, unit)
         return replace(report, pairs=pairs, names=samples.names)
 
     def _pair_scores(self, search: ExactSearch, embeddings: Any, pairs: Pairs) -> Scores:
@@ -295,7 +342,8 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         curve = RankedPairs(scores, same).roc()
         genuine, impostor = int(same.sum()), int((~same).sum())
         far, warnings = measurable(self.far, impostor, "TAR at FAR", "impostor pairs")
-        metrics, thresholds = _rates(curve, far)
+        costs = tuple(Costs(each, self.c_miss, self.c_fa) for each in self.p_target)
+        metrics, thresholds = _rates(curve, far, costs)
         metrics["area_under_roc"] = curve.area
         per_fold, right = {}, None
         counts = {"pairs": len(scores), "genuine": genuine, "impostor": impostor}
@@ -316,7 +364,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         if self.ci is not None and people is not None:
             sample, kept = thinned(scores, same, people)
             sample = sample._replace(right=None if right is None else right[kept])
-        ci, curves = self._intervals(curve, sample, far, metrics)
+        ci, curves = self._intervals(curve, sample, far, metrics, costs)
         return VerificationReport(
             metrics=metrics,
             protocol=how,
@@ -334,6 +382,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
             same=same,
             people=people,
             sample=sample,
+            costs=costs,
         )
 
     def _all(self, search: ExactSearch, codes: Ids) -> VerificationReport:
@@ -371,12 +420,13 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         sample: PairSample | None,
         far: Sequence[float],
         metrics: Mapping[str, float],
+        costs: Sequence[Costs] = (),
     ) -> tuple[dict[str, Interval], dict[str, dict[str, NDArray]]]:
         """The intervals of the metrics, and the curves for plots, with a band where there is a sample."""
         points = curve.points()
         if sample is None:
             return {}, {"roc": points, "scores": curve.histogram()}
-        found, band = pair_intervals(sample, far, self.ci_level, self.resamples, self.seed)
+        found, band = pair_intervals(sample, far, costs, self.ci_level, self.resamples, self.seed)
         points |= {end: np.interp(points["far"], band.far, getattr(band, end)) for end in ("low", "high")}
         ci = {name: interval for name, interval in found.items() if name in metrics}
         return ci, {"roc": points, "scores": curve.histogram()}
@@ -387,13 +437,16 @@ def _method(people: Ids | None, unit: str) -> str:
     return f"two-sample bootstrap over {how_many}{unit}"
 
 
-def _rates(curve: Roc, far: Sequence[float]) -> tuple[dict[str, float], dict[str, float]]:
+def _rates(curve: Roc, far: Sequence[float], costs: Sequence[Costs] = ()) -> tuple[dict[str, float], dict[str, float]]:
     """The error rates of a curve, and the threshold behind each."""
     metrics = {"equal_error_rate": curve.equal_error_rate}
     thresholds = {"equal_error_rate": curve.equal_error_threshold}
     for target in far:
         metrics[f"{TAR}{target:g}"] = curve.tar_at(target)
         thresholds[f"{TAR}{target:g}"] = curve.threshold_at(target)
+    for each in costs:
+        cost = curve.detection_cost(*each)
+        metrics[each.metric], thresholds[each.metric] = float(cost.min()), float(curve.threshold[cost.argmin()])
     return metrics, thresholds
 
 

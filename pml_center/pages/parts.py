@@ -132,7 +132,10 @@ def curves(report: Report) -> list[Plot]:
     for name in [name for name in report.curves if name not in ("roc", "cmc", "scores")]:
         (across, xs), (up, ys) = list(report.curves[name].items())[:2]
         found.append(
-            drawn(partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name), f"Over {measured(report)}.")
+            drawn(
+                partial(_line, xs=xs, ys=ys, xlabel=across, ylabel=up, title=name.replace("_", " ")),
+                f"Over {measured(report)}.",
+            )
         )
     return found
 
@@ -148,7 +151,7 @@ def roc_and_det(curve: dict[str, Any], caption: str) -> list[Plot]:
 
 
 def _line(ax: "Axes", xs: NDArray, ys: NDArray, **words: str) -> None:
-    ax.plot(xs, ys, marker="o", color=plots.BRIGHT[0])
+    ax.plot(xs, ys, marker="o" if len(xs) < 40 else None, color=plots.BRIGHT[0])
     ax.grid(color=plots.GREY, alpha=0.25)
     ax.set(xscale="log" if xs.min() > 0 and xs.max() > 50 * xs.min() else "linear", **words)  # type: ignore[arg-type]
 

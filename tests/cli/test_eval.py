@@ -13,7 +13,7 @@ from timm import create_model
 from pml_center.cli import main
 from pml_center.cli.sources import groups_by_name
 from pml_center.data import digits
-from pml_center.evaluation import RetrievalEvaluator, Samples, load_samples, save_samples
+from pml_center.evaluation import RetrievalEvaluator, Samples, VerificationEvaluator, load_samples, save_samples
 
 QUICK = ("--ci", "none", "--workers", "0")
 SMALL = ("--no-pretrained", "--image-size", "32", "--workers", "0")
@@ -117,6 +117,36 @@ def halves(file):
     return dict.fromkeys(("genuine", "impostor"), 4 if file == "pairs.txt" else 2)
 
 
+def test_speakers_are_verified_by_trials_with_a_cohort(run, asked, where):
+    """Vectors that are no images: an array, their ids, and trials; and a cohort of others."""
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(12), 5)
+    rows = rng.normal(size=(12, 8))[speakers] + 0.5 * rng.normal(size=(60, 8))
+    ids = [f"spk{speaker}/utt{row}" for row, speaker in enumerate(speakers)]
+    np.save(where / "speech.npy", rows.astype(np.float32))
+    for name, lines in (("speakers", map(str, speakers)), ("ids", ids)):
+        (where / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    first, second = np.triu_indices(60, 1)
+    words = np.where(speakers[first] == speakers[second], "target", "nontarget")
+    trials = [f"{ids[one]} {ids[other]} {word}" for one, other, word in zip(first, second, words, strict=True)]
+    (where / "trials.txt").write_text("\n".join(trials) + "\n", encoding="utf-8")
+    cohort = rng.normal(size=(50, 8)).astype(np.float32)
+    save_samples(where / "cohort", Samples(cohort, list(range(50))))
+    given = ("eval", "speech.npy", "speakers.txt", "--names", "ids.txt", "--ci", "none", "--p-target", "0.01", "0.05")
+    found = asked(*given, "--pairs", "trials.txt", "--cohort", "cohort", "--top-n", "20")
+    own = VerificationEvaluator(p_target=(0.01, 0.05), top_n=20, ci=None)(
+        rows.astype(np.float32), speakers, where / "trials.txt", ids, cohort
+    )
+    assert found["reports"]["verification"]["metrics"] == own.metrics
+    assert own.protocol == "cosine similarity, AS-Norm by the 20 nearest of a cohort of 50"
+    assert found["cohort"] == {"embeddings": str(where / "cohort")}
+    refused = run("eval", "rows", "--cohort", "cohort", code=2)
+    assert "--cohort must come with --protocol verification, got retrieval" in refused
+    assert "--p-target must come with --protocol verification" in run("eval", "rows", "--p-target", "0.1", code=2)
+    refused = run(*given, "--pairs", "trials.txt", "--cohort", "nowhere", code=2)
+    assert "--cohort must be a folder of `pml-center embed` where speech.npy holds embeddings, got nowhere" in refused
+
+
 def test_pairs_of_images_that_are_not_there_are_named(run, where):
     (where / "more.csv").write_text("first,second,same\ndigit0_0001.png,digit0_0999.png,1\n")
     assert "got 'digit0_0999.png'" in run("eval", "rows", "--pairs", "more.csv", code=2)
@@ -144,6 +174,29 @@ def test_a_gallery_is_another_set_to_search_in(run, asked, where, gallery):
     assert "separate references" in found["reports"]["retrieval"]["protocol"]
     assert ("pixels" in found) == (gallery != "other-rows")  # of which there are embeddings alone
     assert "data:image/jpeg" in (where / "gallery.html").read_text(encoding="utf-8")
+
+
+def test_an_open_set_is_judged_by_a_gallery_or_by_the_logits_of_a_run(run, asked, where):
+    for i in range(180, 220):
+        image, label = digits()[i]
+        path = where / "mixed" / (str(label) if label < 6 else f"new{label}") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    openset = ("--protocol", "openset", "--workers", "0", "--resamples", "20")
+    found = asked("eval", "run", "mixed", *openset, "--report", "open.html")["reports"]["openset"]
+    assert found["protocol"] == "the logits of SoftmaxLoss"
+    assert found["counts"]["known classes"] == 10
+    assert found["counts"]["known"] + found["counts"]["unknown"] == 40
+    assert set(found["ci"]) == set(found["metrics"])
+    assert "correct classification rate" in (where / "open.html").read_text(encoding="utf-8")
+    run("embed", "run", "mixed", "--out", "mixed-rows", "--workers", "0")
+    assert "--gallery must be given for --protocol openset" in run("eval", "mixed-rows", *openset, code=2)
+    samples = load_samples(where / "mixed-rows")
+    few = [row for row, label in enumerate(samples.labels) if label in "012"]
+    rows, labels, names = (np.asarray(samples[place])[few] for place in (0, 1, 3))
+    save_samples(where / "known", Samples(rows + 0.1, labels.tolist(), names=[f"k/{name}" for name in names]))
+    report = asked("eval", "mixed-rows", "--gallery", "known", *openset)["reports"]["openset"]
+    assert report["counts"] == {"queries": 40, "known": len(few), "unknown": 40 - len(few), "references": len(few)}
 
 
 def test_groups_are_read_from_names_or_from_the_folder(run, asked, where):
@@ -291,7 +344,7 @@ def test_rows_of_an_array_get_their_paths_by_a_file(run, asked, where):
 
 def test_no_option_of_eval_is_without_effect(run):
     refused = run("eval", "rows", "--protocol", "clustering", "--gallery", "rows", code=2)
-    assert "--gallery must come with --protocol retrieval or identification, got clustering" in refused
+    assert "--gallery must come with --protocol retrieval or identification or openset, got clustering" in refused
     refused = run("eval", "rows", "--protocol", "identification", "--groups", "_c", code=2)
     assert "--groups must come with --protocol retrieval, got identification" in refused
 

@@ -14,6 +14,7 @@ from pml_center.evaluation import (
     Episode,
     FewShotEvaluator,
     IdentificationEvaluator,
+    OpenSetEvaluator,
     Pairs,
     Report,
     RetrievalEvaluator,
@@ -33,7 +34,9 @@ EVALUATORS = [
     IdentificationEvaluator(resamples=20),
     ClusteringEvaluator(runs=2),
     FewShotEvaluator(queries=3, resamples=20),
+    OpenSetEvaluator(resamples=20),
 ]
+WITH_GALLERY = (IdentificationEvaluator, OpenSetEvaluator)
 
 each_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda each: type(each).__name__)
 
@@ -45,8 +48,8 @@ def sets():
 
 
 def arguments(evaluator, sets):
-    """What the evaluator is called with: identification needs a gallery."""
-    return sets if isinstance(evaluator, IdentificationEvaluator) else sets[:2]
+    """What the evaluator is called with: some need a gallery."""
+    return sets if isinstance(evaluator, WITH_GALLERY) else sets[:2]
 
 
 def assert_alike(first, second):
@@ -113,7 +116,7 @@ def test_a_row_that_is_not_finite_is_named_by_its_file(evaluator, sets, tmp_path
     embeddings = embeddings.copy()
     embeddings[3, 1] = np.nan
     save_samples(tmp_path, Samples(embeddings, labels, names=[f"{row}.png" for row in range(len(labels))]))
-    more = gallery if isinstance(evaluator, IdentificationEvaluator) else []
+    more = gallery if isinstance(evaluator, WITH_GALLERY) else []
     with pytest.raises(ValueError, match=r"must be finite, got nan in row 3 \(3.png\)"):
         evaluator(tmp_path, *([None, *more] if more else []))
 
@@ -210,6 +213,7 @@ def test_no_metric_depends_on_the_order_of_the_rows(similarity):
             retrieval.metrics
             | VerificationEvaluator(similarity=similarity, ci=None)(rows, of_rows).metrics
             | IdentificationEvaluator(similarity=similarity, ci=None)(rows, of_rows, gallery, gallery_labels).metrics
+            | OpenSetEvaluator(similarity=similarity, ci=None)(rows, of_rows, gallery, gallery_labels).metrics
             | IdentificationEvaluator(similarity=similarity, ci=None).distractor_curve(rows, of_rows, gallery).metrics
             | {"spread": intra_inter_distance(rows, of_rows)}
             | {"ami": adjusted_mutual_information(of_rows, rows[:, 0] > 0)}
@@ -227,7 +231,7 @@ def test_folds_in_another_order_give_the_same_accuracy():
         assert VerificationEvaluator().of_scores(scores[order], same[order], folds[order]).metrics == expected
 
 
-@pytest.mark.parametrize("kind", [RetrievalEvaluator, IdentificationEvaluator])
+@pytest.mark.parametrize("kind", [RetrievalEvaluator, *WITH_GALLERY])
 def test_an_image_that_is_in_both_sets_is_named_however_its_path_is_written(kind, sets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     embeddings, labels, gallery, gallery_labels = sets

@@ -17,6 +17,7 @@ from pml_center.evaluation import (
     FaissSearcher,
     FewShotEvaluator,
     IdentificationEvaluator,
+    OpenSetEvaluator,
     Pairs,
     Ranking,
     RetrievalEvaluator,
@@ -51,6 +52,7 @@ def made(kind, given, /, **options):
 
 ROWS = {"embeddings": EMBEDDINGS, "labels": LABELS}
 SETS = ROWS | {"gallery": GALLERY, "gallery_labels": GALLERY_LABELS}
+OPEN_SETS = SETS | {"gallery_labels": [0, 1, 3, 3, 4]}
 K_METRICS = {name: {"ranking": RANKING, "k": 2} for name in evaluation.__all__ if name.endswith("_at_k")}
 R_METRICS = {
     name: {"ranking": RANKING}
@@ -83,11 +85,24 @@ CASES = {
         IdentificationEvaluator(ci=None).distractor_curve,
         ROWS | {"distractors": GALLERY, "sizes": [2]},
     ),
+    "OpenSetEvaluator": (
+        lambda **options: made(OpenSetEvaluator, OPEN_SETS, **options),
+        {"tpr": [0.5], "similarity": "cosine", **OF_CI},
+    ),
+    "OpenSetEvaluator()": (OpenSetEvaluator(resamples=3), OPEN_SETS),
+    "OpenSetEvaluator.of_scores": (
+        OpenSetEvaluator(resamples=3).of_scores,
+        {"scores": EMBEDDINGS, "labels": LABELS, "classes": [0, 1, 3]},
+    ),
     "VerificationEvaluator": (
         lambda **options: made(VerificationEvaluator, ROWS, **options),
-        {"far": [0.5], "similarity": "cosine", "threshold": None, **OF_CI},
+        {"far": [0.5], "similarity": "cosine", "threshold": None, **OF_CI}
+        | {"p_target": [0.1], "c_miss": 1, "c_fa": 1, "top_n": 3},
     ),
-    "VerificationEvaluator()": (VerificationEvaluator(ci=None), ROWS | {"pairs": PAIRS, "names": NAMES}),
+    "VerificationEvaluator()": (
+        VerificationEvaluator(ci=None),
+        ROWS | {"pairs": PAIRS, "names": NAMES, "cohort": GALLERY},
+    ),
     "VerificationEvaluator.of_scores": (
         VerificationEvaluator(resamples=3).of_scores,
         {"scores": SCORES, "same": SAME, "folds": FOLDS, "people": [[0, 0], [0, 1], [1, 1], [0, 1], [2, 1], [2, 2]]},
@@ -190,6 +205,7 @@ CASES = {
         evaluation.lfw_pairs,
         {"path": "pairs.txt", "names": ["Ann_0001.jpg", "Ann_0002.jpg", "Bob_0001.jpg"]},
     ),
+    "speaker_trials": (evaluation.speaker_trials, {"path": "trials.txt", "names": ["a", "b", "c"]}),
     "arrays.as_matrix": (arrays.as_matrix, {"values": EMBEDDINGS, "name": "embeddings"}),
     "arrays.as_array": (arrays.as_array, {"values": EMBEDDINGS}),
     "arrays.as_list": (arrays.as_list, {"values": LABELS}),
@@ -199,7 +215,16 @@ CASES = {
 }
 # What reads no arrays: what evaluators return, what runs a model, writes a page or reads an archive.
 ELSEWHERE = {
-    *("Evaluator", "Report", "RetrievalReport", "ThresholdReport", "VerificationReport", "FoldAccuracy", "Neighbours"),
+    *(
+        "Evaluator",
+        "OpenSetReport",
+        "Report",
+        "RetrievalReport",
+        "ThresholdReport",
+        "VerificationReport",
+        "FoldAccuracy",
+        "Neighbours",
+    ),
     *("PairedTest", "Roc", "embed", "embed_samples", "omniglot_runs", "write_html"),
 }
 OF_THE_HOUSE = {"ranking", "name", "rows"}  # arguments that only the library itself makes
@@ -309,4 +334,5 @@ def test_whatever_is_refused_is_refused_with_rule_value_and_remedy(place, wrong,
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.getbasetemp())
         Path("pairs.txt").write_text("1\nAnn 1 2\nAnn 1 Bob 1\n")
+        Path("trials.txt").write_text("1 a b\n0 a c\n")
         assert refused_badly(*place, wrong) is None
