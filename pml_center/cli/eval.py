@@ -166,10 +166,10 @@ def _seen_in_training(task: "Task", run: "Run", data: str) -> int:
     from pml_center.training.data_record import without_place
 
     trained = {row.path for row in run.data.rows if row.split == "train"} if run.has_data_record else set()
-    typed, place = str(Path(data).expanduser()), full_source(data)
+    typed, place, of_run = str(Path(data).expanduser()), full_source(data), run.config.data
     below = [(name, without_place(name, typed)) for name in task.rows.samples.names or ()]
     names = (f"{place}/{inner}" if inner != name else name for name, inner in below)
-    return sum(without_place(name, run.config.data) in trained for name in names)
+    return sum(without_place(name, of_run) in trained for name in names)
 
 
 def facts_of(task: "Task") -> dict[str, Any]:

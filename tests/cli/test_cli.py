@@ -42,7 +42,9 @@ def test_train_then_eval(tmp_path, monkeypatch, capsys):
     assert run(capsys, "eval", str(tmp_path / "first"))[2] == 0  # from anywhere
 
 
-def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_again(tmp_path, monkeypatch, capsys):
+def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_again(
+    tmp_path, monkeypatch, capsys, request
+):
     monkeypatch.chdir(tmp_path)
     arguments = ["--image-size", "8", "--epochs", "2", "--workers", "0", "--lr", "1e-12", "--similarity", "euclidean"]
     arguments += ["--split", "images", "--val", "0.5", "--metric", "mean_reciprocal_rank", "--out", "first"]
@@ -68,6 +70,7 @@ def test_the_page_of_a_run_says_what_the_terminal_says_and_report_writes_it_agai
     assert run(capsys, "report", "first")[2] == 0
     assert path.read_text() == page
     assert {file.name: file.read_text() for file in path.parent.glob("*.json")} == reports
+    request.getfixturevalue("sketched")  # both pages above have their drawings
     said, _, code = run(capsys, "eval", "first", "digits", "--report", "page.html", "--ci", "none", "--workers", "0")
     assert code == 0
     note = "10 of the 10 classes have names that the model was trained on"

@@ -17,6 +17,7 @@ from pml_center.evaluation import RetrievalEvaluator, Samples, VerificationEvalu
 
 QUICK = ("--ci", "none", "--workers", "0")
 SMALL = ("--no-pretrained", "--image-size", "32", "--workers", "0")
+pytestmark = pytest.mark.usefixtures("sketched")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 import termios
+from functools import cache
 
 import hypothesis.strategies as st
 import numpy as np
@@ -38,13 +39,14 @@ COMMANDS = dict(commands())
 each_command = pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 
 
-def arguments_of(command):
-    return list(command.assemble_argument_collection(default_parameter=app.default_parameter))
+@cache  # cyclopts looks at the signature anew, which takes longer than to run most commands that are refused
+def arguments_of(words):
+    return list(COMMANDS[words].assemble_argument_collection(default_parameter=app.default_parameter))
 
 
-def flags(command):
+def flags(words):
     """The flags of a command."""
-    return [name for argument in arguments_of(command) for name in argument.names if name.startswith("-")]
+    return [name for argument in arguments_of(words) for name in argument.names if name.startswith("-")]
 
 
 def test_commands_were_found():
@@ -64,7 +66,7 @@ def test_help_says_what_a_command_does(command, words):
 
 @pytest.mark.parametrize("words", sorted(COMMANDS.keys() - {("train",)}), ids=" ".join)  # whose record is metrics.jsonl
 def test_every_command_speaks_to_programs(words):
-    assert "--json" in flags(COMMANDS[words])
+    assert "--json" in flags(words)
 
 
 def test_help_loads_nothing_heavy():
@@ -96,9 +98,9 @@ print(len(sys.modules))
 def test_completion_knows_every_command_and_its_flags(tmp_path):
     for shell in ("bash", "zsh", "fish"):
         script = app.generate_completion(shell=shell)
-        for words, command in COMMANDS.items():
+        for words in COMMANDS:
             assert words[-1] in script
-            assert all(flag.removeprefix("--") in script for flag in flags(command))
+            assert all(flag.removeprefix("--") in script for flag in flags(words))
     path = tmp_path / "completion.bash"
     path.write_text(app.generate_completion(shell="bash"))
     assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
@@ -399,7 +401,7 @@ def options(argument):
 def typed(draw):
     """A command, arguments that it may well take, and now and then one that it does not."""
     words = draw(st.sampled_from(sorted(COMMANDS)))
-    named = [argument for argument in arguments_of(COMMANDS[words]) if argument.names[0].startswith("-")]
+    named = [argument for argument in arguments_of(words) if argument.names[0].startswith("-")]
     chosen = [argument for argument in named if argument.required] + draw(
         st.lists(st.sampled_from(named), max_size=4, unique_by=id)
     )

@@ -40,6 +40,7 @@ CONFIG = TrainConfig(
 LOSSES = ("SoftmaxLoss", "ArcFaceLoss + 0.01 * CenterLoss")
 FOLDERS = ("SoftmaxLoss", "ArcFaceLoss+0.01-CenterLoss")
 METRIC = CONFIG.metric
+pytestmark = pytest.mark.usefixtures("sketched")
 
 
 def at(folder, **changes):

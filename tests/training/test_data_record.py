@@ -25,6 +25,7 @@ CONFIG = TrainConfig(
     model="convnet", image_size=8, embedding_size=4, epochs=1, workers=0, batch_size=12, held_out=0.4, device="cpu"
 )
 CLASSES, IMAGES = range(6), range(6)
+pytestmark = pytest.mark.usefixtures("sketched")
 
 
 def draw(folder, root=""):
