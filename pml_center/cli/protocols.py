@@ -45,6 +45,15 @@ class Task:
         """Sentences for every report on what makes the rows doubtful."""
         return list(dict.fromkeys([*self.rows.doubts, *(self.gallery.doubts if self.gallery else ())]))
 
+    def cut(self, width: int) -> "Task":
+        """The same with the first numbers of each embedding alone.
+
+        Raises:
+            ValueError: embeddings that have fewer.
+        """
+        gallery = None if self.gallery is None else self.gallery.cut(width)
+        return replace(self, rows=self.rows.cut(width), gallery=gallery)
+
     def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
         """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
 
