@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from pml_center.cli.options import DATA, EvalOptions, ModelOptions
 from pml_center.cli.output import show_files, show_json, show_table
 from pml_center.cli.page import write_page
+from pml_center.training.config import numbers_of
 
 if TYPE_CHECKING:
     from pml_center.cli.protocols import Task
@@ -45,6 +46,7 @@ def run_protocols(
     """
     from pml_center.cli.protocols import load_task
 
+    widths = numbers_of("widths", options.widths)
     protocols: tuple[str, ...] = options.protocol or ("retrieval" if options.pairs is None else "verification",)
     if options.pairs is not None and "verification" not in protocols:
         raise ValueError(f"pairs must come with --protocol verification, got {' and '.join(protocols)}. Add it.")
@@ -56,40 +58,58 @@ def run_protocols(
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} must come with --protocol {' or '.join(by)}, got {asked}. Leave it out.")
     task = load_task(model, data, options, model_options)
+    cut = {width: task.cut(width) for width in widths}
     reports, beside = measured(task, protocols)
+    of_width = {width: _by_protocol(shorter, protocols) for width, shorter in cut.items()}
+    short = {name: {width: found[name] for width, found in of_width.items()} for name in protocols}
+    apart = {f"{name}-{width}": report for name in protocols for width, report in short[name].items()}
     try:
-        files = write_reports(task, data, reports, beside)
+        files = write_reports(task, data, reports | apart, beside)
     except OSError as error:  # a folder that can only be read must not lose what was computed
         LOG.warning("reports are not kept: %s", error)
         files = {}
     notes = known_classes(task, data) if data else []
     if options.report is not None:
-        files["page"] = write_page_of(Path(options.report), task, reports, beside, notes, facts_of(task))
+        of_short = [_said_of_short(reports[name], short[name]) for name in protocols if widths]
+        files["page"] = write_page_of(Path(options.report), task, reports, beside, notes + of_short, facts_of(task))
     if options.json:
-        show_json("eval", _content(task, reports, beside, files))
+        show_json("eval", _content(task, reports | apart, beside, files))
         return
     for name, report in reports.items():
         if len(reports) > 1:
             print(f"\n{name}")
         run = task.rows.run
         show_report(report, beside if name == "retrieval" else None, run.config.metric if run else "")
+        if widths:
+            show_table(*report.table({f"first {width}": other for width, other in short[name].items()}))
     for note in notes:
         print(note)
     show_files(files)
 
 
+def _said_of_short(report: "Report", short: "Mapping[int, Report]") -> str:
+    """A sentence on the first metric of embeddings that are cut, beside that of the whole."""
+    name = next(iter(report.metrics))
+    values = [f"{other[name]:.4f} with the first {width} numbers" for width, other in short.items()]
+    return f"{name} is {report[name]:.4f} with whole embeddings, and {', '.join(values)}"
+
+
 def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], dict[str, "Report"]]:
     """A report for each protocol, and beside that of retrieval by a run, retrieval by what needs no training."""
-    from pml_center.cli.protocols import PROTOCOLS
-
-    reports = {name: PROTOCOLS[name](task) for name in protocols}
-    reports = {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
+    reports = _by_protocol(task, protocols)
     beside = _beside(task) if "retrieval" in reports else {}
     if task.rows.run and beside:
         from pml_center.training.measurement import with_doubts  # and with it all of training
 
         reports["retrieval"] = with_doubts(reports["retrieval"], beside, task.rows.run.config)
     return reports, beside
+
+
+def _by_protocol(task: "Task", protocols: Sequence[str]) -> dict[str, "Report"]:
+    from pml_center.cli.protocols import PROTOCOLS
+
+    reports = {name: PROTOCOLS[name](task) for name in protocols}
+    return {name: replace(report, warnings=(*report.warnings, *task.doubts)) for name, report in reports.items()}
 
 
 def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, metric: str = "") -> None:

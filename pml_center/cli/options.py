@@ -94,6 +94,7 @@ class EvalOptions:
         shots: known images of each class in an episode.
         queries: images of each class to classify in an episode.
         episodes: of few-shot; by default as many as share no image.
+        widths: measure the first numbers of embeddings alone, too, such as the first 64 and the first 128 by 64x128.
         similarity: how embeddings are compared; by default as the run was trained to, or by cosine.
         index: a faiss factory string for retrieval, such as 'IVF256,Flat' or 'HNSW32'; Flat is exact.
         singletons: what retrieval does with images that are alone in their class.
@@ -123,6 +124,7 @@ class EvalOptions:
     shots: int = 1
     queries: int = 15
     episodes: int | None = None
+    widths: int | str | None = None
     similarity: Literal["cosine", "dot", "euclidean"] | None = None
     index: str = "Flat"
     singletons: Literal["skip", "zero", "error"] = "skip"

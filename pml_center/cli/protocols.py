@@ -48,6 +48,15 @@ class Task:
         parts = [each for each in (self.rows, self.gallery, self.cohort) if each is not None]
         return list(dict.fromkeys(doubt for each in parts for doubt in each.doubts))
 
+    def cut(self, width: int) -> "Task":
+        """The same with the first numbers of each embedding alone.
+
+        Raises:
+            ValueError: embeddings that have fewer.
+        """
+        gallery = None if self.gallery is None else self.gallery.cut(width)
+        return replace(self, rows=self.rows.cut(width), gallery=gallery)
+
     def settings(self, by_query: str, by_class: str | None = None) -> dict[str, Any]:
         """How embeddings are compared, and how sure the numbers are to be: arguments of every evaluator with intervals.
 

@@ -62,6 +62,20 @@ class Embedded:
         """The model, or the folder of embeddings, in a word."""
         return Path(next(iter(self.facts.values()))).name
 
+    def cut(self, width: int) -> "Embedded":
+        """The same rows, of which each has its first numbers alone.
+
+        Raises:
+            ValueError: rows that have fewer.
+        """
+        embeddings = self.samples.embeddings
+        size = embeddings.shape[1]
+        if width > size:
+            raise ValueError(
+                f"widths must be at most the {size} numbers of an embedding, got {width} for {self.name}. Leave it out."
+            )
+        return replace(self, samples=self.samples._replace(embeddings=embeddings[:, :width]))
+
     def in_groups(self, pattern: str | None) -> "Embedded":
         """The same rows, in the groups that their names tell by a regular expression; None for no groups."""
         groups = None if pattern is None else groups_by_name(pattern, self.samples.names)

@@ -134,6 +134,8 @@ class LossConfig:
     Attributes:
         loss: a sum of losses of pml_center or PML by name, each with a weight, arguments and a miner if it takes one:
             'SoftmaxLoss + 0.01 * CenterLoss(alpha=0.5) + TripletMarginLoss @ MultiSimilarityMiner'.
+        widths: to how many of its first numbers an embedding may be cut, such as 64x128: the formula is trained on each
+            of these, too. By default on the whole alone.
         batch_size: images in a batch, of all processes together; fewer where there are not as many, or not as many
             classes for per_class.
         micro_batch: images that a process takes through the model at a time, for batches beyond its memory; the loss
@@ -143,6 +145,7 @@ class LossConfig:
     """
 
     loss: str = "SoftmaxLoss + 0.01 * CenterLoss"
+    widths: int | str | None = None
     batch_size: int = 128
     micro_batch: int | None = None
     per_class: int = 0
@@ -251,7 +254,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
     """
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "mlp_widths"):  # one value each on the command line, in files and in JSON
+        for name in ("image_size", "mlp_widths", "widths"):  # one value each on the command line, in files and in JSON
             if isinstance(numbers := getattr(self, name), (list, tuple)):
                 object.__setattr__(self, name, "x".join(map(str, numbers)))
         if type(self.mlp_widths) is int:
@@ -264,6 +267,7 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
                 f"color_jitter must be 0 with auto_augment, got {self.color_jitter}. Choose one: timm takes no more."
             )
         numbers_of("mlp_widths", self.mlp_widths)
+        numbers_of("widths", self.widths)
         sides_of(self.image_size)
         for least, names in ((0, AT_LEAST_0 + SEEDS), (1, AT_LEAST_1)):
             check_at_least(least, SEE_HELP, **{name: getattr(self, name) for name in names})
@@ -374,8 +378,8 @@ def sides_of(image_size: int | str | None) -> int | tuple[int, int] | None:
     return (first, others[0]) if others else first
 
 
-def numbers_of(name: str, value: int | str) -> tuple[int, ...]:
-    """Whole numbers from 1 on, which a text has with x between them.
+def numbers_of(name: str, value: int | str | None) -> tuple[int, ...]:
+    """Whole numbers from 1 on, which a text has with x between them; none of None.
 
     Raises:
         ValueError: others.
@@ -384,6 +388,8 @@ def numbers_of(name: str, value: int | str) -> tuple[int, ...]:
         >>> numbers_of("mlp_widths", "512x256"), numbers_of("image_size", 64)
         ((512, 256), (64,))
     """
+    if value is None:
+        return ()
     if isinstance(value, int):
         check_at_least(1, SEE_HELP, **{name: value})
     elif not re.fullmatch("[1-9][0-9]*(x[1-9][0-9]*)*", value):

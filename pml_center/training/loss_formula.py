@@ -81,11 +81,21 @@ class LossFormula(nn.Module):
     Under autocast it computes in fp32 all the same, but for the products of ours that have a ``product_precision``. It
     warns, once, of a center loss whose weight lets it dwarf all terms that separate classes.
 
+    Args:
+        terms: name, weight, loss and miner of each.
+        shorter: formulas that are added, by how many of an embedding's first numbers they see (Kusupati et al.,
+            Matryoshka Representation Learning, NeurIPS 2022, arXiv:2205.13147).
+
     Shape: embeddings (B, D), labels (B,) -> the total, and the value of each term before its weight.
     """
 
-    def __init__(self, terms: list[tuple[str, float, nn.Module, nn.Module | None]]):
+    def __init__(
+        self,
+        terms: list[tuple[str, float, nn.Module, nn.Module | None]],
+        shorter: Mapping[int, "LossFormula"] | None = None,
+    ):
         super().__init__()
+        self.shorter = nn.ModuleDict({str(width): formula for width, formula in (shorter or {}).items()})
         names = [name for name, *_ in terms]
         repeated = {name for name in names if names.count(name) > 1}
         self.names = [f"{name}_{place}" if name in repeated else name for place, name in enumerate(names)]
@@ -98,7 +108,7 @@ class LossFormula(nn.Module):
     def forward(
         self, embeddings: Tensor, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each part by name, detached.
+        """The weighted sum, and each part by name, detached; behind the name of one that is cut stands its width.
 
         Args:
             embeddings: (B, D).
@@ -119,6 +129,10 @@ class LossFormula(nn.Module):
             parts[name] = value.detach()
         if self.training:
             self._watch(parts)
+        for width, formula in self.shorter.items():
+            value, of_prefix = formula(embeddings[:, : int(width)], labels, **mixture)
+            total = total + value
+            parts |= {f"{name}:{width}": part for name, part in of_prefix.items()}
         return total, parts
 
     @property
@@ -156,6 +170,7 @@ def parse_loss(
     embedding_size: int,
     accumulation_steps: int = 1,
     class_counts: Sequence[int] | int | None = None,
+    widths: Sequence[int] = (),
 ) -> LossFormula:
     """Build the losses that a formula names.
 
@@ -169,23 +184,36 @@ def parse_loss(
         accumulation_steps: batches that make one step of the optimizer; given to losses that ask for it.
         class_counts: samples of each class, or one number for all; given to losses that cannot do without and are
             written without, such as those with a ``prior_weight``.
+        widths: in ascending order, to how many of its first numbers an embedding may be cut: losses of the same formula
+            are built for each, too, with class weights and centers of their own, and added.
 
     Raises:
-        ValueError: a formula that cannot be read; an unknown name; an argument that its loss does not have.
+        ValueError: a formula that cannot be read; an unknown name; an argument that its loss does not have; widths in
+            another order, or above the ``embedding_size``.
 
     Example:
         >>> formula = parse_loss("SoftmaxLoss + 0.01 * CenterLoss(alpha=0.9)", num_classes=10, embedding_size=2)
         >>> formula.names, formula.weights
         (['SoftmaxLoss', 'CenterLoss'], [1.0, 0.01])
+        >>> short = parse_loss("SoftmaxLoss", num_classes=10, embedding_size=8, widths=(2, 8))
+        >>> short.losses[0].embedding_size, short.shorter["2"].losses[0].embedding_size
+        (8, 2)
     """
-    supplied: dict[str, Any] = {
-        "num_classes": num_classes,
-        "embedding_size": embedding_size,
-        "accumulation_steps": accumulation_steps,
-    }
+    if list(widths) != sorted({width for width in widths if 0 < width <= embedding_size}):
+        raise ValueError(
+            f"widths must ascend from 1 to the embedding_size of {embedding_size} at most, got "
+            f"{', '.join(map(str, widths))}. Leave the others out, or use a larger --embedding-size."
+        )
+    supplied: dict[str, Any] = {"num_classes": num_classes, "accumulation_steps": accumulation_steps}
     if class_counts is not None:
         supplied["class_counts"] = class_counts
-    return LossFormula([_built(term, supplied) for term in parse_terms(formula)])
+    terms = parse_terms(formula)
+    of_width = {
+        width: [_built(term, supplied | {"embedding_size": width}) for term in terms]
+        for width in dict.fromkeys((embedding_size, *widths))
+    }
+    whole = of_width.pop(embedding_size)
+    return LossFormula(whole, {width: LossFormula(built) for width, built in of_width.items()})
 
 
 def known_losses() -> dict[str, type[BaseMetricLossFunction]]:

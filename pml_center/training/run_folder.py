@@ -229,7 +229,8 @@ class Run(EventLog):
             checkpoint: as of :meth:`load_model`.
         """
         config = self.config
-        loss = parse_loss(config.loss, len(self.classes), embedding_size, config.accumulate, class_counts=1)  # for now
+        widths = numbers_of("widths", config.widths)
+        loss = parse_loss(config.loss, len(self.classes), embedding_size, config.accumulate, 1, widths)  # 1 for now
         loss.load_state_dict(self.weights("loss", checkpoint))
         return loss.eval()
 

@@ -24,7 +24,7 @@ from pml_center.data.inspect_images import readable
 from pml_center.names import one_line
 from pml_center.training.batches import Batch, decoded_once, training_loader
 from pml_center.training.checkpoint import CheckpointError, facts_of, read_checkpoint, write_checkpoint
-from pml_center.training.config import TrainConfig
+from pml_center.training.config import TrainConfig, numbers_of
 from pml_center.training.data_record import DataRecord, listing, parts_of
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.measurement import check_measurable, embeddings_of, validator
@@ -155,7 +155,8 @@ class TrainState:
         if config.unfreeze_at is None:
             model.freeze(config.freeze)  # what stays frozen is none of the optimizer's
         counts = images.train.counts.tolist()
-        loss = parse_loss(config.loss, len(counts), model.embedding_size, config.accumulate, counts).to(device)
+        widths = numbers_of("widths", config.widths)
+        loss = parse_loss(config.loss, len(counts), model.embedding_size, config.accumulate, counts, widths).to(device)
         if config.mixup or config.cutmix:
             loss.check_mixable()
         groups = param_groups(

@@ -350,6 +350,28 @@ def test_no_option_of_eval_is_without_effect(run):
     assert "--groups must come with --protocol retrieval, got identification" in refused
 
 
+def test_embeddings_are_measured_cut_too(run, asked, where):
+    samples = load_samples(where / "rows")
+    first = ("eval", "rows", *QUICK, "--widths", "4x16")
+    reports = asked(*first, "--protocol", "retrieval", "clustering")["reports"]
+    assert list(reports) == ["retrieval", "clustering", "retrieval-4", "retrieval-16", "clustering-4", "clustering-16"]
+    for width in (4, 16):
+        metrics = RetrievalEvaluator(ci=None)(np.asarray(samples.embeddings)[:, :width], samples.labels).metrics
+        assert reports[f"retrieval-{width}"]["metrics"] == pytest.approx(metrics)
+    others = np.asarray(samples.embeddings)[::3] + 0.5
+    save_samples(where / "cut-gallery", Samples(others, samples.labels[::3]))
+    again = asked("eval", "rows", *QUICK, "--widths", "4", "--gallery", "cut-gallery")["reports"]["retrieval-4"]
+    found = RetrievalEvaluator(ci=None)(samples.embeddings[:, :4], samples.labels, others[:, :4], samples.labels[::3])
+    assert again["metrics"] == pytest.approx(found.metrics)
+    printed = run(*first, "--report", "cut.html")
+    assert "first 4" in printed
+    assert "first 16" in printed
+    assert re.search("with the first 4 numbers, .* with the first 16 numbers", (where / "cut.html").read_text())
+    refused = run("eval", "rows", *QUICK, "--widths", "16x128", code=2)
+    assert "widths must be at most the 64 numbers of an embedding, got 128 for rows. Leave it out." in refused
+    assert "widths must be whole numbers with x between them" in run("eval", "rows", "--widths", "16,128", code=2)
+
+
 def test_a_user_reads_the_words_that_were_typed(run):
     assert "data must be an existing folder, got" in run("embed", "run", "nowhere", "--out", "new", code=2)
     assert "--ci-level must be in (0, 1), got 2" in run("eval", "rows", "--ci-level", "2", code=2)

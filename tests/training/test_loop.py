@@ -279,6 +279,18 @@ def test_a_run_by_parts_of_a_batch_is_that_of_the_batch(tmp_path):
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
 
 
+@few_digits
+def test_embeddings_that_can_be_cut_are_trained_at_each_width(tmp_path):
+    run, measurement = fit(small(tmp_path, split="images", epochs=1, widths=(2, 4), ema=0.5))
+    assert {"SoftmaxLoss", "SoftmaxLoss:2", "CenterLoss:4"} <= set(run.events("epoch")[0])
+    assert run.config.widths == "2x4"
+    loss = run.load_loss(embedding_size=8)
+    assert [formula.losses[1].centers.shape[1] for formula in (loss, *loss.shorter.values())] == [8, 2, 4]
+    assert measurement.accuracy is not None
+    with pytest.raises(ValueError, match=r"widths must ascend from 1 to the embedding_size of 8 at most, got 4, 16"):
+        fit(small(tmp_path / "wide", widths="4x16"))
+
+
 def test_a_part_that_is_larger_than_its_batch_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"micro_batch must be at most the batch_size of 64, got 65\. Leave it out"):
         small(tmp_path, micro_batch=65)

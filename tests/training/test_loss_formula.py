@@ -31,6 +31,24 @@ def test_a_joint_loss_is_the_weighted_sum_of_its_parts(generator):
     assert not any(value.requires_grad for value in parts.values())
 
 
+def test_a_formula_sees_the_first_numbers_of_embeddings_too(generator):
+    embeddings, labels = torch.randn(8, 6, generator=generator), torch.arange(8) % 4
+    text = "2 * CosFaceLoss + CenterLoss + TripletMarginLoss @ TripletMarginMiner"
+    formula = parse_loss(text, num_classes=4, embedding_size=6, widths=(2, 4, 6))
+    expected = 0
+    for width, own in {2: formula.shorter["2"], 4: formula.shorter["4"], 6: formula}.items():
+        alone = parse_loss(text, num_classes=4, embedding_size=width)
+        alone.losses.load_state_dict(own.losses.state_dict())
+        expected = expected + alone(embeddings[:, :width], labels)[0]
+    total, parts = formula(embeddings, labels)
+    torch.testing.assert_close(total, expected)
+    assert [name for name in parts if name.startswith("CenterLoss")] == ["CenterLoss", "CenterLoss:2", "CenterLoss:4"]
+    assert formula.classifier(embeddings).equal(formula.losses[0].predict(embeddings))
+    for widths in ((4, 2), (2, 2), (2, 7), (0, 2)):
+        with pytest.raises(ValueError, match=r"widths must ascend from 1 to the embedding_size of 6 at most, got"):
+            parse_loss(text, num_classes=4, embedding_size=6, widths=widths)
+
+
 def test_counts_are_given_to_a_loss_that_cannot_do_without():
     counts = [3, 5, 1, 4]
     formula = "CosFaceLoss(prior_weight=1) + LDAMLoss + KappaFaceLoss(class_counts=7) + ArcFaceLoss"
