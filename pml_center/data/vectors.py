@@ -107,6 +107,20 @@ def maker_of(source: str) -> dict[str, Any]:
     return {name: facts[name] for name in IDENTITY if name in facts}
 
 
+def doubts_of(source: str) -> list[str]:
+    """Sentences on what makes numbers of features doubtful, as ``embed`` wrote them down."""
+    facts = made_by(source)
+    found = list(facts.get("doubts", []))
+    return found or ([left_out(facts["skipped"], facts["images"])] if facts.get("skipped") else [])
+
+
+def left_out(names: Sequence[str], kept: int) -> str:
+    """A sentence on images that were left out, beside those that were kept."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    total = len(names) + kept
+    return f"left out {len(names)} of {total:,} images, which cannot be read: {', '.join(names[:5])}{more}"
+
+
 def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -> None:
     """Features must be as ``embed`` wrote them, and names in their order, where it wrote that down.
 

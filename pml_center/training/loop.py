@@ -29,8 +29,9 @@ from pml_center.training.checkpoint import check_finite, go_on_slower, newest
 from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
+from pml_center.training.origin import doubts
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, check_new, default_folder, seen_before, untouched
+from pml_center.training.run_folder import Run, check_new, default_folder, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -71,8 +72,8 @@ def fit(
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
             distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
-            if seen := distributed.from_main(lambda: seen_before(state.config, state.record)):
-                run.log(event="doubt", what=seen)
+            for doubt in distributed.from_main(lambda: doubts(state.config, state.record)):
+                run.log(event="doubt", what=doubt)
             _announce(describe(state, run))
             state.start_neck()
             return run, _finish(run, state, test, on_epoch)
