@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -123,7 +123,27 @@ class Run(EventLog):
     @property
     def identity(self) -> str:
         """A number that no other run has."""
-        return self._read("env.json")["run"]
+        return self.own or self._read("env.json")["run"]
+
+    def as_owner(self) -> "Run":
+        """The same, to which nothing is written once another run is in its folder."""
+        return replace(self, own=self.identity)
+
+    def check_own(self) -> None:
+        """The folder must hold the run that it held.
+
+        Raises:
+            BlockingIOError: it was deleted, or begun anew.
+        """
+        if self.own is None:
+            return
+        is_there = (self.folder / "env.json").is_file()
+        if not is_there or self._read("env.json").get("run") != self.own:
+            what = "in which another run began meanwhile" if is_there else "which was deleted meanwhile"
+            raise BlockingIOError(
+                f"folder must stay that of the run which writes to it, got {self.folder}, {what}. Nothing more is "
+                "written there: train again with another --out."
+            )
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -301,6 +321,7 @@ class Run(EventLog):
         Returns:
             The path of the first.
         """
+        self.check_own()
         folder = self.report_folder(data, options)
         folder.mkdir(parents=True, exist_ok=True)
         made_by: dict[str, Any] = {
@@ -362,6 +383,7 @@ class Run(EventLog):
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
+            self.check_own()
             write_whole(self.folder / name, text + "\n")
 
 

@@ -289,7 +289,12 @@ class TrainState:
             "log_size": run.log_size,
         }
         facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch, "input": input_of(self.model)}
-        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        run.check_own()
+        try:
+            write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        except CheckpointError:
+            run.check_own()  # else the disk is blamed for a folder that was deleted
+            raise
         run.forget_reports()  # of the weights that were there before
 
     def load(self, run: Run, folder: Path) -> None:
