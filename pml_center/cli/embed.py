@@ -40,7 +40,7 @@ def embed(
     from pml_center.cli.sources import Model, embedded
     from pml_center.data.open_images import full_source
     from pml_center.data.seen_images import FILE as SEEN
-    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of
+    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of, sum_of_file
     from pml_center.evaluation import FaissSearcher, save_samples
     from pml_center.training.owner import owned
     from pml_center.training.run_folder import check_holds_only, write_whole
@@ -65,9 +65,10 @@ def embed(
         if searcher is not None:
             searcher.save(out / INDEX_FILE)
             facts["index"] = {"factory": index, "similarity": searcher.similarity}
+            facts["index_sum"] = sum_of_file(out / INDEX_FILE)
         source = data or (opened.run.config.data if opened.run else "")
-        if seen := rows.seen.also_in(out, rows.samples.names or (), source, rows.images.images):
-            write_whole(out / SEEN, seen.text)
+        seen = rows.seen.also_in(out, rows.samples.names or (), source, rows.images.images)
+        write_whole(out / SEEN, seen.text)
         write_whole(out / MODEL_FILE, json.dumps(facts, indent=2) + "\n")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:

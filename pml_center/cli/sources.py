@@ -61,9 +61,15 @@ class Embedded:
     @property
     def seen(self) -> SeenImages:
         """What the model was trained on, as far as it is known."""
-        from pml_center.training.origin import seen_by
+        if self.model is not None:
+            return self.model.seen
+        folder = self.facts["embeddings"]
+        seen = SeenImages.read(Path(folder))
+        if seen is None and made_by(folder):  # of an earlier version
+            from pml_center.training.origin import seen_by
 
-        return self.model.seen if self.model is not None else seen_by(self.facts["embeddings"])
+            return seen_by(folder)
+        return seen or NOTHING
 
     @property
     def name(self) -> str:

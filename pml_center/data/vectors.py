@@ -20,6 +20,7 @@ from pml_center.text_files import read_columns, read_rows
 
 FILES = (".npy", ".npz")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+BLOCK = 1 << 22  # bytes that are read at a time
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 # What the arrays of an .npz file are called, the first of these names that there is.
 ARRAYS = {
@@ -146,6 +147,15 @@ def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -
 def sum_of(embeddings: NDArray) -> int:
     """The CRC-32 of embeddings (N, D)."""
     return zlib.crc32(np.ascontiguousarray(embeddings).data)
+
+
+def sum_of_file(path: Path) -> int:
+    """The CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def name_order(names: Sequence[str]) -> list[str]:
