@@ -39,14 +39,15 @@ def embed(
     """
     from pml_center.cli.sources import Model, embedded
     from pml_center.data.open_images import full_source
-    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of
+    from pml_center.data.seen_images import FILE as SEEN
+    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of, sum_of_file
     from pml_center.evaluation import FaissSearcher, save_samples
     from pml_center.training.owner import owned
     from pml_center.training.run_folder import check_holds_only, write_whole
 
     if similarity is not None and index is None:
         raise ValueError(f"similarity must come with --index, got {similarity}. Leave it out, or name an index.")
-    check_holds_only({"embeddings.npy", "samples.csv", MODEL_FILE, INDEX_FILE}, out)
+    check_holds_only({"embeddings.npy", "samples.csv", MODEL_FILE, INDEX_FILE, SEEN}, out)
     opened = Model(model, model_options)
     searcher = None
     if index is not None:
@@ -56,14 +57,18 @@ def embed(
     if searcher is not None:
         searcher.train(rows.samples.embeddings)
     with owned(out):
-        for name in (MODEL_FILE, INDEX_FILE):  # nothing of an earlier model must stand beside these rows
+        for name in (MODEL_FILE, INDEX_FILE, SEEN):  # nothing of an earlier model must stand beside these rows
             (out / name).unlink(missing_ok=True)
         save_samples(out, rows.samples, rows.images.splits)
         facts = rows.facts | opened.identity | {"order": name_order(rows.samples.names or [])}
-        facts["sum"] = sum_of(rows.samples.embeddings)
+        facts |= {"sum": sum_of(rows.samples.embeddings), "doubts": rows.doubts}
         if searcher is not None:
             searcher.save(out / INDEX_FILE)
             facts["index"] = {"factory": index, "similarity": searcher.similarity}
+            facts["index_sum"] = sum_of_file(out / INDEX_FILE)
+        source = data or (opened.run.config.data if opened.run else "")
+        seen = rows.seen.also_in(out, rows.samples.names or (), source, rows.images.images)
+        write_whole(out / SEEN, seen.text)
         write_whole(out / MODEL_FILE, json.dumps(facts, indent=2) + "\n")
     shape = [int(size) for size in rows.samples.embeddings.shape]
     if json_:

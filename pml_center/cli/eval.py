@@ -68,7 +68,7 @@ def run_protocols(
     except OSError as error:  # a folder that can only be read must not lose what was computed
         LOG.warning("reports are not kept: %s", error)
         files = {}
-    notes = known_classes(task, data) if data else []
+    notes = known_classes(task, data)
     if options.report is not None:
         of_short = [_said_of_short(reports[name], short[name]) for name in protocols if widths]
         files["page"] = write_page_of(Path(options.report), task, reports, beside, notes + of_short, facts_of(task))
@@ -170,26 +170,18 @@ def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
     return options | ({"warnings": warnings} if warnings else {})
 
 
-def known_classes(task: "Task", data: str) -> list[str]:
-    """How many of the classes a run has seen in training, and of the images, where there are any."""
-    run, facts = task.rows.run, task.rows.facts
-    if not run:
+def known_classes(task: "Task", data: str | None) -> list[str]:
+    """How many of the classes a model has seen in training, and of the images; not of what a run held out."""
+    rows = task.rows
+    if data is None and rows.run is not None:
         return []
-    known, seen = len(set(task.rows.samples.labels) & set(run.classes)), _seen_in_training(task, run, data)
-    notes = [f"{known} of the {facts['classes']} classes have names that the model was trained on"] if known else []
-    return notes + ([f"{seen:,} of the {facts['images']:,} images are among those that it was trained on"] * bool(seen))
-
-
-def _seen_in_training(task: "Task", run: "Run", data: str) -> int:
-    """How many images lie, by their names, where training images of the run lay."""
-    from pml_center.data.open_images import full_source
-    from pml_center.training.data_record import without_place
-
-    trained = {row.path for row in run.data.rows if row.split == "train"} if run.has_data_record else set()
-    typed, place, of_run = str(Path(data).expanduser()), full_source(data), run.config.data
-    below = [(name, without_place(name, typed)) for name in task.rows.samples.names or ()]
-    names = (f"{place}/{inner}" if inner != name else name for name, inner in below)
-    return sum(without_place(name, of_run) in trained for name in names)
+    seen, classes, names = rows.seen, set(map(str, rows.samples.labels)), rows.samples.names or ()
+    known = len(classes & seen.labels)
+    opened = () if rows.model is None else rows.images.images
+    where = data if rows.model is not None and data is not None else rows.facts["embeddings"]
+    there = sum(run is not None for run in seen.among(names, where, opened)) if seen else 0
+    notes = [f"{known} of the {len(classes)} classes have names that the model was trained on"] if known else []
+    return notes + ([f"{there:,} of the {len(names):,} images are among those that it was trained on"] * bool(there))
 
 
 def facts_of(task: "Task") -> dict[str, Any]:

@@ -45,7 +45,7 @@ def report(
     files = write_reports(task, data, reports, pixels)
     facts = None if as_trained and protocol == ("retrieval",) else facts_of(task)
     page = out or files["report"].with_name("report.html")
-    files["page"] = write_page_of(page, task, reports, pixels, known_classes(task, data) if data else [], facts)
+    files["page"] = write_page_of(page, task, reports, pixels, known_classes(task, data), facts)
     if json_:
         show_json("report", {**task.rows.facts, "files": {name: str(path) for name, path in files.items()}})
         return

@@ -131,13 +131,18 @@ def _nearest(
     queries: "Samples", k: int, samples: "Samples", similarity: Any, folder: Path, index: Path | None
 ) -> tuple[Any, Any]:
     """The rows that are nearest to each query, and their scores, largest first."""
-    from pml_center.data.vectors import made_by
+    from pml_center.data.vectors import made_by, sum_of_file
     from pml_center.evaluation.search import ExactSearch, FaissSearcher
 
     if index is None:
         names = (queries.names, samples.names)
         return ExactSearch(queries.embeddings, samples.embeddings, similarity, overlap=True, names=names).nearest(k)
     searcher = FaissSearcher(similarity=similarity)
+    if index.is_file() and _written_of(index).get("index_sum") not in (None, sum_of_file(index)):
+        raise ValueError(
+            f"index must be as `pml-center embed` wrote it, got other bytes in {str(index)!r}: the file is damaged, or "
+            "another one. Embed again with --index, or search without it."
+        )
     searcher.load(index)
     if (written := _compared_by(index)) not in (None, similarity):
         raise ValueError(
@@ -155,10 +160,15 @@ def _nearest(
 
 
 def _compared_by(index: Path) -> str | None:
-    """By what an index compares, where `pml-center embed` wrote it and this down beside it."""
+    """By what an index compares, where that is known."""
+    return _written_of(index).get("index", {}).get("similarity")
+
+
+def _written_of(index: Path) -> dict[str, Any]:
+    """What `pml-center embed` wrote down beside an index; nothing of any other."""
     from pml_center.data.vectors import made_by
 
-    return made_by(str(index.parent)).get("index", {}).get("similarity") if index.name == INDEX_FILE else None
+    return made_by(str(index.parent)) if index.name == INDEX_FILE else {}
 
 
 def _found(samples: "Samples", ids: list[int], scores: list[float]) -> list[dict[str, Any]]:

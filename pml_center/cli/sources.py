@@ -23,7 +23,8 @@ from pml_center.data.archives import split_archive
 from pml_center.data.data_folder import cache_folder
 from pml_center.data.inspect_images import readable
 from pml_center.data.open_images import full_source, split_apart
-from pml_center.data.vectors import IDENTITY, MODEL_FILE, made_by, maker_of
+from pml_center.data.seen_images import NOTHING, SeenImages
+from pml_center.data.vectors import IDENTITY, MODEL_FILE, doubts_of, left_out, made_by, maker_of
 from pml_center.evaluation import Samples, embed
 from pml_center.evaluation.embedding_cache import cached_embeddings, model_fingerprint
 from pml_center.text_files import read_rows
@@ -56,6 +57,19 @@ class Embedded:
         if self.model is not None:
             return self.model.identity
         return maker_of(self.facts["embeddings"])
+
+    @property
+    def seen(self) -> SeenImages:
+        """What the model was trained on, as far as it is known."""
+        if self.model is not None:
+            return self.model.seen
+        folder = self.facts["embeddings"]
+        seen = SeenImages.read(Path(folder))
+        if seen is None and made_by(folder):  # of an earlier version
+            from pml_center.training.origin import seen_by
+
+            return seen_by(folder)
+        return seen or NOTHING
 
     @property
     def name(self) -> str:
@@ -156,6 +170,16 @@ class Model:
         return dict(zip(IDENTITY, values, strict=True))
 
     @property
+    def seen(self) -> SeenImages:
+        """What the model was trained on, as far as it is known."""
+        from pml_center.training.origin import seen_by
+
+        if self.run is not None:
+            return seen_by(self.source)
+        has_learned = self.options.pretrained or self.options.weights is not None
+        return seen_by(self.source, self.options.weights) if has_learned else NOTHING
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What made the embeddings, for a reader and for :func:`model_of`."""
         source = str(self.run.folder.resolve()) if self.run else full_name(self.source)
@@ -239,8 +263,10 @@ def embedded(
     if is_embedding_folder(source):
         if data is not None:
             raise ValueError(f"data must be left out because {source} holds embeddings, got {data}. Use --gallery.")
-        samples = read_embeddings(source)
-        return Embedded(samples, pictures(samples.names), {"embeddings": str(Path(source).resolve())})
+        samples, said = read_embeddings(source), tuple(doubts_of(source))
+        for doubt in said:
+            LOG.warning("%s", doubt)
+        return Embedded(samples, pictures(samples.names), {"embeddings": str(Path(source).resolve())}, doubts=said)
     if source.endswith(".npy"):
         return _of_arrays(Path(source), data, names)
     model = model or Model(source, options)
@@ -372,12 +398,9 @@ def _images(
         raise ValueError("data must be given for a model that is no run, got none. Name a folder, or 'digits'.")
     if not options.skip_bad or images.width is not None:
         return images, [], tuple(doubts)
-    total = len(images)
     images, skipped = readable(images, options.workers)
     if skipped:
-        counts = f"{len(skipped)} of {total:,} images"
-        more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-        doubts.append(f"left out {counts}, which cannot be read: {', '.join(skipped[:5])}{more}")
+        doubts.append(left_out(skipped, len(images)))
     return images, skipped, tuple(doubts)
 
 

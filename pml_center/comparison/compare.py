@@ -460,7 +460,11 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
     runs = [run for candidate in trained for run in open_runs(candidate.runs)]
     labels = [label for _, label in runs[0].queries]
     is_known = all(run.knows_its_queries for run in runs)
-    changed = [f"{run.folder}: {said}" for run in runs for said in run.run.accepted]
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for doubt in run.run.accepted:
+            said.setdefault(doubt, []).append(str(run.folder))
+    of_runs = [doubt if 1 < len(runs) == len(own) else f"{', '.join(own)}: {doubt}" for doubt, own in said.items()]
     return Comparison(
         metric=config.metric,
         candidates=candidates,
@@ -469,7 +473,7 @@ def _comparison(candidates: Sequence[Candidate], config: TrainConfig, warnings: 
         classes=len(set(labels)),
         data=config.data,
         clusters=None if is_known else np.unique(labels, return_inverse=True)[1],
-        warnings=(*warnings, *changed),
+        warnings=(*warnings, *of_runs),
     )
 
 

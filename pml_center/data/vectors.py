@@ -20,6 +20,7 @@ from pml_center.text_files import read_columns, read_rows
 
 FILES = (".npy", ".npz")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
+BLOCK = 1 << 22  # bytes that are read at a time
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 # What the arrays of an .npz file are called, the first of these names that there is.
 ARRAYS = {
@@ -107,6 +108,20 @@ def maker_of(source: str) -> dict[str, Any]:
     return {name: facts[name] for name in IDENTITY if name in facts}
 
 
+def doubts_of(source: str) -> list[str]:
+    """Sentences on what makes numbers of features doubtful, as ``embed`` wrote them down."""
+    facts = made_by(source)
+    found = list(facts.get("doubts", []))
+    return found or ([left_out(facts["skipped"], facts["images"])] if facts.get("skipped") else [])
+
+
+def left_out(names: Sequence[str], kept: int) -> str:
+    """A sentence on images that were left out, beside those that were kept."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    total = len(names) + kept
+    return f"left out {len(names)} of {total:,} images, which cannot be read: {', '.join(names[:5])}{more}"
+
+
 def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -> None:
     """Features must be as ``embed`` wrote them, and names in their order, where it wrote that down.
 
@@ -132,6 +147,15 @@ def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -
 def sum_of(embeddings: NDArray) -> int:
     """The CRC-32 of embeddings (N, D)."""
     return zlib.crc32(np.ascontiguousarray(embeddings).data)
+
+
+def sum_of_file(path: Path) -> int:
+    """The CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def name_order(names: Sequence[str]) -> list[str]:

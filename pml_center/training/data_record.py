@@ -4,22 +4,19 @@ import csv
 import io
 import json
 import os
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import NamedTuple
 
 import numpy as np
 
 from pml_center.data import ImageSplits, LabeledImages, StoredImage
-from pml_center.data.archives import open_file
 from pml_center.data.labeled_images import natural_key
-from pml_center.data.open_images import is_table, split_apart
+from pml_center.data.seen_images import NOTHING, Seen, SeenImages, content_of, digest_of, full_names, without_place
 
 SPLITS = ("train", "val", "test")
 KINDS = (
@@ -53,10 +50,12 @@ class DataRecord:
     Args:
         classes: the names of the C classes, in the order of the loss.
         rows: an entry for each image, those of a split in their order.
+        seen: what the weights that the run started from, and the model behind its features, were trained on before.
     """
 
     classes: Sequence[str]
     rows: Sequence[Recorded]
+    seen: SeenImages = NOTHING
 
     @classmethod
     def of(cls, images: ImageSplits, data: str) -> "DataRecord":
@@ -75,15 +74,15 @@ class DataRecord:
         return cls(images.train.classes, list(listing(parts_of(images), data).values()))
 
     @classmethod
-    def read(cls, path: Path, classes: Sequence[str]) -> "DataRecord":
-        """That which a file holds, see :meth:`text`.
+    def read(cls, path: Path, classes: Sequence[str], seen: SeenImages | None = None) -> "DataRecord":
+        """That which a file holds, see :meth:`text`, with what stands in another.
 
         Raises:
             ValueError: another file.
         """
         try:
             with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                return cls(classes, [Recorded(**row) for row in csv.DictReader(file)])
+                return cls(classes, [Recorded(**row) for row in csv.DictReader(file)], seen or NOTHING)
         except (csv.Error, TypeError) as error:
             raise ValueError(
                 f"{path} must be as training wrote it, with columns {', '.join(Recorded._fields)}, got {error}. "
@@ -100,7 +99,7 @@ class DataRecord:
     @property
     def digest(self) -> str:
         """A text that differs where anything recorded differs."""
-        content = json.dumps(list(self.classes)) + self.text
+        content = json.dumps(list(self.classes)) + self.text + (self.seen.text if self.seen else "")
         return blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
     @property
@@ -111,6 +110,26 @@ class DataRecord:
     def names(self, split: str) -> list[str]:
         """Those of the images of a split."""
         return [row.path for row in self.rows if row.split == split]
+
+    def as_seen(self, split: str, data: str, of_features: bool, by: str = "") -> list[Seen]:
+        """The images of a split as others can tell them.
+
+        Args:
+            split: which.
+            data: the source that they come from.
+            of_features: whether features stand in their place; these are known by the names of the images.
+            by: the run that is trained on them.
+        """
+        rows = [row for row in self.rows if row.split == split]
+        return [
+            Seen(
+                by,
+                row.label,
+                digest_of(name),
+                "" if of_features and not row.path.startswith("features[") else row.content,
+            )
+            for row, name in zip(rows, full_names((row.path for row in rows), data), strict=True)
+        ]
 
     def found_in(self, now: Mapping[str, Recorded], drawn: Collection[str] = ()) -> "Found":
         """Where each image is among others, by its name, or else by its content.
@@ -225,7 +244,7 @@ def listing(
     names = [image_name(part, i, data) for _, part, i in places]
     images = [part.images[i] if is_read(name) else None for name, (_, part, i) in zip(names, places, strict=True)]
     with ThreadPoolExecutor(READERS) as readers:
-        contents = list(readers.map(_content, images))
+        contents = list(readers.map(content_of, images))
     for place, image in enumerate(images):  # one by one: not every data set can be read by several threads
         if isinstance(image, StoredImage):
             contents[place] = _content_if_sampled(image)
@@ -249,18 +268,6 @@ def parts_of(images: ImageSplits) -> dict[str, LabeledImages]:
 def image_name(images: LabeledImages, i: int, data: str) -> str:
     """The name of an image that does not depend on where the data lie."""
     return without_place(images.name(i), data)
-
-
-def without_place(name: str, data: str) -> str:
-    """A path relative to the data: to a folder, a zip file, or the folder of a table.
-
-    Example:
-        >>> without_place("/photos/cat/1.png", "/photos"), without_place("/photos/cat/1.png", "/photos/some.csv/test")
-        ('cat/1.png', 'cat/1.png')
-    """
-    whole, _ = split_apart(data)
-    place = os.path.dirname(whole) if is_table(whole) else data
-    return name.removeprefix(f"{place}{os.sep}")
 
 
 def taken(
@@ -306,27 +313,12 @@ def _below_all(names: Iterable[str]) -> list[str]:
     return [name.removeprefix(place) if os.path.isabs(name) else name for name in names]
 
 
-def _content(image: Any) -> str:
-    """Bytes and CRC-32 of a file, or of pixels. Empty for what cannot be read, and for what others store."""
-    if image is None or isinstance(image, StoredImage):
-        return ""
-    try:
-        if isinstance(image, (str, os.PathLike)):
-            with open_file(image) as file:
-                content = file.read()
-        else:
-            content = np.asarray(image).tobytes()
-    except (OSError, KeyError, ValueError, BadZipFile, zlib.error):  # of which the reader of its pixels tells
-        return ""
-    return f"{len(content)}-{zlib.crc32(content):08x}"
-
-
 def _content_if_sampled(image: StoredImage) -> str:
     """That of the pixels of every n-th image of a data set, the same ones every time; empty for the others."""
     if image.position % -(-len(image.data_set) // SAMPLED):
         return ""
     try:
-        return _content(np.asarray(image))
+        return content_of(np.asarray(image))
     except Exception:  # decoders raise what they like, and tell of it where the image is used
         return ""
 

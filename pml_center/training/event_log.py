@@ -18,11 +18,13 @@ class EventLog:
     folder: Path
     writes: bool = True  # False in all processes but the first
     board: Any = field(default=None, repr=False, compare=False)  # TensorBoard's writer, where events go as well
+    own: str | None = field(default=None, repr=False, compare=False)  # what the folder must be known by, if anything
 
     def log(self, **event: Any) -> None:
         """Append one event to ``metrics.jsonl``, and tell TensorBoard where it is asked for."""
         if not self.writes:
             return
+        self.check_own()
         path = self.folder / "metrics.jsonl"
         size = path.stat().st_size if path.is_file() else 0  # looked at first: `eval` may log while the run is trained
         if self.log_size < size:
@@ -31,6 +33,9 @@ class EventLog:
             file.write(json.dumps(event) + "\n")
         if self.board is not None:
             show_event(self.board, event, event.get("epoch", len(self.epochs)))
+
+    def check_own(self) -> None:
+        """The folder must still be what this process began or opened, before anything is written to it."""
 
     @property
     def wants_board(self) -> bool:

@@ -19,17 +19,27 @@ from torch import Tensor, nn
 
 from pml_center.backbones import HEAD_EMBEDS, Embedder
 from pml_center.data.open_images import split_apart
+from pml_center.data.seen_images import FILE as SEEN
 from pml_center.data.vectors import made_by
 from pml_center.evaluation.embedding_cache import model_fingerprint
 from pml_center.evaluation.report import told_once
 from pml_center.training.loss_catalog import describe_loss, references
 from pml_center.training.loss_formula import known_losses, parse_terms
+from pml_center.training.origin import seen_by
 from pml_center.training.owner import FILES as OWNER_FILES
 from pml_center.training.owner import clear, owned
-from pml_center.training.run_folder import PARTIAL, Run, check_features, check_holds_only, input_of, timm_trunk
+from pml_center.training.run_folder import (
+    PARTIAL,
+    Run,
+    check_features,
+    check_holds_only,
+    input_of,
+    timm_trunk,
+    write_whole,
+)
 
 WEIGHTS = "model.safetensors"
-OWN = {"config.json", WEIGHTS, "labels.json", "README.md"}
+OWN = {"config.json", WEIGHTS, "labels.json", SEEN, "README.md"}
 PROBES = 2  # images that both models must embed alike
 SLACK = 1e-4  # of the largest number in an embedding, for the order in which floating point adds
 
@@ -245,6 +255,7 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
     shutil.copymode(folder / "config.json", folder / WEIGHTS)  # which safetensors lets only its owner read
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_whole(folder / SEEN, seen_by(str(run.folder)).without_folders().text)
     (folder / "README.md").write_text(_card(network, model, run), encoding="utf-8")
 
 

@@ -30,8 +30,9 @@ from pml_center.training.config import TrainConfig
 from pml_center.training.interrupt import Interrupt, explain_interrupt
 from pml_center.training.measurement import Measurement, measure, of_known_classes, validate
 from pml_center.training.mixing import mixed
+from pml_center.training.origin import doubts
 from pml_center.training.owner import LOCK, owned
-from pml_center.training.run_folder import Run, check_new, default_folder, seen_before, untouched
+from pml_center.training.run_folder import Run, check_new, default_folder, untouched
 from pml_center.training.seeding import seed_everything
 from pml_center.training.train_state import TrainState, peak_memory
 
@@ -61,7 +62,7 @@ def fit(
         ValueError: a configuration that cannot be run.
         ImportError: it asks for tensorboard, which is not installed.
         FileExistsError: the folder of the run exists.
-        BlockingIOError: another process writes to it.
+        BlockingIOError: another process writes to it, or put another run in its place.
         FloatingPointError: a loss, or weights, that are not finite.
         CheckpointError: a checkpoint that could not be written.
         KeyboardInterrupt: SIGINT or SIGTERM; a checkpoint was written.
@@ -72,8 +73,9 @@ def fit(
         run = Run(distributed.from_main(lambda: _free_folder(config)), distributed.is_main())
         with owned(run.folder), explain_interrupt(run.how_to_go_on):
             distributed.from_main(lambda: Run.create(replace(state.config, out=str(run.folder)), state.record))
-            if seen := distributed.from_main(lambda: seen_before(state.config, state.record)):
-                run.log(event="doubt", what=seen)
+            run = run.as_owner()
+            for doubt in distributed.from_main(lambda: doubts(state.config, state.record)):
+                run.log(event="doubt", what=doubt)
             _announce(describe(state, run))
             state.start_neck()
             return run, _finish(run, state, test, on_epoch)
@@ -113,7 +115,7 @@ def resume(
         FileNotFoundError: no run, or none with a checkpoint.
         ValueError: fewer epochs than planned; data that are not those that the run began with.
         CheckpointError: a checkpoint that is damaged or of another run.
-        BlockingIOError: another process writes to the run.
+        BlockingIOError: another process writes to the run, or put another one in its place.
     """
     config = Run.open(folder).config
     if epochs is not None and epochs < config.epochs:
@@ -126,7 +128,7 @@ def resume(
         owned(Path(folder)),
         explain_interrupt(Run.open(folder).how_to_go_on),
     ):
-        run = Run.open(folder, writes=distributed.is_main())
+        run = Run.open(folder, writes=distributed.is_main()).as_owner()
         state = TrainState.build(config, where, run, accept_changes)
         state.load(run, newest(run.checkpoints / checkpoint))
         if state.accepted:

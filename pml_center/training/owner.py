@@ -49,7 +49,8 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            (folder / OWNER).unlink(missing_ok=True)
+            if _is_me(_owner(folder)):  # the folder may have been deleted, and be another's by now
+                (folder / OWNER).unlink(missing_ok=True)
             lock.release()
 
 
@@ -102,6 +103,10 @@ def _owner(folder: Path) -> dict[str, Any]:
         return json.loads((folder / OWNER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def _is_me(owner: dict[str, Any]) -> bool:
+    return (owner.get("pid"), owner.get("host")) == (os.getpid(), socket.gethostname())
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:

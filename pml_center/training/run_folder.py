@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -24,6 +24,8 @@ from torch import Tensor
 from pml_center.backbones import Embedder, Trunk, create_embedder
 from pml_center.data import LabeledImages
 from pml_center.data.open_images import full_source, split_apart
+from pml_center.data.seen_images import FILE as SEEN
+from pml_center.data.seen_images import SeenImages, without_place
 from pml_center.data.vectors import is_vectors, maker_of
 from pml_center.evaluation import Report, RetrievalReport
 from pml_center.names import one_line
@@ -31,7 +33,7 @@ from pml_center.notebooks import html_table
 from pml_center.training import owner
 from pml_center.training.checkpoint import facts_of, found, read_weights
 from pml_center.training.config import TrainConfig, numbers_of, sides_of
-from pml_center.training.data_record import DataRecord, Recorded, listing, taken, without_place
+from pml_center.training.data_record import DataRecord, Recorded, listing, taken
 from pml_center.training.event_log import EventLog
 from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.seeding import seed_everything
@@ -39,7 +41,7 @@ from pml_center.training.seeding import seed_everything
 LOG = logging.getLogger("pml_center")
 DATA = "data.csv"  # every image of a run
 # What a run folder may hold: nothing else is ever deleted.
-OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, "metrics.jsonl"}
+OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, SEEN, "metrics.jsonl"}
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")  # of which timm takes one, from a folder
 PARTIAL = ".partial"  # ends the name of a file that is being written
@@ -105,6 +107,8 @@ class Run(EventLog):
         self._write("labels.json", json.dumps(data.classes, ensure_ascii=False, indent=0))
         self._write("held_out.json", json.dumps(data.names("test"), ensure_ascii=False, indent=0))
         self._write(DATA, data.text.rstrip("\n"))
+        if data.seen:
+            self._write(SEEN, data.seen.text.rstrip("\n"))
 
     @property
     def config(self) -> TrainConfig:
@@ -119,7 +123,27 @@ class Run(EventLog):
     @property
     def identity(self) -> str:
         """A number that no other run has."""
-        return self._read("env.json")["run"]
+        return self.own or self._read("env.json")["run"]
+
+    def as_owner(self) -> "Run":
+        """The same, to which nothing is written once another run is in its folder."""
+        return replace(self, own=self.identity)
+
+    def check_own(self) -> None:
+        """The folder must hold the run that it held.
+
+        Raises:
+            BlockingIOError: it was deleted, or begun anew.
+        """
+        if self.own is None:
+            return
+        is_there = (self.folder / "env.json").is_file()
+        if not is_there or self._read("env.json").get("run") != self.own:
+            what = "in which another run began meanwhile" if is_there else "which was deleted meanwhile"
+            raise BlockingIOError(
+                f"folder must stay that of the run which writes to it, got {self.folder}, {what}. Nothing more is "
+                "written there: train again with another --out."
+            )
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -166,7 +190,7 @@ class Run(EventLog):
         names = self._held_out_names(data)
         record = DataRecord([], [Recorded("test", "", name) for name in names])
         if self.has_data_record:
-            record = DataRecord.read(self.folder / DATA, self.classes)
+            record = DataRecord.read(self.folder / DATA, self.classes, SeenImages.read(self.folder))
             if record.names("test") != names:
                 raise ValueError(
                     f"held_out.json must name the images that {DATA} has for testing, got others in {self.folder}. "
@@ -298,6 +322,7 @@ class Run(EventLog):
         Returns:
             The path of the first.
         """
+        self.check_own()
         folder = self.report_folder(data, options)
         folder.mkdir(parents=True, exist_ok=True)
         made_by: dict[str, Any] = {
@@ -359,6 +384,7 @@ class Run(EventLog):
 
     def _write(self, name: str, text: str) -> None:
         if self.writes:
+            self.check_own()
             write_whole(self.folder / name, text + "\n")
 
 
@@ -500,7 +526,9 @@ def starting_model(config: TrainConfig) -> Embedder:
     seed_everything(config.seed if config.init_seed is None else config.init_seed)
     model = embedder(config)
     if config.init_from is not None:
-        weights = Run.open(config.init_from).weights("model")
+        before = Run.open(config.init_from)
+        check_features(before, config.data)
+        weights = before.weights("model")
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -554,21 +582,6 @@ def check_input(model: Embedder, checkpoint: Path) -> None:
             f"model must take images as in training, got {' and '.join(changed)} for {model.name} in {checkpoint}. "
             "Restore its config.json, or install the version of timm that env.json names."
         )
-
-
-def seen_before(config: TrainConfig, record: DataRecord) -> str:
-    """A sentence on images to measure that the run of ``init_from`` was trained on; empty where there are none."""
-    if config.init_from is None or not (other := Run.open(config.init_from)).has_data_record:
-        return ""
-    trained = {row.content or row.path for row in other.data.rows if row.split == "train"}
-    measured = [row for row in record.rows if row.split == "test"]
-    seen = sum((row.content or row.path) in trained for row in measured)
-    if not seen:
-        return ""
-    return (
-        f"{seen:,} of the {len(measured):,} images held out are among those that {config.init_from} was trained on, "
-        "which this run started from"
-    )
 
 
 def check_features(run: Run, data: str) -> None:

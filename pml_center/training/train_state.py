@@ -30,6 +30,7 @@ from pml_center.training.loss_formula import LossFormula, parse_loss
 from pml_center.training.measurement import check_measurable, embeddings_of, validator
 from pml_center.training.micro_batches import InParts
 from pml_center.training.optimization import create_optimizer, create_schedule
+from pml_center.training.origin import seen_before
 from pml_center.training.parameter_groups import param_groups
 from pml_center.training.run_folder import Run, check_input, embedder, input_of, starting_model
 from pml_center.training.seeding import seed_everything
@@ -293,7 +294,12 @@ class TrainState:
             "log_size": run.log_size,
         }
         facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch, "input": input_of(self.model)}
-        write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        run.check_own()
+        try:
+            write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+        except CheckpointError:
+            run.check_own()  # else the disk is blamed for a folder that was deleted
+            raise
         run.forget_reports()  # of the weights that were there before
 
     def load(self, run: Run, folder: Path) -> None:
@@ -371,7 +377,7 @@ def _data(config: TrainConfig, run: Run | None, accept_changes: bool) -> tuple[I
     """The images, their record, and what of it has changed; those to be measured can be."""
     if run is None:
         images = split_data(config)
-        found = images, DataRecord.of(images, config.data), ""
+        found = images, replace(DataRecord.of(images, config.data), seen=seen_before(config)), ""
     else:
         found = recorded_data(run, config, accept_changes)
     for split in ("val", "test"):

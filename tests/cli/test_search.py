@@ -130,6 +130,20 @@ def test_an_index_that_does_not_fit_is_refused(run, where, trained, tmp_path):
     assert "images must be embedded as 'rows' was" in run("search", "rows", "flipped", code=2)
 
 
+def test_an_index_that_is_damaged_is_refused(run, where):
+    """Rows that are looked at may all be whole, and the index still find nothing."""
+    shutil.copytree(where / "rows", where / "damaged")
+    path = where / "damaged" / "index.faiss"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x10
+    path.write_bytes(content)
+    for folder in ("rows", "damaged"):
+        said = run("search", folder, "rows", "--index", path, code=2)
+        assert f"index must be as `pml-center embed` wrote it, got other bytes in '{path}'" in said
+    shutil.copy(path, where / "damaged" / "foreign.faiss")
+    run("search", "rows", "rows", "--index", where / "damaged" / "foreign.faiss")  # of which nothing is written down
+
+
 def test_an_index_is_asked_as_it_was_written_to_compare(run, asked, where, trained):
     out = ("--out", "by_dot", "--workers", "0")
     run("embed", trained / "small", "photos", *out, "--index", "Flat", "--similarity", "dot")

@@ -62,7 +62,8 @@ def embeddings(model, images):
 def test_timm_gives_the_same_embeddings(model, neck, tmp_path):
     run = trained(tmp_path, model, neck=neck, embedding_size=0 if neck == "none" else 16)
     folder = export_timm(run)
-    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "labels.json", "README.md"}
+    files = {"config.json", "model.safetensors", "labels.json", "seen.csv", "README.md"}
+    assert {file.name for file in folder.iterdir()} == files
     images = torch.randn(3, 1, 32, 32)
     wanted = embeddings(run.load_model(), images)
     ours = create_embedder(f"local-dir:{folder}", pretrained=True)  # as `pml-center eval local-dir:...` does

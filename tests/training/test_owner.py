@@ -3,16 +3,19 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pml_center.cli import main
 from pml_center.comparison.compare import compare
 from pml_center.comparison.jobs import Job, drop_others
-from pml_center.training import TrainConfig, export_timm, fit, resume
+from pml_center.training import TrainConfig, export_timm, fit, resume, train_state
+from pml_center.training.checkpoint import CheckpointError
 from pml_center.training.owner import FILES, LOCK, OWNER, clear, owned, wait_until_free
 from pml_center.training.run_folder import PARTIAL, Run
 
@@ -138,3 +141,42 @@ def test_a_folder_of_other_things_gets_no_lock(tmp_path):
         with pytest.raises(FileExistsError, match=r"out must be a folder, got .*mine.txt, which is a file"):
             write(replace(CONFIG, out=str(tmp_path / "mine.txt")))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("is_begun_anew", [True, False])
+def test_nothing_is_written_to_a_folder_that_was_deleted_meanwhile(tmp_path, is_begun_anew):
+    """Nor to the run that another process began there."""
+    config = replace(CONFIG, epochs=3, out=str(tmp_path / "run"))
+
+    def replaced(_):
+        shutil.rmtree(config.out)
+        if is_begun_anew:
+            fit(replace(config, epochs=1, seed=1), test=False)
+            left.extend(path.read_bytes() for path in sorted(Path(config.out).rglob("*")) if path.is_file())
+
+    left = []
+    what = "in which another run began" if is_begun_anew else "which was deleted"
+    with pytest.raises(BlockingIOError, match=rf"folder must stay that of the run .*, {what} meanwhile"):
+        fit(config, on_epoch=replaced)
+    assert left == [path.read_bytes() for path in sorted(Path(config.out).rglob("*")) if path.is_file()]
+    assert not is_begun_anew or Run.open(config.out).config.seed == 1
+
+
+def test_a_folder_that_is_deleted_while_a_checkpoint_is_written_is_no_full_disk(tmp_path, monkeypatch):
+    written = train_state.write_checkpoint
+
+    def write(folder, *arguments):
+        if folder.exists():
+            shutil.rmtree(tmp_path / "run")
+            raise CheckpointError("checkpoint must fit on the disk")
+        written(folder, *arguments)
+
+    monkeypatch.setattr(train_state, "write_checkpoint", write)
+    with pytest.raises(BlockingIOError, match="which was deleted meanwhile"):
+        fit(replace(CONFIG, epochs=2, out=str(tmp_path / "run")), test=False)
+
+
+def test_the_name_of_an_owner_is_left_to_it(tmp_path):
+    with owned(tmp_path):
+        (tmp_path / OWNER).write_text(json.dumps({"pid": 1, "host": "another"}))
+    assert (tmp_path / OWNER).is_file()
