@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pml_center.arrays import joined, parts_of, row_name
+from pml_center.arrays import joined, row_name
 from pml_center.evaluation.embed import Samples
 from pml_center.evaluation.search import ExactSearch, Ids, Similarity, check_two_sets
 
@@ -41,22 +41,26 @@ def as_norm(
         (adaptive s-norm 1).
     """
     matrix = joined(rows.embeddings)
-    check_two_sets(matrix, parts_of(cohort.embeddings), "embeddings", "cohort")
     used, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     names = None if rows.names is None else [rows.names[row] for row in used]
     search = ExactSearch(
         matrix[used], cohort.embeddings, similarity, names=(names, cohort.names), called=("embeddings", "cohort")
     )
+    # All rows are asked, not those of the pairs alone.
+    check_two_sets(matrix, search.references.parts, "embeddings", "cohort")
     count = min(top_n, len(search.references))
     if count < 2:
         raise ValueError("cohort must have two rows or more, got 1. Embed a few hundred others, none of the pairs.")
-    nearest = search.nearest(count).scores.astype(np.float64)  # (n, N), largest first
-    alike = np.flatnonzero(nearest[:, 0] == nearest[:, -1])
+    mean, deviation = np.empty(len(used)), np.empty(len(used))
+    for some, _, found in search.chunks(count):
+        nearest = found[:, :count].astype(np.float64)  # (n, N), largest first
+        mean[some] = nearest.mean(axis=1)
+        deviation[some] = np.where(nearest[:, 0] == nearest[:, -1], 0, nearest.std(axis=1))
+    alike = np.flatnonzero(deviation == 0)
     if len(alike):
         raise ValueError(
-            f"cohort must differ, got {count:,} times the score {nearest[alike[0], 0]:g} with "
+            f"cohort must differ, got {count:,} times the score {mean[alike[0]]:g} with "
             f"{row_name(int(used[alike[0]]), rows.names)} ({len(alike)} of {len(used)} rows). Leave copies out of it."
         )
-    mean, deviation = nearest.mean(axis=1), nearest.std(axis=1)
-    normalised = [(scores - mean[side]) / deviation[side] for side in np.split(places, 2)]
-    return sum(normalised) / 2, f"AS-Norm by the {count:,} nearest of a cohort of {len(search.references):,}"
+    one, other = ((scores - mean[side]) / deviation[side] for side in np.split(places, 2))
+    return (one + other) / 2, f"AS-Norm by the {count:,} nearest of a cohort of {len(search.references):,}"

@@ -261,7 +261,7 @@ class VerificationEvaluator(Evaluator[VerificationReport]):
         if pairs is not None and not isinstance(pairs, (Pairs, str, Path)):
             raise TypeError(f"pairs must be Pairs or a file of them, got {type(pairs).__name__}. Make them with Pairs.")
         if pairs is None:
-            if cohort is not None or self.p_target:
+            if cohort is not None or len(self.p_target):
                 what = "p_target" if cohort is None else "cohort"
                 raise ValueError(
                     f"pairs must be a list where there is a {what}, got none: of all pairs scores are not kept. Pass "
