@@ -97,7 +97,10 @@ def _said_of_short(report: "Report", short: "Mapping[int, Report]") -> str:
 def measured(task: "Task", protocols: Sequence[str]) -> tuple[dict[str, "Report"], dict[str, "Report"]]:
     """A report for each protocol, and beside that of retrieval by a run, retrieval by what needs no training."""
     reports = _by_protocol(task, protocols)
-    beside = _beside(task) if "retrieval" in reports else {}
+    beside, gone = _beside(task) if "retrieval" in reports else ({}, [])
+    if gone:
+        found = reports["retrieval"]
+        reports["retrieval"] = replace(found, warnings=tuple(dict.fromkeys([*found.warnings, *gone])))
     if task.rows.run and beside:
         from pml_center.training.measurement import with_doubts  # and with it all of training
 
@@ -126,21 +129,24 @@ def show_report(report: "Report", beside: "Mapping[str, Report] | None" = None, 
         print(sentence)
 
 
-def _beside(task: "Task") -> dict[str, "Report"]:
-    """Retrieval by what needs no training; nothing for other models, and where only embeddings are known."""
+def _beside(task: "Task") -> tuple[dict[str, "Report"], list[str]]:
+    """Retrieval by what needs no training, and sentences on what of it is gone; nothing for other models."""
     from pml_center.cli.protocols import retrieval
     from pml_center.cli.sources import before, pixels
 
     if not task.rows.run or (task.gallery and not task.gallery.run):
-        return {}
+        return {}, []
     # Thumbnails have length 1, so that distances rank as cosines do; unlike a cosine, they take a plain image.
     by_pixels = replace(task.options, similarity="euclidean", ci="none")
-    found = {}
+    found: dict[str, Report] = {}
+    doubts: list[str] = []
     for name, embed, options in (("before", before, task.options), ("pixels", pixels, by_pixels)):
-        rows, gallery = embed(task.rows), task.gallery and embed(task.gallery)
+        rows, gone = embed(task.rows)
+        gallery = task.gallery and embed(task.gallery)[0]
+        doubts += gone
         if rows is not None and (gallery is not None or task.gallery is None):
             found[name] = retrieval(replace(task, rows=rows, gallery=gallery, options=options))
-    return found
+    return found, doubts
 
 
 def write_reports(
@@ -161,12 +167,13 @@ def _otherwise(task: "Task", run: "Run") -> dict[str, Any]:
     """In which options it is measured otherwise than by default, which is as at the end of training."""
     from pml_center.cli.protocols import with_defaults
     from pml_center.data.open_images import full_source
+    from pml_center.training.run_folder import OF_OTHERS
 
     asked, usual = vars(task.options), vars(with_defaults(EvalOptions(), run, task.rows.samples.labels))
     options = {name: value for name, value in asked.items() if value != usual[name] and name not in OF_NO_REPORT}
     options |= {name: full_source(options[name]) for name in ("gallery", "cohort", "pairs") if name in options}
     options |= {"flip_test": True} if task.rows.facts["flip_test"] else {}
-    warnings = [doubt for doubt in task.doubts if doubt not in run.accepted]
+    warnings = [doubt for doubt in task.doubts if doubt not in run.accepted and not doubt.startswith(OF_OTHERS)]
     return options | ({"warnings": warnings} if warnings else {})
 
 

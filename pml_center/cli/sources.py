@@ -289,35 +289,36 @@ def embedded(
     return Embedded(samples, images, model.facts | facts, model, doubts)
 
 
-def before(rows: Embedded) -> Embedded | None:
-    """The same images with the embeddings of the model of a run before training; None where that is gone."""
+def before(rows: Embedded) -> tuple[Embedded | None, list[str]]:
+    """The same images with the embeddings of the model of a run before training; None, and why, where that is gone."""
     from pml_center.training.measurement import feature_rows
     from pml_center.training.run_folder import untouched
 
     model = rows.model
     if model is None or model.run is None:
-        return None
-    takes_features = model.embedder.image_size is None
-    found = feature_rows(model.features(rows.images) if takes_features else rows.images)
+        return None, []
+    config = model.run.config
+    begins_with_features = config.features is not None and config.init_from is None
+    found = feature_rows(model.features(rows.images)) if begins_with_features else None
     if found is None:
-        came = untouched(model.run.config, model.run.start)
+        came, gone = untouched(config, model.run.start)
         if came is None:
-            return None
+            return None, gone
         network = _WithMirrorImage(came) if model.options.flip_test else came
         found = model.embed(rows.images, network.eval())
-    return replace(rows, samples=rows.samples._replace(embeddings=found))
+    return replace(rows, samples=rows.samples._replace(embeddings=found)), []
 
 
-def pixels(rows: Embedded) -> Embedded | None:
-    """The same images with raw pixels as embeddings; None for features in the place of images."""
+def pixels(rows: Embedded) -> tuple[Embedded | None, list[str]]:
+    """The same images with raw pixels as embeddings; None for features in the place of images. Nothing is doubtful."""
     from pml_center.training.measurement import pixel_rows
 
     if rows.images.width is not None:
-        return None
+        return None, []
     options = ModelOptions() if rows.model is None else rows.model.options
     cache = cache_folder() if options.cache else None
     found = pixel_rows(rows.images, options.batch_size, options.workers, cache)
-    return replace(rows, samples=rows.samples._replace(embeddings=found))
+    return replace(rows, samples=rows.samples._replace(embeddings=found)), []
 
 
 def groups_by_name(pattern: str, names: Sequence[str] | None) -> list[str]:

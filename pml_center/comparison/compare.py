@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pml_center.comparison.jobs import Job, train_all
 from pml_center.comparison.measured_run import (
     MeasuredRun,
     as_candidate,
+    asked_start,
     check_same_queries,
     differences,
     group,
@@ -439,9 +441,12 @@ def folder_name(loss: str) -> str:
 
 def _before(trained: Sequence[Candidate]) -> dict[str, NDArray[np.float64]]:
     """What all started from: nothing where that was not one model."""
-    names = ("model", "pretrained", "weights", "init_from", "image_size", "channels")
-    starts = {tuple(str(candidate.options.get(name)) for name in names) for candidate in trained}
-    return _mean_values([run.beside("before") for run in open_runs(trained[0].runs)]) if len(starts) == 1 else {}
+    runs = [open_runs(candidate.runs) for candidate in trained]
+    starts = {
+        (*asked_start(run.config), str(run.config.image_size), run.config.channels, run.run.start)
+        for run in chain(*runs)
+    }
+    return _mean_values([run.beside("before") for run in runs[0]]) if len(starts) == 1 else {}
 
 
 def _mean_values(tables: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:

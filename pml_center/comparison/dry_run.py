@@ -143,7 +143,7 @@ def _steps(state: TrainState, device: torch.device) -> list[float]:
 def _measure(state: TrainState, images: LabeledImages) -> Measurement:
     known = of_known_classes(images, state.images.train.classes)
     classify = state.loss.classifier if known else None
-    return measure(state.model, images, state.config, known, classify, untouched(state.config))
+    return measure(state.model, images, state.config, known, classify, untouched(state.config)[0])
 
 
 def _write(run: Run, measurement: Measurement) -> None:

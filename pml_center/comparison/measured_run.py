@@ -213,13 +213,14 @@ def check_same_queries(runs: Sequence[MeasuredRun]) -> None:
 def other_training_images(runs: Sequence[MeasuredRun]) -> list[str]:
     """Sentences on runs that were trained on other images, or from other weights, though no option says so."""
     options = [options_of(run.config) for run in runs]
+    first: dict[tuple, MeasuredRun] = {}  # of those that were to start from the same
+    for run in runs:
+        if run.run.start is not None:
+            first.setdefault(asked_start(run.config), run)
     from_others = [
-        f"{run.folder} started from other weights than {runs[0].folder}"
-        for run, own in zip(runs, options, strict=True)
-        if (own["weights"] or own["init_from"])
-        and all(own[name] == options[0][name] for name in ("model", "weights", "init_from"))
-        and None not in (starts := (runs[0].run.start, run.run.start))
-        and starts[0] != starts[1]
+        f"{run.folder} started from other weights than {other.folder}"
+        for run in runs
+        if (other := first.get(asked_start(run.config))) and run.run.start not in (None, other.run.start)
     ]
     return from_others + [
         f"{run.folder} was trained on other images than {runs[0].folder}: {said}"
@@ -227,6 +228,11 @@ def other_training_images(runs: Sequence[MeasuredRun]) -> list[str]:
         if all(own[name] == options[0][name] for name in (*DIVISION, "val"))
         if (said := _changes(runs[0], run, "train"))
     ]
+
+
+def asked_start(config: TrainConfig) -> tuple[Any, ...]:
+    """What a run was to start from, by its options; what was there then, ``Run.start`` says."""
+    return config.model, config.pretrained, config.weights, config.init_from
 
 
 def _changes(one: MeasuredRun, other: MeasuredRun, split: str) -> str:

@@ -294,12 +294,11 @@ def _measure(run: Run, state: TrainState) -> Measurement | None:
         state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
     classify = state.loss.eval().classifier if known else None
-    came = untouched(state.config, run.start)
+    came, gone = untouched(state.config, run.start)
     if any(distributed.gather_objects(came is None)):
         came = None
-    measurement = measure(model, images, state.config, known, classify, came)
-    if run.accepted:
-        measurement = measurement.with_warnings(run.accepted)
+    gone = [doubt for doubts in distributed.gather_objects(gone) for doubt in doubts][:1]
+    measurement = measure(model, images, state.config, known, classify, came).with_warnings(run.accepted + gone)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement

@@ -33,7 +33,7 @@ Classifier = Callable[[Tensor], Tensor]
 class Measurement:
     """Retrieval by a model's embeddings, and by what needs no training and any model has to beat.
 
-    ``before`` is that of the model as it came, or of the features in the place of images, see
+    ``before`` is that of the model as it came, or of the features that a run begins with, see
     :func:`~pml_center.training.run_folder.untouched`; ``pixels`` that of raw pixels, None for features. ``accuracy`` is
     that of the loss as a classifier, for images of the classes that it was trained on; None for others. ``embeddings``
     are those of the images, (N, D).
@@ -88,10 +88,10 @@ def measure(
         config: how images are read, embeddings compared.
         known: whether the model was trained on their classes, so that intervals are over images; else over classes.
         classify: embeddings -> numbers of classes.
-        untouched: the model as it came; None where nobody has it. Features are their own embeddings.
+        untouched: the model as it came; None where nobody has it. Features that a run begins with are what came.
     """
     embeddings = embeddings_of(model, images, config)
-    before = feature_rows(images)
+    before = feature_rows(images) if config.init_from is None else None
     if before is None and untouched is not None:
         before = embeddings_of(untouched.to(next(model.parameters()).device), images, config, is_kept=True)
     return distributed.from_main(lambda: _measure(embeddings, before, model, images, config, known, classify))

@@ -45,6 +45,7 @@ OWN = {"env.json", "config.yaml", "labels.json", "held_out.json", DATA, SEEN, "m
 OWN |= {"checkpoints", "eval", "export", "export.tmp", "tb"}
 WEIGHT_FILES = (".safetensors", ".bin", ".pth", ".pt")  # of which timm takes one, from a folder
 PARTIAL = ".partial"  # ends the name of a file that is being written
+OF_OTHERS = "the data have changed since training, the images held out have not: "  # begins a doubt of all else
 PACKAGES = ("pml-center", "torch", "pytorch-metric-learning", "faiss-cpu", "timm", "numpy")
 
 
@@ -153,7 +154,7 @@ class Run(EventLog):
     @property
     def start(self) -> str | None:
         """Which weights it started from, see :func:`start_of`; None where it says nothing."""
-        return self._read("env.json").get("start")
+        return self._read("env.json").get("start") if (self.folder / "env.json").is_file() else None
 
     @property
     def classes(self) -> list[str]:
@@ -437,10 +438,10 @@ def _find_held_out(run: Run, images: LabeledImages, accept_changes: bool) -> tup
             f"{config.data} must still hold the {len(names)} images that {run.folder} held out, got "
             f"{fewer}{said}. Restore them, measure what is still there with --accept-changes, or give other data."
         )
-    if run.has_data_record and not said and found.changes:
-        LOG.warning("the data have changed since training, the images held out have not: %s", found.said())
     held_out = taken(pairs, parts, config.data, record.classes or images.classes)
     doubts = run.accepted + ([accepted(said)] if said else [])
+    if run.has_data_record and not said and found.changes:
+        doubts.append(f"{OF_OTHERS}{found.said()}")
     are_new = config.split == "classes"
     if record.classes:  # of an earlier version not known
         are_new = held_out.labels.min() >= len(record.classes)  # else they are numbered as the loss numbers them
@@ -539,25 +540,24 @@ def starting_model(config: TrainConfig) -> Embedder:
     return model
 
 
-def untouched(config: TrainConfig, start: str | None = None) -> Embedder | Trunk | None:
-    """The model as it came: its trunk, or all of the run that it goes on from; None, with a warning, if it is gone.
+def untouched(config: TrainConfig, start: str | None = None) -> tuple[Embedder | Trunk | None, list[str]]:
+    """The model as it came: its trunk, or all of the run that it goes on from; None, and a sentence, if it is gone.
 
-    None, too, for features: they are themselves what there was before.
+    None, too, of a run that begins with features: they are themselves what there was before.
 
     Args:
         config: of a run.
         start: the digest of the weights that it started from, see :func:`start_of`; None where nobody knows.
     """
-    if config.features is not None:
-        return None
+    if config.features is not None and config.init_from is None:
+        return None, []
     try:
         if start is not None and start_of(config) != start:
             raise ValueError("the weights that the run started from are others now")
         model = starting_model(config)
     except (OSError, ValueError, RuntimeError) as error:  # a damaged checkpoint is one of the last
-        LOG.warning("before training is not measured: %s", one_line(error))
-        return None
-    return Trunk(model).eval() if config.init_from is None else model.eval()
+        return None, [f"before training is not measured: {one_line(error)}"]
+    return (Trunk(model).eval() if config.init_from is None else model.eval()), []
 
 
 def input_of(model: Embedder) -> dict[str, Any]:

@@ -502,8 +502,14 @@ def test_runs_that_started_from_other_weights_are_named(tmp_path):
         (folder / "config.yaml").write_text(f"weights: w.pth\nseed: {seed}\n")
         (folder / "env.json").write_text(json.dumps({"run": str(seed), "start": f"9-{seed}"}))
         runs.append(MeasuredRun(Run.open(folder)))
-    assert other_training_images(runs) == [f"{tmp_path}/1 started from other weights than {tmp_path}/0"]
+    said = [f"{tmp_path}/1 started from other weights than {tmp_path}/0"]
+    assert other_training_images(runs) == said
     assert not other_training_images(runs[:1])
+    for run in runs:  # a folder of a model may hold others by now, too
+        run.run.record(replace(run.run.config, weights=None, model="local-dir:mine", pretrained=True))
+    assert other_training_images([MeasuredRun(run.run) for run in runs]) == said
+    of_both = SimpleNamespace(runs=[run.folder for run in runs])
+    assert not planning._before([of_both])  # of two starts there is no one row
 
 
 def test_a_dry_run_measures_as_a_run_does(monkeypatch):

@@ -150,8 +150,11 @@ def test_new_images_are_not_measured(there, capsys):
     run = there("images")
     add(Path(run.config.data), "c0")
     main(["eval", str(run.folder), "--json", "--workers", "0", "--no-cache"])
-    shown = capsys.readouterr()
-    assert json.loads(shown.out)["images"] == len(run.held_out_names)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["images"] == len(run.held_out_names)
+    said = "the data have changed since training, the images held out have not: added: 1 image of class c0"
+    assert [each for each in shown["reports"]["retrieval"]["warnings"] if each.startswith(said)]
+    assert shown["files"]["report"] == str(run.report_folder() / "report.json")  # it is the run's own measurement
 
 
 def test_changes_that_are_accepted_are_said_in_every_report(there, capsys):

@@ -264,10 +264,10 @@ def test_statistics_of_batchnorm_stay(tmp_path):
         assert torch.equal(begun[name], ended[name]) == ("running" in name or "num_batches" in name), name
 
 
-def test_before_training_is_the_model_as_it_came(tmp_path):
+def test_before_training_is_the_model_as_it_came(tmp_path, command, sketched):
     asked = small(tmp_path, model="convnet", image_size=8, epochs=1, lr=1e-9)
     run, measured = fit(asked)
-    came = untouched(run.config)
+    came, _ = untouched(run.config)
     held_out = run.held_out(digits())
     rows = torch.stack([row for row, _ in held_out.with_transform(_transform(run))])
     with torch.no_grad():
@@ -278,7 +278,12 @@ def test_before_training_is_the_model_as_it_came(tmp_path):
     assert again.before.metrics == measured.model.metrics
     assert went_on.config.init_from == str(run.folder)
     resume(run.folder, epochs=2)
-    assert untouched(went_on.config, went_on.start) is None  # those of another training now
+    gone = "before training is not measured: the weights that the run started from are others now"
+    assert untouched(went_on.config, went_on.start) == (None, [gone])  # those of another training
+    for asked in (("eval", "--json"), ("report",)):
+        shown = command(asked[0], went_on.folder, "--workers", 0, *asked[1:])[0]
+        assert asked[0] == "report" or gone in json.loads(shown)["reports"]["retrieval"]["warnings"]
+    assert gone in (went_on.report_folder() / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_model_that_is_worse_than_before_says_so_first(tmp_path, arrays, command):
@@ -341,6 +346,23 @@ def test_what_the_run_before_was_trained_on_is_said_where_it_is_measured(tmp_pat
     assert any("was trained on, which this run started from" in warning for warning in fit(asked)[1].model.warnings)
     same = dataclasses.replace(asked, split_seed=0, out=str(tmp_path / "same"))
     assert not any("started from" in warning for warning in fit(same)[1].model.warnings)
+
+
+def test_a_head_that_goes_on_was_before_what_it_goes_on_from(tmp_path, arrays):
+    """And not the features; those of another model are none that it can take."""
+    rows = {}
+    for maker in "ab":
+        rows[maker] = tmp_path / maker
+        save_samples(rows[maker], Samples(*arrays))
+        (rows[maker] / "model.json").write_text(json.dumps({"model": "any", "fingerprint": maker}))
+    asked = small(tmp_path, str(rows["a"]), epochs=1)
+    run, measured = fit(asked)
+    _, again = fit(dataclasses.replace(asked, init_from=str(run.folder), out=str(tmp_path / "on")))
+    assert again.before.metrics == measured.model.metrics
+    assert again.before.metrics != measured.before.metrics
+    with pytest.raises(ValueError, match="features must be of the model that made those that"):
+        fit(dataclasses.replace(asked, data=str(rows["b"]), init_from=str(run.folder), out=str(tmp_path / "no")))
+    assert not (tmp_path / "no").exists()
 
 
 def test_features_without_names_are_known_by_what_they_are(tmp_path, arrays):
