@@ -5,7 +5,8 @@
 *Gradients*: of ArcFace on embeddings half way to their classes, against fp64: the length of the difference by that of
 the gradient. With fp16 the loss is scaled by 65536, as by a fresh ``GradScaler``. *Trainings*: ``fit`` with
 ``amp="bf16"`` on features of the pretrained network, as in [ways](ways.md), 60 % of the classes to train on and the
-others to measure; all that differs is ``product_precision`` of ArcFaceLoss. *Time*: forward and backward, in turn.
+others to measure, from principal components, or faces from random numbers, too; all that differs is
+``product_precision`` of ArcFaceLoss. *Time*: forward and backward, in turn.
 
 The products of ours are made of rounded factors in fp32, and where "rounded" stands the results are rounded too: the
 numbers of bf16 and fp16 units up to the order of sums, on any CPU and in time. On CUDA torch keeps the sums in fp32;
@@ -49,6 +50,7 @@ PRODUCTS = {  # the precision, and whether results are rounded to it
 }
 TRAINED = ("fp32", "bf16", "bf16, rounded")
 DATA = {"omniglot": (500, 10, 64, 32), "faces": ways.DATA["faces"]}  # as in ways
+TASKS = {"omniglot": {}, "faces": {}, "faces, random start": {"neck_init": "random"}}
 TIMED = (512, 10_000, 512)  # batch, classes, width
 
 
@@ -117,9 +119,9 @@ def trainings(sources, weights, work):
     """Train what has not been trained yet."""
     ways.DATA.update(DATA)
     done = {(run["data"], run["products"], run["seed"]) for run in runs()}
-    left = [each for each in itertools.product(DATA, TRAINED, range(5)) if each not in done]
+    left = [each for each in itertools.product(TASKS, TRAINED, range(5)) if each not in done]
     for data, name, seed in tqdm(left, unit="training"):
-        _, features = ways.prepare(data, sources, weights, work)
+        _, features = ways.prepare(data.split(",")[0], sources, weights, work)
         asked = "float32" if name == "fp32" else "autocast"
         with TemporaryDirectory() as folder, products(name):
             config = TrainConfig(
@@ -131,6 +133,7 @@ def trainings(sources, weights, work):
                 split_seed=seed,
                 workers=0,
                 out=f"{folder}/run",
+                **TASKS[data],
             )
             _, measured = fit(config, verbose=False)
         run = {"data": data, "products": name, "seed": seed, "MAP@R": measured.model[ways.METRIC]}
@@ -148,12 +151,12 @@ def compared():
     """A row for each data set and precision; differences from fp32 are those of the same seed."""
     value = {(run["data"], run["products"], run["seed"]): run["MAP@R"] for run in runs()}
     rows = []
-    for data, name in itertools.product(DATA, TRAINED):
+    for data, name in itertools.product(TASKS, TRAINED):
         own = [value[data, name, seed] for seed in range(5)]
         differences = [value[data, name, seed] - value[data, "fp32", seed] for seed in range(5)]
         row = {"data": data, "products": name, "MAP@R": f"{fmean(own):.4f}", "sd of seeds": f"{stdev(own):.4f}"}
-        row["from fp32"] = f"{fmean(differences):+.4f}"
-        row["its standard error"] = f"{stdev(differences) / 5**0.5:.4f}"
+        row["from fp32"] = f"{fmean(differences):+.5f}"
+        row["its standard error"] = f"{stdev(differences) / 5**0.5:.5f}"
         rows.append(row)
     return rows
 

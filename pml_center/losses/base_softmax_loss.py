@@ -154,7 +154,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         scale_schedule: from the number of the training batch, counted from 1, to a factor of the scale.
         chunk_size: classes in a block of logits, with nothing kept between forward and backward: memory is
             O(B · chunk_size). None chooses, and keeps up to 52 MiB. The result does not depend on it.
-        product_precision: of the matrix products with all classes in training. ``"autocast"``: bf16 or fp16 under such
+        product_precision: of the matrix products of the loss with all classes. ``"autocast"``: bf16 or fp16 under such
             an autocast or with such embeddings, with sums in fp32, as all else is; on a CPU only if it has units for
             them. ``"float32"``: never. fp64 stays.
         kwargs: ``ignore_index``, ``loss_weights`` and PML's arguments, see
