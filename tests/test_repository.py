@@ -40,6 +40,7 @@ OTHER_PARAMETERS = {"P2SGradLoss"}  # PML has (descriptors_dim, num_classes) her
 DECLARED = {
     "default_gradient",
     "from_pml_units",
+    "per_class",
     "pml_weight",
     "takes_lengths",
     "tuned",
@@ -135,6 +136,7 @@ CENTER_HOOKS = {
     "default_init",
     "takes_any_distance",
     "only_pulls",
+    "per_class",
     "reaches_all_centers",
     "own_centers",
     "class_rows",

@@ -102,7 +102,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     - :meth:`penalty`: a term beside it;
     - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
     - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
-    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights.
+    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights;
+    - ``per_class``: its parameters and buffers with rows for each class, beside the weights.
 
     Blocks of logits are made a chunk of classes at a time.
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_embeddings, check_labels
-from pml_center.ops.draws import drawn
-from pml_center.ops.in_place import untraced
+from pml_center.ops.draws import drawn_classes
 
 
 class Chosen(NamedTuple):
@@ -83,6 +82,7 @@ class ClassWeights(Counting, nn.Module):
         seed: of the choice.
     """
 
+    per_class = ("weight", "bias")
     draws: Tensor
 
     def __init__(
@@ -161,14 +161,6 @@ class ClassWeights(Counting, nn.Module):
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Those of the batch and a random choice of the others, sorted."""
-        order = _order(self, labels.device)
+        classes = drawn_classes(self.weight, labels, self.num_classes, self.sample_rate, self.seed, self.draws)
         self.draws = self.draws + 1
-        order = order.index_fill(0, labels, 2)  # above all others
-        size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
-        return order.topk(size, sorted=False).indices.sort().values
-
-
-@untraced
-def _order(weights: ClassWeights, device: torch.device) -> Tensor:
-    """A random number in [0, 1) for each class."""
-    return drawn(torch.rand, weights.num_classes, weights.seed + int(weights.draws), device)
+        return classes

@@ -49,6 +49,7 @@ class DynamicArcFaceLoss(BaseSoftmaxLoss):
 
     class_counts: Tensor
 
+    per_class = (*BaseSoftmaxLoss.per_class, "class_counts")
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "factor": Range("margin", 0.2, 0.8)}
 
     def __init__(
