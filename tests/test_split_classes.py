@@ -11,9 +11,10 @@ import torch.multiprocessing as mp
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import miners, reducers
 from pytorch_metric_learning import regularizers as pml_regularizers
+from timm.optim import create_optimizer_v2
 from torch import nn
 
-from pml_center import distributed, losses, regularizers
+from pml_center import distributed, losses, param_groups, regularizers
 from pml_center.losses import CenterLoss, SoftmaxLoss
 from pml_center.losses.base_class_loss import BaseClassLoss
 from pml_center.losses.schedules import Annealing
@@ -28,7 +29,7 @@ sizes = NUM_CLASSES, EMBEDDING_SIZE
 center, softmax, arcface = (partial(kind, *sizes) for kind in (CenterLoss, SoftmaxLoss, losses.ArcFaceLoss))
 
 
-def train(make, kind=torch.double, drawn=None, optimizer=None):
+def train(make, kind=torch.double, drawn=None, optimizer=None, longest=None):
     """Train a small network with three batches: one process on all samples, or each of several on its own.
 
     Args:
@@ -36,6 +37,7 @@ def train(make, kind=torch.double, drawn=None, optimizer=None):
         kind: of all numbers.
         drawn: the classes that each batch is to see, for one process; several put in what they drew.
         optimizer: of the parameters; None is SGD with momentum.
+        longest: gradient of all together.
 
     Returns:
         The values, the gradients of the network, and the state in the end, whole.
@@ -44,7 +46,7 @@ def train(make, kind=torch.double, drawn=None, optimizer=None):
     network = nn.Sequential(nn.Linear(INPUTS, 8), nn.Tanh(), nn.Linear(8, EMBEDDING_SIZE)).to(kind)
     inner = make().to(kind)
     model, loss = distributed.prepare(network, inner, shard_classes=True)
-    step = (optimizer or partial(torch.optim.SGD, lr=0.01, momentum=0.9))([*network.parameters(), *inner.parameters()])
+    step = (optimizer or partial(torch.optim.SGD, momentum=0.9))(param_groups(network, inner, lr=0.01))
     generator = torch.Generator().manual_seed(1)
     world, found = distributed.world_size(), {}
     if drawn is not None:
@@ -61,6 +63,9 @@ def train(make, kind=torch.double, drawn=None, optimizer=None):
         found[f"value {number}"] = value.detach()
         for name, parameter in network.named_parameters():
             found[f"gradient {number} of {name}"] = parameter.grad.clone()
+        if longest is not None:
+            parameters = [*network.parameters(), *inner.parameters()]
+            found[f"length {number}"] = distributed.clip_gradients(parameters, longest)
         step.step()
         step.zero_grad()
     return found | {name: each.clone() for name, each in distributed.whole_state(inner).items()}
@@ -109,7 +114,10 @@ CHECKS = {
     "weights of classes": {"make": partial(softmax, loss_weights=range(1, NUM_CLASSES + 1))},
     "ignored": {"make": partial(softmax, ignore_index=2)},
     "frozen": {"make": lambda: arcface().requires_grad_(False)},
-    "AdamW": {"make": partial(softmax, sub_centers=2), "optimizer": partial(torch.optim.AdamW, lr=0.01)},
+    "AdamW": {"make": partial(softmax, sub_centers=2), "optimizer": torch.optim.AdamW},
+    "fused": {"make": partial(softmax, sub_centers=2), "optimizer": partial(torch.optim.AdamW, fused=True)},
+    "timm's": {"make": softmax, "optimizer": partial(create_optimizer_v2, opt="nadamw", filter_bias_and_bn=False)},
+    "clipped": {"make": partial(arcface, sub_centers=2, bias=True), "longest": 0.1},
     "by anchor": {"make": partial(softmax, reducer=reducers.PerAnchorReducer())},
     "by class": {"make": partial(softmax, reducer=reducers.ClassWeightedReducer(torch.arange(1.0, 8)))},
     "center, first batch": {"make": partial(center, init="first_batch")},

@@ -4,8 +4,8 @@ Started by ``torchrun``, a program of any number of processes is four lines long
 
     with initialize("cpu"):
         model, loss = create_embedder("convnet"), SoftmaxLoss(num_classes=10, embedding_size=64)
-        optimizer = torch.optim.AdamW(param_groups(model, loss, lr=1e-3))
         trained, joined = prepare(model, loss)
+        optimizer = torch.optim.AdamW(param_groups(model, loss, lr=1e-3))
         for images, labels in batches:  # this process's own
             joined(trained(images), labels).backward()
             optimizer.step()
