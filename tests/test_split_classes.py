@@ -142,6 +142,25 @@ SAMPLED = {
 }
 
 
+def carried(num_classes, samples=10, width=16):
+    """Bytes that a step of one process gives to the others, and what of them are embeddings and their gradients."""
+    loss = losses.ArcFaceLoss(num_classes, width, label_smoothing=0.1)
+    _, joined = distributed.prepare(nn.Identity(), loss, shard_classes=True)
+    embeddings, labels = torch.randn(samples, width, requires_grad=True), torch.arange(samples)
+    given = 0
+
+    def counted(collective, place, *args, **kwargs):
+        nonlocal given
+        given += args[place].nbytes
+        return collective(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in (("all_reduce", 0), ("all_gather", 1), ("broadcast", 0)):
+            patch.setattr(dist, name, partial(counted, getattr(dist, name), place))
+        joined(embeddings, labels).backward()
+    return given, embeddings.nbytes * (1 + distributed.world_size())
+
+
 def said(call):
     try:
         call()
@@ -178,6 +197,7 @@ def work(rank, world, folder):
         found[f"drawn: {name}"] = []
         found[name] = train(make, drawn=found[f"drawn: {name}"])
     found["mistakes"] = mistakes()
+    found["carried"] = carried(20), carried(20_000)
     dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")
 
@@ -231,6 +251,13 @@ def test_each_draws_among_its_own_and_the_loss_is_that_of_all_that_were_drawn(na
 def test_what_cannot_be_split_says_so(mistake, message, processes):
     for found in processes:
         assert re.match(message, found["mistakes"][mistake]), found["mistakes"][mistake]
+
+
+def test_what_crosses_the_wire_in_a_step_does_not_depend_on_the_number_of_classes(processes):
+    for (few, embeddings), many in (found["carried"] for found in processes):
+        assert many == (few, embeddings)
+        of_samples = 10 * len(processes) * 8 * 10  # a few numbers for each, and labels
+        assert embeddings < few < embeddings + of_samples + 6000  # the state of torch's generator
 
 
 @pytest.mark.parametrize("case", CLASSES, ids=str)
