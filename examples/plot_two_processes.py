@@ -34,8 +34,8 @@ def train(batch_size=75, epochs=2):
     torch.manual_seed(0)  # the same start and the same order of images everywhere
     model = nn.Sequential(nn.Linear(pixels.shape[1], 64), nn.Tanh(), nn.Linear(64, 16)).double()
     loss = parse_loss("AdaFaceLoss + 0.1 * CenterLoss + TripletMarginLoss @ MultiSimilarityMiner", 10, 16).double()
-    optimizer = torch.optim.AdamW(param_groups(model, loss, lr=2e-3))
     trained, joined = prepare(model, loss)
+    optimizer = torch.optim.AdamW(param_groups(model, loss, lr=2e-3))
     values = []
     for batch in torch.randperm(len(labels)).repeat(epochs).split(batch_size):
         own = batch[list(shard_rows(len(batch)))]

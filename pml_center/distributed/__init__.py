@@ -4,8 +4,8 @@ Started by ``torchrun``, a program of any number of processes is four lines long
 
     with initialize("cpu"):
         model, loss = create_embedder("convnet"), SoftmaxLoss(num_classes=10, embedding_size=64)
-        optimizer = torch.optim.AdamW(param_groups(model, loss, lr=1e-3))
         trained, joined = prepare(model, loss)
+        optimizer = torch.optim.AdamW(param_groups(model, loss, lr=1e-3))
         for images, labels in batches:  # this process's own
             joined(trained(images), labels).backward()
             optimizer.step()
@@ -17,8 +17,8 @@ Started by ``torchrun``, a program of any number of processes is four lines long
 
 import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,21 +27,26 @@ import torch.distributed as dist
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 from pml_center.distributed import collectives
 
 __all__ = [
     "JoinedLoss",
+    "clip_gradients",
     "from_main",
     "gather_objects",
     "gather_rows",
     "initialize",
     "is_main",
+    "is_split",
     "of_each",
+    "own_state",
     "prepare",
     "rank",
     "shard_rows",
     "share_buffers",
+    "whole_state",
     "world_size",
 ]
 
@@ -49,7 +54,7 @@ Rows = TypeVar("Rows", np.ndarray, Tensor)
 T = TypeVar("T")
 
 
-def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
+def prepare(model: nn.Module, *losses: nn.Module, shard_classes: bool = False) -> tuple[nn.Module, ...]:
     """The model and the losses as several processes train them: they do what one does with the joined batch.
 
     The model goes into ``DistributedDataParallel``. A loss goes into :class:`JoinedLoss`, which gives it the embeddings
@@ -64,12 +69,17 @@ def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
             ``torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)`` beforehand looks at all.
         losses: ours, PML's, PML's ``MultipleLosses``, a :class:`~pml_center.training.LossFormula`; not wrapped. A miner
             belongs inside one of the last two, so that it, too, sees the joined batch.
+        shard_classes: whether each process keeps a part of the classes: of their weights, centers, biases, margins and
+            memories, of the gradients of these, and of what an optimizer has for them. They become new parameters:
+            make the optimizer afterwards.
 
     Returns:
         Model and losses, in the order in which they came.
 
     Raises:
-        TypeError: a loss that is no module, or that is wrapped for several processes already.
+        TypeError: a loss that is no module, or that is wrapped for several processes already; with ``shard_classes``,
+            PML's with class weights.
+        ValueError: with ``shard_classes``, losses without classes, or with too few; sparse gradients; torch 2.4.
 
     Example:
         >>> from pml_center.losses import SoftmaxLoss
@@ -88,15 +98,20 @@ def prepare(model: nn.Module, *losses: nn.Module) -> tuple[nn.Module, ...]:
             )
     if world_size() == 1:
         return model, *losses
+    joined = [JoinedLoss(loss, shard_classes) for loss in losses]
+    if shard_classes and not any(each.tables for each in joined):
+        names = ", ".join(type(loss).__name__ for loss in losses) or "none"
+        raise ValueError(f"losses must have classes with shard_classes, got {names}. Leave shard_classes out.")
     of_model = set(model.parameters())
+    split = {parameter for each in joined if each.tables for parameter in each.tables.parameters()}
     for parameter in dict.fromkeys(parameter for loss in losses for parameter in loss.parameters()):
-        if parameter.requires_grad and parameter not in of_model:
+        if parameter.requires_grad and parameter not in of_model | split:
             parameter.register_post_accumulate_grad_hook(collectives.average_gradient)
     if any(parameter.requires_grad for parameter in of_model) and not isinstance(model, DistributedDataParallel):
         model = DistributedDataParallel(model)
         if world_size() > 2 and not any(parameter.device.type != "cpu" for parameter in of_model):
             model.register_comm_hook(None, collectives.mean_in_order)
-    return model, *map(JoinedLoss, losses)
+    return model, *joined
 
 
 class JoinedLoss(nn.Module):
@@ -109,15 +124,21 @@ class JoinedLoss(nn.Module):
 
     Args:
         module: the loss.
+        shard_classes: as for :func:`prepare`.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, shard_classes: bool = False):
         super().__init__()
         self.module = module
         state = module.state_dict(keep_vars=True).values()  # with counts, which are no buffers
         for tensor in dict.fromkeys((*module.parameters(), *module.buffers(), *state)):
             if isinstance(tensor, torch.Tensor):
                 collectives.take_from_first(tensor)
+        self.tables = None
+        if shard_classes:
+            from pml_center.distributed.sharded import Tables  # half a second of torch, for who asks for it
+
+            self.tables = Tables(module)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the loss says to the joined batch.
@@ -147,7 +168,8 @@ class JoinedLoss(nn.Module):
             for (key, tensor), of_tensor in zip(tensors.items(), zip(*lengths, strict=True), strict=True)
         }
         rows = [joined.get(id(value)) for value in values]
-        with _draws_of_the_first(device), collectives.joined():
+        in_parts = self.tables.in_parts if self.tables else nullcontext
+        with _draws_of_the_first(device), collectives.joined(shares_rows=not self.tables), in_parts():
             return self.module(*rows[: len(args)], **dict(zip(kwargs, rows[len(args) :], strict=True)))
 
 
@@ -204,6 +226,63 @@ def gather_rows(rows: Rows) -> Rows:
     place = tensor.device if tensor.device.type != "cpu" else collectives.meeting_place(torch.device("cuda"))
     joined = torch.cat(collectives.rows_by_rank(tensor.detach().to(place))).to(tensor.device)
     return joined.numpy() if isinstance(rows, np.ndarray) else joined
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Whether each process has a part of a parameter, as :func:`prepare` splits them.
+
+    Example:
+        >>> is_split(nn.Linear(3, 2).weight)
+        False
+    """
+    return hasattr(tensor, "to_local")
+
+
+def clip_gradients(parameters: Iterable[Tensor], longest: float) -> Tensor:
+    """``torch.nn.utils.clip_grad_norm_`` that also takes parameters which :func:`prepare` has split.
+
+    Where some are, every process must call it.
+
+    Args:
+        parameters: with gradients, or without.
+        longest: the length that the gradient of all together is to have at most.
+
+    Returns:
+        The length that it had, 0-d.
+
+    Example:
+        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> clip_gradients([weight], 1), weight.grad
+        (tensor(5.), tensor([0.6000, 0.8000]))
+    """
+    parameters = list(parameters)
+    if not any(map(is_split, parameters)):
+        return clip_grad_norm_(parameters, longest)
+    from pml_center.distributed import sharded
+
+    return sharded.clip_gradients(parameters, longest)
+
+
+def whole_state(module: nn.Module) -> dict[str, Any]:
+    """``module.state_dict()``, with whole tables in the place of those that :func:`prepare` has split.
+
+    For a file that a loss of one process loads. Every process must call it, and gets the same.
+
+    Example:
+        >>> list(whole_state(nn.Linear(3, 2)))  # nothing is split
+        ['weight', 'bias']
+    """
+    if world_size() == 1:
+        return module.state_dict()
+    from pml_center.distributed import sharded
+
+    return sharded.whole_state(module)
+
+
+def own_state(module: nn.Module) -> dict[str, Any]:
+    """``module.state_dict()``, with what this process has of tables that :func:`prepare` has split."""
+    return {name: value.to_local() if is_split(value) else value for name, value in module.state_dict().items()}
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from pml_center.ops.first_order import first_order
 
 _is_joined = False
+_shares_rows = True
 
 
 def is_distributed() -> bool:
@@ -31,14 +32,24 @@ def processes(group: dist.ProcessGroup | None = None) -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Inside, each process holds the joined batch, and asks no other for its part."""
-    global _is_joined
-    before, _is_joined = _is_joined, True
+def joined(shares_rows: bool = True) -> Iterator[None]:
+    """Inside, each process holds the joined batch, and asks no other for its part.
+
+    Args:
+        shares_rows: whether :func:`own_rows` gives each a part of the samples; else it has a part of the classes.
+    """
+    global _is_joined, _shares_rows
+    before = _is_joined, _shares_rows
+    _is_joined, _shares_rows = True, shares_rows
     try:
         yield
     finally:
-        _is_joined = before
+        _is_joined, _shares_rows = before
+
+
+def is_joined() -> bool:
+    """Whether this is inside :func:`joined`."""
+    return _is_joined
 
 
 def joined_by_wrapper() -> bool:
@@ -106,13 +117,14 @@ def part_of(size: int, rank: int, world: int) -> slice:
 
 
 def own_rows(rows: Tensor) -> Tensor:
-    """The share of this process in rows that all hold; all of them outside :func:`joined`."""
-    return rows[part_of(len(rows), dist.get_rank(), dist.get_world_size())] if _is_joined else rows
+    """The share of this process in rows that all hold; all of them outside :func:`joined`, or if nobody shares rows."""
+    is_shared = _is_joined and _shares_rows
+    return rows[part_of(len(rows), dist.get_rank(), dist.get_world_size())] if is_shared else rows
 
 
 def join_parts(part: Tensor, size: int) -> Tensor:
     """What all have made of their :func:`own_rows`, (size, ...): each must go on with it in the same way."""
-    return _JoinParts.apply(part, size) if _is_joined else part
+    return _JoinParts.apply(part, size) if _is_joined and _shares_rows else part
 
 
 def average_gradient(parameter: Tensor) -> None:

@@ -53,6 +53,7 @@ class AdaptiveFaceLoss(BaseSoftmaxLoss):
     margin_unit = "cosine"
     default_gradient = None  # margins learn through the target
 
+    per_class = (*BaseSoftmaxLoss.per_class, "margins")
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "initial_margin": Range("margin", 0, 0.7)}
 
     def __init__(

@@ -53,7 +53,8 @@ class BaseCenterLoss(BaseClassLoss):
     - :meth:`spread`: what moves the centers beside the pull;
     - ``reaches_all_centers``: True if centers of absent classes have a gradient, too;
     - ``only_pulls``: True if it is smallest where all embeddings are the same point;
-    - ``default_init`` and ``takes_any_distance``, with :meth:`get_default_distance`.
+    - ``default_init`` and ``takes_any_distance``, with :meth:`get_default_distance`;
+    - ``per_class``: its tables with rows for each class, beside those of this class.
 
     Args:
         num_classes: C.
@@ -82,6 +83,7 @@ class BaseCenterLoss(BaseClassLoss):
     default_init: ClassVar[Init] = "zeros"
     takes_any_distance: ClassVar[bool] = False
     reaches_all_centers: ClassVar[bool] = False
+    per_class = (*BaseClassLoss.per_class, "centers", "last_seen")
     _counts = True
     only_pulls: ClassVar[bool] = False
     _is_frozen = False

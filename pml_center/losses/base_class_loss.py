@@ -1,7 +1,7 @@
 """BaseClassLoss: what every loss with one row of numbers per class shares."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_metric_learning.losses.mixins import WeightRegularizerMixin
@@ -33,6 +33,7 @@ class BaseClassLoss(PMLClassNames, WeightRegularizerMixin, BaseElementLoss):
             is called with the numbers of the rows whose classes are in the batch, too.
     """
 
+    per_class: ClassVar[tuple[str, ...]] = ("loss_weights",)  # tables, which processes may split
     num_classes: int
     embedding_size: int
     loss_weights: Tensor | None

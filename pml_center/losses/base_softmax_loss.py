@@ -108,7 +108,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     - ``normalizes``: False if it compares by the plain product, and ``takes_lengths`` if its ``distance`` may say so;
     - ``margin_unit``: of its margin, ``"radians"``, ``"degrees"`` or ``"cosine"``;
     - ``default_gradient``: whether the paper differentiates its margin, None if nothing else is right;
-    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights.
+    - ``from_pml_units``: for arguments that PML keeps in another unit, and ``pml_weight``: its name of the weights;
+    - ``per_class``: its parameters and buffers with rows for each class, beside the weights.
 
     Blocks of logits are made a chunk of classes at a time.
 
@@ -175,6 +176,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     normalizes: bool = True  # embeddings and weights are compared by cosine, else by the plain product
     default_gradient: ClassVar[Gradient | None] = "full"  # None: a margin that cannot be taken for a constant
     takes_lengths: ClassVar[bool] = False  # embeddings may also keep their length, where the distance says so
+    per_class = (*BaseClassLoss.per_class, "class_counts")
     margin_unit: MarginUnit = "radians"
     from_pml_units: ClassVar[dict[str, Callable]] = {}  # of attributes that PML stores in another unit than it takes
     tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
@@ -566,7 +568,7 @@ def _in_one_pass(loss: BaseSoftmaxLoss, first: Batch, second: Batch) -> tuple[Te
         scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
     )
     others = join_parts(negative_logsumexp(rest), len(own))
-    is_same, least = own == other, torch.finfo(others.dtype).min
+    is_same, least = first.labels == second.labels, torch.finfo(others.dtype).min
     one, two = (
         F.softplus(torch.logaddexp(others, torch.where(is_same, least, neighbour)) - target, threshold=40)
         for target, neighbour in zip(targets, reversed(plain), strict=True)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_embeddings, check_labels
-from pml_center.ops.draws import drawn
-from pml_center.ops.in_place import untraced
+from pml_center.ops.draws import drawn_classes, drawn_probability
 
 
 class Chosen(NamedTuple):
@@ -89,6 +88,7 @@ class ClassWeights(Counting, nn.Module):
         seed: of the choice.
     """
 
+    per_class = ("weight", "bias")
     draws: Tensor
 
     def __init__(
@@ -131,7 +131,7 @@ class ClassWeights(Counting, nn.Module):
         index = (classes.unsqueeze(1) * self.sub_centers + of_class).flatten()
         rows = F.embedding(index, self.weight, sparse=self.sparse_gradient).to(dtype)
         own = torch.searchsorted(classes, labels)
-        drawn = self._probability(own, len(classes)).to(dtype) if self.sample_correction else None
+        drawn = self._probability(classes, own).to(dtype) if self.sample_correction else None
         return Chosen(rows, None if bias is None else bias[classes], own, classes, drawn)
 
     @property
@@ -176,20 +176,10 @@ class ClassWeights(Counting, nn.Module):
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Those of the batch and a random choice of the others, sorted."""
-        order = _order(self, labels.device)
+        classes = drawn_classes(self.weight, labels, self.num_classes, self.sample_rate, self.seed, self.draws)
         self.draws = self.draws + 1
-        order = order.index_fill(0, labels, 2)  # above all others
-        size = max(min(len(labels), self.num_classes), round(self.sample_rate * self.num_classes))
-        return order.topk(size, sorted=False).indices.sort().values
+        return classes
 
-    def _probability(self, own: Tensor, size: int) -> Tensor:
-        """Of so many classes, those at the places ``own`` are there for certain, the others by an even choice."""
-        is_present = torch.zeros(size, dtype=torch.bool, device=own.device).index_fill(0, own, True)
-        present = is_present.sum()
-        return torch.where(is_present, 1.0, (size - present) / (self.num_classes - present).clamp_min(1))
-
-
-@untraced
-def _order(weights: ClassWeights, device: torch.device) -> Tensor:
-    """A random number in [0, 1) for each class."""
-    return drawn(torch.rand, weights.num_classes, weights.seed + int(weights.draws), device)
+    def _probability(self, classes: Tensor, own: Tensor) -> Tensor:
+        """With which each of them was drawn."""
+        return drawn_probability(classes, own, self.num_classes)

@@ -61,6 +61,8 @@ class KappaFaceLoss(BaseSoftmaxLoss):
     class_seen: Tensor
     margin_shares: Tensor
 
+    per_class = (*BaseSoftmaxLoss.per_class, "class_sums", "class_seen", "margin_shares")
+
     def __init__(
         self,
         num_classes: int,

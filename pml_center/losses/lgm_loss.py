@@ -68,6 +68,7 @@ class LGMLoss(BaseCenterLoss):
     default_init: ClassVar[Init] = "normal"
     reaches_all_centers = True
 
+    per_class = (*BaseCenterLoss.per_class, "log_variances")
     tuned: ClassVar[dict[str, Range]] = {
         "margin": Range("margin", 0, 1),
         "likelihood_weight": Range("weight", 0.1, 10, log=True, relative=True),

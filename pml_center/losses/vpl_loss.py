@@ -51,6 +51,8 @@ class VPLLoss(BaseSoftmaxLoss):
     latest: Tensor
     seen: Tensor
 
+    per_class = (*BaseSoftmaxLoss.per_class, "latest", "seen")
+
     def __init__(
         self,
         num_classes: int,

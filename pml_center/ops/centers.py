@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import wrap_torch_function
 
 from pml_center.ops.first_order import first_order
 from pml_center.ops.in_place import in_place
@@ -148,7 +149,11 @@ ROWS = 1024  # centers that are looked at together where all are
 ORIGIN_ROWS = 64  # centers that say where the middle of all is
 
 
-def pairwise_cosines(centers: Tensor) -> Tensor:
+UnitSum = tuple[Tensor, Tensor]
+
+
+@wrap_torch_function(lambda centers, *_, **__: (centers,))
+def pairwise_cosines(centers: Tensor, of_all: UnitSum | None = None) -> Tensor:
     """The sum of the cosines over ordered pairs of different centers, ``Σ_{j≠k} cos(c_j, c_k)``, 0-d.
 
     With u the centers at length 1 it is ``‖Σ u‖² − C``: O(C·D), where the (C, C) matrix of cosines takes O(C²·D). A
@@ -156,29 +161,32 @@ def pairwise_cosines(centers: Tensor) -> Tensor:
 
     Args:
         centers: (C, D).
+        of_all: what :func:`unit_sum` says of all centers, where these are a part of them.
 
     Example:
         >>> import torch
         >>> pairwise_cosines(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
         tensor(-2.)
     """
-    return _PairwiseCosines.apply(centers)
+    return _PairwiseCosines.apply(centers, of_all)
 
 
+@wrap_torch_function(lambda centers, *_, **__: (centers,))
 @torch.no_grad()
-def repulsion_step(centers: Tensor, rate: float) -> None:
+def repulsion_step(centers: Tensor, rate: float, of_all: UnitSum | None = None) -> None:
     """Turn each center away from all others, in place: ``c_j −= rate · Σ_{k≠j} ∂cos(c_j, c_k) / ∂c_j``.
 
     Args:
         centers: (C, D), changed in place.
         rate: the rate.
+        of_all: as for :func:`pairwise_cosines`.
     """
-    total, _ = _unit_sum(centers)
+    total, _ = unit_sum(centers) if of_all is None else of_all
     for rows in centers.split(ROWS):
         rows -= rate * _turn(rows, total)
 
 
-def _unit_sum(centers: Tensor) -> tuple[Tensor, Tensor]:
+def unit_sum(centers: Tensor) -> UnitSum:
     """The sum of the centers at length 1, (D,), and how many have a direction, 0-d."""
     total, directed = centers.new_zeros(centers.shape[1]), centers.new_zeros((), dtype=torch.long)
     for rows in centers.split(ROWS):
@@ -197,21 +205,22 @@ def _turn(rows: Tensor, total: Tensor) -> Tensor:
 
 class _PairwiseCosines(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, centers: Tensor) -> Tensor:
-        total, directed = _unit_sum(centers)
+    def forward(ctx: Any, centers: Tensor, of_all: UnitSum | None) -> Tensor:
+        total, directed = unit_sum(centers) if of_all is None else of_all
         ctx.save_for_backward(centers, total)
         return total.square().sum() - directed
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         centers, total = ctx.saved_tensors
         result = torch.empty_like(centers)
         for rows, out in zip(centers.split(ROWS), result.split(ROWS), strict=True):
             torch.mul(_turn(rows, total), 2 * gradient, out=out)
-        return result
+        return result, None
 
 
+@wrap_torch_function(lambda table, index: (table,))
 def with_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Some rows of a table, and the table again, for everything else that reads it.
 
@@ -238,6 +247,7 @@ class _WithRows(torch.autograd.Function):
         return in_place("index_add", of_table, 0, index, of_rows), None
 
 
+@wrap_torch_function(lambda embeddings, centers, labels: (centers,))
 def other_squared_distances(embeddings: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     """The sum of the squared distances to the centers of all other classes, ``Σ_{j≠y} ‖x − c_j‖²``, (B,).
 
@@ -291,9 +301,15 @@ class _OtherSquaredDistances(torch.autograd.Function):
         return of_embeddings, in_place("index_add", of_centers, 0, labels, own), None
 
 
+@wrap_torch_function(lambda embeddings, centers, *_, **__: (centers,))
 @torch.no_grad()
 def nearest_other(
-    embeddings: Tensor, centers: Tensor, labels: Tensor, angular: bool = False, chunk_size: int | None = None
+    embeddings: Tensor,
+    centers: Tensor,
+    labels: Tensor,
+    angular: bool = False,
+    chunk_size: int | None = None,
+    is_part: bool = False,
 ) -> Tensor:
     """The class of the nearest center among all other classes, (B,); with a single class, the label itself.
 
@@ -307,6 +323,7 @@ def nearest_other(
         labels: (B,).
         angular: whether the nearest is that of the smallest angle; a center at 0 is then at 90 degrees from all.
         chunk_size: classes in a block; memory is O(chunk_size · (B + D)). None chooses.
+        is_part: whether these are some of the classes, and a label is negative where it is none of them.
 
     Example:
         >>> import torch
@@ -317,7 +334,7 @@ def nearest_other(
     moved = embeddings if origin is None else embeddings - origin
     least = embeddings.new_full((len(embeddings),), torch.inf)
     nearest = labels
-    for chunk in chunks(len(centers), max(embeddings.shape), chunk_size):
+    for chunk in chunks(len(centers), max(embeddings.shape), chunk_size, is_part):
         rows = chunk.of(centers)
         if origin is None:
             scores = moved @ in_place("neg", F.normalize(rows, dim=1).t())
@@ -352,12 +369,14 @@ def angle_between(first: Tensor, second: Tensor) -> Tensor:
     return 2 * torch.atan2(apart, together.clamp_min(SHORTEST))
 
 
+@wrap_torch_function(lambda embeddings, means, *_, **__: (means,))
 def other_log_likelihoods(
     embeddings: Tensor,
     means: Tensor,
     labels: Tensor,
     log_variances: Tensor | None = None,
     chunk_size: int | None = None,
+    is_part: bool = False,
 ) -> Tensor:
     """``logsumexp`` over every class but one's own of the logarithm of its Gaussian, (B,).
 
@@ -372,13 +391,14 @@ def other_log_likelihoods(
         log_variances: (C, D) ``log v``; None are those of identity matrices, 0.
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(chunk_size · (B + D)).
             None chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
+        is_part: as for :func:`nearest_other`.
 
     Example:
         >>> import torch
         >>> other_log_likelihoods(torch.zeros(1, 2), torch.tensor([[0.0, 0], [3, 0], [0, 2]]), torch.tensor([1]))
         tensor([0.1269])
     """
-    return _OtherLogLikelihoods.apply(embeddings, means, labels, log_variances, chunk_size)
+    return _OtherLogLikelihoods.apply(embeddings, means, labels, log_variances, chunk_size, is_part)
 
 
 def log_likelihoods(embeddings: Tensor, means: Tensor, log_variances: Tensor | None = None) -> Tensor:
@@ -402,12 +422,12 @@ def _gaussian_block(moved: Tensor, rows: Tensor, log_variances: Tensor | None) -
 
 class _OtherLogLikelihoods(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeddings, means, labels, log_variances, chunk_size):
+    def forward(ctx, embeddings, means, labels, log_variances, chunk_size, is_part):
         center = _middle(means)
         moved = embeddings - center
         parts, kept = [], []
         room = KEPT_ELEMENTS if chunk_size is None else 0
-        for chunk in chunks(len(means), max(embeddings.shape), chunk_size):
+        for chunk in chunks(len(means), max(embeddings.shape), chunk_size, is_part):
             variances = None if log_variances is None else chunk.of(log_variances)
             block = _gaussian_block(moved, chunk.of(means) - center, variances)
             block = chunk.fill_own(block, labels, torch.finfo(block.dtype).min)
@@ -415,8 +435,8 @@ class _OtherLogLikelihoods(torch.autograd.Function):
             room -= block.numel()
             kept.extend([block] if room >= 0 else ())
         result = _logsumexp(torch.stack(parts, dim=1))
-        needs_embeddings, needs_means, _, needs_variances, _ = ctx.needs_input_grad
-        ctx.chunk_size = chunk_size
+        needs_embeddings, needs_means, _, needs_variances, *_ = ctx.needs_input_grad
+        ctx.chunk_size, ctx.is_part = chunk_size, is_part
         ctx.of_embeddings_alone = not needs_means and not needs_variances
         if ctx.of_embeddings_alone and needs_embeddings:  # taken now: backward may find the means moved
             saved = moved, means, labels, log_variances, center, result, *kept
@@ -429,20 +449,20 @@ class _OtherLogLikelihoods(torch.autograd.Function):
     @first_order
     def backward(ctx, upstream):
         if ctx.of_embeddings_alone:
-            return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None
+            return ctx.saved_tensors[0] * upstream.unsqueeze(1), None, None, None, None, None
         of_embeddings, of_means, of_variances = _gaussian_gradients(ctx, ctx.saved_tensors, upstream)
-        return of_embeddings, of_means, None, of_variances, None
+        return of_embeddings, of_means, None, of_variances, None, None
 
 
 def _gaussian_gradients(ctx, saved, upstream) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Of embeddings, means and log-variances: one more walk over the blocks."""
     moved, means, labels, log_variances, center, result, *kept = saved
-    _, needs_means, _, needs_variances, _ = ctx.needs_input_grad
+    _, needs_means, _, needs_variances, *_ = ctx.needs_input_grad
     of_embeddings = torch.zeros_like(moved)
     of_means = torch.empty_like(means) if needs_means else None
     of_variances = torch.empty_like(log_variances) if needs_variances else None
     total = torch.zeros_like(moved) if log_variances is not None else torch.zeros_like(result).unsqueeze(1)
-    for number, chunk in enumerate(chunks(len(means), max(moved.shape), ctx.chunk_size)):
+    for number, chunk in enumerate(chunks(len(means), max(moved.shape), ctx.chunk_size, ctx.is_part)):
         rows, of_block = chunk.of(means) - center, None if log_variances is None else chunk.of(log_variances)
         block = kept[number] if number < len(kept) else _gaussian_block(moved, rows, of_block)
         share = in_place("mul", exponential(block - result.unsqueeze(1)), upstream.unsqueeze(1))

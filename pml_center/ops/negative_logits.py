@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import wrap_torch_function
 
 from pml_center.ops.first_order import first_order
 from pml_center.ops.in_place import in_place, untraced
@@ -46,6 +47,7 @@ class NegativeLogits:
         chunk_size: classes in a block, and nothing is kept from forward to backward: memory is O(B · chunk_size). None
             chooses the size, and keeps blocks of up to 52 MiB in all, which saves computing them twice.
         product_dtype: a half precision for the matrix products of fp32, forward and backward; all else stays fp32.
+        is_part: whether these are some of the classes, and ``own`` is negative where it is none of them.
     """
 
     embeddings: Tensor
@@ -60,8 +62,10 @@ class NegativeLogits:
     drawn: Tensor | None = None
     chunk_size: int | None = None
     product_dtype: torch.dtype | None = None
+    is_part: bool = False
 
 
+@wrap_torch_function(lambda logits: (logits.weight,))
 def negative_logsumexp(logits: NegativeLogits) -> Tensor:
     """``logsumexp`` over every class but one's own, (B,); for C = 1 the lowest finite number.
 
@@ -71,6 +75,7 @@ def negative_logsumexp(logits: NegativeLogits) -> Tensor:
     return _reduce(logits, _LOGSUMEXP)
 
 
+@wrap_torch_function(lambda logits, of=None: (logits.weight,))
 def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tensor:
     """Sum over every class but one's own, (B,), of the logits or of a function of them.
 
@@ -80,11 +85,23 @@ def negative_sum(logits: NegativeLogits, of: Elementwise | None = None) -> Tenso
     return _reduce(logits, of)
 
 
+@wrap_torch_function(lambda logits, count: (logits.weight,))
 @torch.no_grad()
 def hardest(logits: NegativeLogits, count: int) -> Tensor:
     """The count-th largest similarity to other classes, (B,), before any margin; the lowest number if there are fewer.
 
     To the bit what a margin is given later: ``similarity >= hardest(logits, k).unsqueeze(1)`` are the k hardest.
+    """
+    best = nearest_others(logits, count)
+    least = torch.finfo(best.dtype).min
+    return best[:, -1] if best.shape[1] == count else torch.full_like(best[:, 0], least)
+
+
+@torch.no_grad()
+def nearest_others(logits: NegativeLogits, count: int) -> Tensor:
+    """The largest similarities to other classes, before any margin, in order, (B, count), or as many as there are.
+
+    A sample's own class counts as the lowest number.
     """
     described = replace(logits, margin=lambda similarity: similarity, bias=None)
     best = logits.embeddings.new_empty(len(logits.embeddings), 0)
@@ -94,11 +111,7 @@ def hardest(logits: NegativeLogits, count: int) -> Tensor:
         similarity = chunk.fill_own(similarity, logits.own, torch.finfo(similarity.dtype).min)
         best = torch.cat([best, similarity.topk(min(count, similarity.shape[1])).values], dim=1)
         best = best.topk(min(count, best.shape[1])).values
-    return (
-        best[:, -1]
-        if best.shape[1] == count
-        else torch.full_like(logits.own, torch.finfo(best.dtype).min, dtype=best.dtype)
-    )
+    return best
 
 
 def directions(embeddings: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
@@ -124,6 +137,7 @@ class Comparison(NamedTuple):
     """(C · sub_centers, D) the weights again, for everything else that reads them."""
 
 
+@wrap_torch_function(lambda embeddings, weight, *_, **__: (weight,))
 def compare(
     embeddings: Tensor,
     weight: Tensor,
@@ -157,6 +171,9 @@ class Chunk(NamedTuple):
     start: int
     stop: int
     is_all: bool
+    """Whether they are all classes."""
+    holds_own: bool
+    """Whether each sample's own class is surely one of them."""
 
     def of(self, table: Tensor, per_class: int = 1) -> Tensor:
         """Their rows of a table with so many for each class."""
@@ -167,11 +184,11 @@ class Chunk(NamedTuple):
 
         Args:
             block: (B, K) of the K classes of this chunk.
-            own: (B,) in [0, C).
+            own: (B,) in [0, C), or negative where ``chunks`` was told of a part.
             value: the value.
         """
         column = own.unsqueeze(1)
-        if self.is_all:
+        if self.holds_own:
             return in_place("scatter", block, 1, column, value)
         column = column - self.start
         nearest = column.clamp(0, self.stop - self.start - 1)
@@ -179,18 +196,20 @@ class Chunk(NamedTuple):
         return in_place("scatter", block, 1, nearest, values)
 
 
-def chunks(classes: int, entries: int, chunk_size: int | None) -> Iterator[Chunk]:
+def chunks(classes: int, entries: int, chunk_size: int | None, is_part: bool = False) -> Iterator[Chunk]:
     """All classes, a chunk at a time.
 
     Args:
         classes: C.
         entries: that a block has for each class.
         chunk_size: classes in a chunk; None makes small ones.
+        is_part: whether a sample's own class may be none of them.
     """
     size = chunk_size or max(1, BLOCK_ELEMENTS // max(1, entries))
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        yield Chunk(start, stop, stop - start == classes)
+        is_all = stop - start == classes
+        yield Chunk(start, stop, is_all, is_all and not is_part)
 
 
 def softmax_of(block: Tensor) -> tuple[Tensor, Tensor]:
@@ -416,7 +435,7 @@ def exponential(block: Tensor) -> Tensor:
 
 def _chunks(logits: NegativeLogits) -> Iterator[Chunk]:
     classes, entries = len(logits.weight) // logits.sub_centers, len(logits.embeddings) * logits.sub_centers
-    return chunks(classes, entries, logits.chunk_size)
+    return chunks(classes, entries, logits.chunk_size, logits.is_part)
 
 
 def _block(logits: NegativeLogits, scale: float | Tensor, chunk: Chunk) -> _Block:

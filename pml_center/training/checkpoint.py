@@ -21,6 +21,7 @@ from pml_center.training.interrupt import is_dead_worker
 FORMAT = 1  # a new number where an older reader would be misled
 MANIFEST = "manifest.json"
 STATE = "state.pt"
+TABLES = "tables"  # a folder of what several processes have a part of each
 WEIGHTS = ".safetensors"  # ends the name of a file of weights
 BLOCK = 1 << 22  # bytes that are read at a time
 
@@ -47,6 +48,7 @@ def write_checkpoint(
     run: str,
     keep: bool = True,
     facts: Mapping[str, Any] | None = None,
+    tables: tuple[Path, dict[str, Fingerprint]] | None = None,
 ) -> None:
     """Write a folder; the one that was there stays beside it as ``NAME-previous``.
 
@@ -60,6 +62,8 @@ def write_checkpoint(
         run: the identity of the run, without which nobody reads it again.
         keep: the checkpoint before this one; False deletes it once this one is there.
         facts: what a reader may look at without the tensors, see :func:`facts_of`.
+        tables: a folder on the same disk, which becomes part of this one, and what is in it, see
+            :func:`~pml_center.training.split_checkpoint.write_tables`.
 
     Raises:
         CheckpointError: the disk is full, or does not take the files for another reason.
@@ -70,7 +74,11 @@ def write_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        files = _sync_each(_written(partial, weights, state))
+        files = sync_each(_written(partial, weights, state))
+        if tables is not None:
+            draft, parts = tables
+            draft.rename(partial / TABLES)
+            files |= {f"{TABLES}/{name}": fingerprint for name, fingerprint in parts.items()}
         manifest = {"format": FORMAT, "run": run, **(facts or {}), "files": files}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (partial / MANIFEST, partial):
@@ -129,7 +137,24 @@ def read_weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tens
 def _weights(folder: Path, parts: Sequence[str], run: str) -> dict[str, Tensor]:
     files = _files(folder, run)
     name = next(name for part in parts if (name := f"{part}{WEIGHTS}") in files or part == parts[-1])
-    return _loaded(folder, name, files)
+    weights = _loaded(folder, name, files)
+    if "loss" in parts and (folder / TABLES).is_dir():
+        from pml_center.distributed.sharded import read_tables
+
+        check_tables(folder, run)
+        weights |= read_tables(folder / TABLES)
+    return weights
+
+
+def check_tables(folder: Path, run: str, rank: int = 0, world: int = 1) -> None:
+    """Whether what several processes wrote is whole; each of several looks at its share.
+
+    Raises:
+        CheckpointError: files that are damaged or missing.
+    """
+    files = _files(folder, run)
+    for name in sorted(name for name in files if name.startswith(f"{TABLES}/"))[rank::world]:
+        _content(folder, name, files)
 
 
 def _loaded(folder: Path, name: str, files: Mapping[str, Fingerprint]) -> dict[str, Tensor]:
@@ -286,7 +311,7 @@ def _written(folder: Path, weights: Mapping[str, Weights], state: Mapping[str, A
     yield folder / STATE
 
 
-def _sync_each(paths: Iterable[Path]) -> dict[str, Fingerprint]:
+def sync_each(paths: Iterable[Path]) -> dict[str, Fingerprint]:
     """The fingerprints of files. The disk takes one while its sum is computed and the next one is written."""
     with ThreadPoolExecutor() as pool:
         tasks = {path.name: (pool.submit(_fingerprint, path), pool.submit(_sync, path)) for path in paths}

@@ -142,6 +142,7 @@ class LossConfig:
             sees the whole batch, a step takes one more forward pass. By default all at once.
         per_class: images of each class in a batch; 0 draws images regardless of class.
         accumulate: batches that make one step of the optimizer.
+        shard_classes: each of several processes keeps a part of the classes, of their weights and centers.
     """
 
     loss: str = "SoftmaxLoss + 0.01 * CenterLoss"
@@ -150,6 +151,7 @@ class LossConfig:
     micro_batch: int | None = None
     per_class: int = 0
     accumulate: int = 1
+    shard_classes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +268,8 @@ class TrainConfig(RunConfig, MeasuringConfig, OptimizerConfig, LossConfig, Model
             raise ValueError(
                 f"color_jitter must be 0 with auto_augment, got {self.color_jitter}. Choose one: timm takes no more."
             )
+        if self.shard_classes and self.amp == "fp16":
+            raise ValueError("amp must be 'none' or 'bf16' with shard_classes, got 'fp16'. Use --amp bf16.")
         numbers_of("mlp_widths", self.mlp_widths)
         numbers_of("widths", self.widths)
         sides_of(self.image_size)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
 from tqdm.std import tqdm as Bar
 
 from pml_center import distributed
@@ -250,7 +249,8 @@ def step(state: TrainState, batches: Iterator[Batch]) -> int:
         count += len(images) * distributed.world_size()
     if config.clip_grad is not None:
         state.scaler.unscale_(state.optimizer)
-        clip_grad_norm_([p for group in state.optimizer.param_groups for p in group["params"]], config.clip_grad)
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        distributed.clip_gradients(parameters, config.clip_grad)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -264,7 +264,7 @@ def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
     config, progress = state.config, state.progress
     means = progress.means()
     _check_finite(means, run, state)
-    check_finite(run.checkpoints / "last", state.weights)  # of which the last step had no loss yet
+    distributed.of_each(lambda: check_finite(run.checkpoints / "last", state.weights))  # of the last step, too
     rate = state.optimizer.param_groups[0]["lr"]
     run.log(event="epoch", epoch=progress.epoch, lr=rate, seconds=round(progress.seconds, 3), **means)
     skipped = sorted({name for names in distributed.gather_objects(progress.skipped) for name in names})
@@ -285,20 +285,22 @@ def _end_of_epoch(run: Run, state: TrainState) -> dict[str, float]:
 
 def _measure(run: Run, state: TrainState) -> Measurement | None:
     """What the best model is worth."""
-    images = state.images.test
+    images, config = state.images.test, state.config
     if images is None:
         return None
     model = state.measured
     if state.images.val is not None:
         model.load_state_dict(run.weights("model", "best"))
-        state.loss.load_state_dict(run.weights("loss", "best"))
+        if not config.shard_classes:
+            state.loss.load_state_dict(run.weights("loss", "best"))
     known = of_known_classes(images, state.images.train.classes)
-    classify = state.loss.eval().classifier if known else None
-    came, gone = untouched(state.config, run.start)
+    loss = run.load_loss(model.embedding_size).to(state.device) if config.shard_classes and known else state.loss
+    classify = loss.eval().classifier if known else None
+    came, gone = untouched(config, run.start)
     if any(distributed.gather_objects(came is None)):
         came = None
     gone = [doubt for doubts in distributed.gather_objects(gone) for doubt in doubts][:1]
-    measurement = measure(model, images, state.config, known, classify, came).with_warnings(run.accepted + gone)
+    measurement = measure(model, images, config, known, classify, came).with_warnings(run.accepted + gone)
     if run.writes:
         run.write_reports(measurement.reports)
     return measurement

@@ -7,7 +7,10 @@ from pytorch_metric_learning.regularizers import BaseRegularizer
 from torch import nn
 
 from pml_center.checks import check_between
+from pml_center.distributed import is_split
 from pml_center.losses import BaseCenterLoss
+
+SPLIT = " (split)"  # ends the name of a group whose parameters processes have a part of each
 
 
 def param_groups(
@@ -40,7 +43,9 @@ def param_groups(
     Returns:
         Groups named ``model``, ``losses`` and ``centers``, without empty ones; each parameter that requires a gradient
         is in exactly one. Where parts of the model have rates of their own they are named ``trunk``, or ``block 0`` and
-        so on, and ``neck``. What has no decay is apart, as in ``model (no decay)``.
+        so on, and ``neck``. What has no decay is apart, as in ``model (no decay)``, and what
+        :func:`~pml_center.distributed.prepare` has split over processes, as in ``losses (split)``: kernels of
+        optimizers take no mixture.
 
     Raises:
         ValueError: nothing to train, ``layer_decay`` for a model of unknown blocks.
@@ -70,9 +75,14 @@ def param_groups(
         for name, part, rate in _parts(model, lr, trunk_lr, neck_lr, layer_decay)
         for note, is_matrix, decay in (("", True, weight_decay), (" (no decay)", False, 0.0))
     ]
+    of_losses = [
+        ("centers", centers, center_lr),
+        ("losses", [p for loss in losses for p in loss.parameters()], loss_lr),
+    ]
     candidates += [
-        ("centers", centers, center_lr, 0.0),
-        ("losses", [p for loss in losses for p in loss.parameters()], loss_lr, 0.0),
+        (f"{name}{note}", [p for p in part if is_split(p) is split], rate, 0.0)
+        for name, part, rate in of_losses
+        for note, split in (("", False), (SPLIT, True))
     ]
     seen: set[int] = set()
     groups = []

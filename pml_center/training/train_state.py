@@ -160,6 +160,7 @@ class TrainState:
         loss = parse_loss(config.loss, len(counts), model.embedding_size, config.accumulate, counts, widths).to(device)
         if config.mixup or config.cutmix:
             loss.check_mixable()
+        _, criterion = distributed.prepare(nn.Identity(), loss, shard_classes=config.shard_classes)
         groups = param_groups(
             model,
             loss,
@@ -182,7 +183,7 @@ class TrainState:
                 "Use a smaller --accumulate or --batch-size."
             )
         optimizer = create_optimizer(groups, config)
-        network, criterion = distributed.prepare(in_parts(model, config), loss)
+        (network,) = distributed.prepare(in_parts(model, config))
         return cls(
             config,
             device,
@@ -280,15 +281,27 @@ class TrainState:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Those of each module, with its buffers."""
         parts = {"model": self.model, "loss": self.loss} | ({} if self.average is None else {"ema": self.measured})
-        return {part: module.state_dict() for part, module in parts.items()}
+        return {part: distributed.own_state(module) for part, module in parts.items()}
 
     def save(self, run: Run, name: str = "last") -> None:
-        """Write a checkpoint, from the first process alone."""
-        distributed.from_main(lambda: self._save(run, name))
+        """Write a checkpoint, from the first process alone; from each its part of the classes, where they are split."""
+        tables = None
+        if self.config.shard_classes:
+            run.check_own()
+            from pml_center.training.split_checkpoint import write_tables
 
-    def _save(self, run: Run, name: str) -> None:
+            tables = write_tables(run.checkpoints / name, self.loss, self.optimizer)
+        distributed.from_main(lambda: self._save(run, name, tables))
+
+    def _save(self, run: Run, name: str, tables: tuple[Path, dict] | None) -> None:
+        weights, optimizer = self.weights, self.optimizer.state_dict()
+        if tables is not None:
+            from pml_center.training.split_checkpoint import rest_of, rest_of_optimizer
+
+            weights["loss"] = rest_of(self.loss)
+            optimizer = rest_of_optimizer(self.optimizer, self.model, self.loss)
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "progress": vars(self.progress),
             "log_size": run.log_size,
@@ -296,7 +309,7 @@ class TrainState:
         facts = {"data": self.record.digest, "best_epoch": self.progress.best_epoch, "input": input_of(self.model)}
         run.check_own()
         try:
-            write_checkpoint(run.checkpoints / name, self.weights, state, run.identity, name == "last", facts)
+            write_checkpoint(run.checkpoints / name, weights, state, run.identity, name == "last", facts, tables)
         except CheckpointError:
             run.check_own()  # else the disk is blamed for a folder that was deleted
             raise
@@ -313,10 +326,16 @@ class TrainState:
         state, updates = checkpoint.state, self.updates
         try:
             self.model.load_state_dict(checkpoint.weights["model"])
-            self.loss.load_state_dict(checkpoint.weights["loss"])
             if self.average is not None:
                 self.average.module.load_state_dict(checkpoint.weights["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if self.config.shard_classes:
+                from pml_center.training.split_checkpoint import load_optimizer, load_split
+
+                moments = load_split(folder, run.identity, self.loss, checkpoint.weights["loss"])
+                load_optimizer(self.optimizer, self.model, self.loss, state["optimizer"], moments)
+            else:
+                self.loss.load_state_dict(checkpoint.weights["loss"])
+                self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint must fit the configuration and the data of the run, got {folder} "
