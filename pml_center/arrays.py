@@ -1,6 +1,7 @@
 """What users hand to an evaluation, checked once and turned into plain arrays."""
 
 import os
+import zlib
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pml_center.names import one_line
 
 Names = Sequence[str] | None
 
+BLOCK = 1 << 22  # bytes of a file that are read at a time
 ENTRIES = 2**20  # numbers in the largest temporary array, so that work on large arrays takes about 50 MiB beside them
 
 
@@ -348,3 +350,12 @@ def check_count(name: str, value: int) -> int:
     """
     check_between("a positive integer", "Use 1 or more.", **{name: value})
     return int(value)
+
+
+def sum_of_file(path: Path) -> str:
+    """Bytes and CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{path.stat().st_size}-{value:08x}"

@@ -11,6 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from pml_center.arrays import sum_of_file
 from pml_center.checks import check_between
 from pml_center.names import require, unknown_name
 
@@ -19,6 +20,7 @@ require(__name__, "timm")
 __all__ = ["MLP", "ConvNet", "Embedder", "create_embedder"]
 
 HEAD_EMBEDS = "pml-center: the classifier gives the embedding"  # a note in the config.json of an exported model
+SUM = "weights_sum"  # likewise: bytes and CRC-32 of its model.safetensors
 HEADS = ("linear", "mlp")  # models of vectors
 _NECKS = ("none", "linear", "bnneck")
 
@@ -536,6 +538,8 @@ def _create_sized(
 ) -> nn.Module:
     from timm import create_model
 
+    if pretrained:
+        _check_as_exported(name)
     head = _embedding_head(name, timm_kwargs.get("cache_dir"))
     overlay = safetensors_of(name) | (timm_kwargs.get("pretrained_cfg_overlay") or {})
     timm_kwargs = timm_kwargs | {"pretrained_cfg_overlay": overlay or None}
@@ -547,6 +551,25 @@ def _create_sized(
             if "img_size" not in str(error):
                 raise  # else a convolutional model: it takes images of any size and no such argument
     return create()
+
+
+def _check_as_exported(name: str) -> None:
+    """Weights of a local folder must be as ``export_timm`` wrote them, where it wrote down their sum.
+
+    Raises:
+        ValueError: others.
+    """
+    source, _, place = name.partition(":")
+    folder = Path(place).expanduser()
+    files = [folder / "config.json", folder / "model.safetensors"]
+    if source.lower() != "local-dir" or not all(file.is_file() for file in files):
+        return
+    known = json.loads(files[0].read_text(encoding="utf-8")).get(SUM)
+    if known not in (None, sum_of_file(files[1])):
+        raise ValueError(
+            f"weights must be as `pml-center export` wrote them, got other bytes in {str(files[1])!r}: the file is "
+            f"damaged, or another one. Export again, or take {SUM!r} out of config.json if they are to be others."
+        )
 
 
 def safetensors_of(name: str) -> dict[str, Any]:

@@ -37,10 +37,11 @@ def embed(
         json_: print one JSON object.
         model_options: how images become embeddings.
     """
+    from pml_center.arrays import sum_of_file
     from pml_center.cli.sources import Model, embedded
     from pml_center.data.open_images import full_source
     from pml_center.data.seen_images import FILE as SEEN
-    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of, sum_of_file
+    from pml_center.data.vectors import MODEL_FILE, name_order, sum_of
     from pml_center.evaluation import FaissSearcher, save_samples
     from pml_center.training.owner import owned
     from pml_center.training.run_folder import check_holds_only, write_whole

@@ -131,7 +131,8 @@ def _nearest(
     queries: "Samples", k: int, samples: "Samples", similarity: Any, folder: Path, index: Path | None
 ) -> tuple[Any, Any]:
     """The rows that are nearest to each query, and their scores, largest first."""
-    from pml_center.data.vectors import made_by, sum_of_file
+    from pml_center.arrays import sum_of_file
+    from pml_center.data.vectors import made_by
     from pml_center.evaluation.search import ExactSearch, FaissSearcher
 
     if index is None:

@@ -20,7 +20,7 @@ from pml_center.text_files import read_columns, read_rows
 
 FILES = (".npy", ".npz")
 MODEL_FILE = "model.json"  # in a folder of embeddings: the model that made them
-BLOCK = 1 << 22  # bytes that are read at a time
+DIGITS = 16  # of the digest of a name
 IDENTITY = ("fingerprint", "flip_test", "recipe")  # weights, and how images are put before them
 # What the arrays of an .npz file are called, the first of these names that there is.
 ARRAYS = {
@@ -137,7 +137,14 @@ def check_as_written(folder: Path, rows: NDArray, names: Sequence[str] | None) -
     order = facts.get("order")
     if order and names:
         now = name_order(names)
-        if now[0] == order[0] and now[1] != order[1]:
+        if isinstance(order, str):
+            then, there = (np.frombuffer(each.encode(), f"S{DIGITS}") for each in (order, now))
+            rows = then != there if len(then) == len(there) else np.ones(len(there), bool)
+            is_moved = bool(np.isin(there[rows], then).any())  # a name that was edited is none of those that there were
+        else:  # of an earlier version: a digest of which names there were, and one of their order
+            digests = [_digest("\n".join(each), 16) for each in (sorted(names), names)]
+            is_moved = digests[0] == order[0] and digests[1] != order[1]
+        if is_moved:
             raise ValueError(
                 f"samples.csv must have its rows in the order of embeddings.npy, got another order in {str(folder)!r} "
                 "than `pml-center embed` wrote. Restore the order, or embed again."
@@ -149,21 +156,13 @@ def sum_of(embeddings: NDArray) -> int:
     return zlib.crc32(np.ascontiguousarray(embeddings).data)
 
 
-def sum_of_file(path: Path) -> int:
-    """The CRC-32 of a file."""
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            value = zlib.crc32(block, value)
-    return value
+def name_order(names: Sequence[str]) -> str:
+    """A short digest of each name, in their order."""
+    return "".join(_digest(name, DIGITS // 2) for name in names)
 
 
-def name_order(names: Sequence[str]) -> list[str]:
-    """A digest of which names there are, and one of their order."""
-    return [
-        blake2b("\n".join(each).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-        for each in (sorted(names), names)
-    ]
+def _digest(text: str, size: int) -> str:
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=size).hexdigest()
 
 
 def _by_split(

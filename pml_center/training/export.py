@@ -17,7 +17,8 @@ from packaging.version import Version
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from pml_center.backbones import HEAD_EMBEDS, Embedder
+from pml_center.arrays import sum_of_file
+from pml_center.backbones import HEAD_EMBEDS, SUM, Embedder
 from pml_center.data.open_images import split_apart
 from pml_center.data.seen_images import FILE as SEEN
 from pml_center.data.vectors import made_by
@@ -253,6 +254,8 @@ def _write(network: nn.Module, model: Embedder, run: Run, folder: Path) -> None:
     if not run.config.pretrained:  # these are of weights that took no part
         facts |= dict.fromkeys(("license", "origin_url", "paper_name", "paper_ids"))
     save_for_hf(network, folder, {"pretrained_cfg": facts}, safe_serialization=True, data_config=inputs | whole)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {SUM: sum_of_file(folder / WEIGHTS)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copymode(folder / "config.json", folder / WEIGHTS)  # which safetensors lets only its owner read
     (folder / "labels.json").write_text(json.dumps(run.classes, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     write_whole(folder / SEEN, seen_by(str(run.folder)).without_folders().text)

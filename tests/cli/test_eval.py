@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -394,6 +395,26 @@ def test_rows_that_were_sorted_otherwise_are_refused(run, where):
     path.write_text("\n".join([header, *lines[::-1]]))
     for command in (("eval", "sorted"), ("search", "sorted", str(next((where / "photos").rglob("*.png"))))):
         assert "samples.csv must have its rows in the order of embeddings.npy" in run(*command, code=2)
+
+
+def test_rows_that_were_sorted_and_edited_are_refused_and_edited_ones_are_not(run, where):
+    """In folders of an earlier version as far as it wrote the order down."""
+    shutil.copytree(where / "rows", where / "edited")
+    path, facts = where / "edited" / "samples.csv", where / "edited" / "model.json"
+    header, first, *lines = path.read_text().splitlines()
+    moved = [header, first.replace("photos", "elsewhere"), *lines]
+    path.write_text("\n".join(moved))
+    run("eval", "edited", *QUICK)
+    path.write_text("\n".join([header, *moved[:0:-1]]))
+    said = "samples.csv must have its rows in the order of embeddings.npy"
+    assert said in run("eval", "edited", *QUICK, code=2)
+    names = load_samples(where / "rows").names
+    digests = [blake2b("\n".join(each).encode(), digest_size=16).hexdigest() for each in (sorted(names), names)]
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"order": digests}))
+    path.write_text("\n".join([header, *lines[::-1], first]))
+    assert said in run("eval", "edited", *QUICK, code=2)
+    path.write_text("\n".join([header, first, *lines]))
+    run("eval", "edited", *QUICK)
 
 
 def test_embeddings_that_are_damaged_are_refused(run, where):

@@ -131,4 +131,10 @@ def test_an_export_says_what_it_was_trained_on_and_not_where_that_lies(made, tmp
     asked = replace(asked, model=model, pretrained=True, split_seed=1, neck="none", embedding_size=None)
     other, _ = fit(replace(asked, out=str(tmp_path / "other")), test=False)
     assert doubts_of(other)
-    assert "24 of the 36 images are among" in command("eval", model, made / "data", "--workers", 0)[0]
+    measure = ("eval", model, made / "data", "--workers", 0)
+    assert "24 of the 36 images are among" in command(*measure)[0]
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-9] ^= 4
+    weights.write_bytes(content)
+    assert f"weights must be as `pml-center export` wrote them, got other bytes in '{weights}'" in command(*measure)[1]
