@@ -262,7 +262,6 @@ def _negative_sum(logits: NegativeLogits, of: Callable[[Tensor], Tensor] | None 
 @torch.no_grad()
 def _hardest(logits: NegativeLogits, count: int) -> Tensor:
     here = negative_logits.nearest_others(_logits_here(logits), count)
-    here = F.pad(here, (0, count - here.shape[1]), value=torch.finfo(here.dtype).min)
     every = rows_by_rank(here, lengths=[len(here)] * dist.get_world_size())
     return torch.cat(every, dim=1).topk(count).values[:, -1]
 

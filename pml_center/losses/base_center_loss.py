@@ -232,6 +232,11 @@ class BaseCenterLoss(BaseClassLoss):
         self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Pull to either center, then step each by the sample's share in it."""
+        if self.init == "first_batch":
+            raise ValueError(
+                'init must not be "first_batch" with samples of two classes, whose embeddings are nobody\'s mean, got '
+                '"first_batch". Take init="zeros".'
+            )
         both = [(labels, share), (other_labels, 1 - share)]
         batches = [self._batch(embeddings, each) for each, _ in both]
         losses = [self.pull(batch) for batch in batches]

@@ -26,6 +26,7 @@ from pml_center.losses.pml_names import PMLNames, check_assigned, check_overridd
 from pml_center.losses.tuning import Range
 from pml_center.losses.watch import Drift, is_averaged
 from pml_center.names import constructor_arguments, receiver, unknown_name
+from pml_center.ops.in_place import untraced
 from pml_center.ops.precision import ProductPrecision, full_precision, product_dtype, working_dtype
 
 MinerWeighting = Literal["max", "normalize", "count"]
@@ -287,14 +288,7 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
             )
         size = len(labels)
         other = check_labels(other_labels, self.num_classes, size, self.ignore_index, name="other_labels")
-        shares = as_numbers(share)
-        if shares is None or shares.shape not in ((), (size,)):
-            got = repr(share) if shares is None else f"shape {tuple(shares.shape)}"
-            raise ValueError(f"share must be a number or have shape ({size},), got {got}. It is the share of labels.")
-        is_known = shares.device.type == "cpu"  # else nobody waits for it
-        if is_known and not bool(((shares >= 0) & (shares <= 1)).all()):
-            raise ValueError(f"share must be in [0, 1], got {share!r}. It is the share of labels.")
-        return other.to(labels.device), shares.to(labels.device).expand(size)
+        return other.to(labels.device), _shares(share, size, labels.device)
 
     def _check_distance(self, distance: Any) -> None:
         if self.takes_any_distance:
@@ -345,6 +339,18 @@ class BaseElementLoss(PMLNames, BaseMetricLossFunction):
         if self.miner_weighting == "count":
             return counts
         return counts / (counts.max() if self.miner_weighting == "max" else counts.mean())
+
+
+@untraced  # a number would be compiled anew with each value
+def _shares(share: Any, size: int, device: torch.device) -> Tensor:
+    """The share of the first class of each sample, (B,); values of a GPU are not looked at."""
+    shares = share if isinstance(share, Tensor) and share.is_floating_point() else as_numbers(share)
+    if shares is None or shares.shape not in ((), (size,)):
+        got = repr(share) if shares is None else f"shape {tuple(shares.shape)}"
+        raise ValueError(f"share must be a number or have shape ({size},), got {got}. It is the share of labels.")
+    if shares.device.type == "cpu" and not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise ValueError(f"share must be in [0, 1], got {share!r}. It is the share of labels.")
+    return shares.to(device, non_blocking=True).expand(size)
 
 
 def elsewhere(loss: BaseElementLoss, rows: Tensor, embeddings: Tensor) -> ValueError:

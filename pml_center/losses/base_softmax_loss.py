@@ -222,11 +222,17 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         _check_hard_negatives(self, hard_negatives, hard_negative_margin)
         self.prior_weight = prior_weight
         self.hard_negatives, self.hard_negative_margin = hard_negatives, hard_negative_margin
-        if class_counts is not None or prior_weight:
+        if class_counts is None and prior_weight:
+            raise _without_counts(prior_weight)
+        if class_counts is not None:
             self.register_buffer("class_counts", check_class_counts(class_counts, num_classes))
         else:
             self.class_counts = None  # a buffer that is None would stop PML's record keeper
         _check_placement(update, init, init_length, sub_centers, kwargs)
+        if update == "fixed" and sparse_gradient:
+            raise ValueError(
+                'sparse_gradient must be False with update="fixed", without gradient, got True. Leave it out.'
+            )
         self.gradient = _checked_gradient(self, gradient)
         self.update, self.init, self.init_length = update, init, init_length
         self.scale, self.sub_centers, self.label_smoothing = scale, sub_centers, label_smoothing
@@ -326,7 +332,9 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
                 own, margin = labels.unsqueeze(1), self.negative_margin(self.negative_threshold(batch, target).detach())
                 if self.hard_negatives:
                     others = similarity.detach().scatter(1, own, -math.inf)
-                    margin = _nearer(self, margin, others.topk(self.hard_negatives).values[:, -1])
+                    margin = _nearer(
+                        self, margin, others.topk(min(self.hard_negatives, self.num_classes)).values[:, -1]
+                    )
                 similarity = similarity if margin is None else margin(similarity)
                 similarity = similarity.scatter(1, own, target.unsqueeze(1))
             logits = scaled(similarity, self._scale(batch))
@@ -348,7 +356,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
             num_classes: C from now on, at least 1.
         """
         size = check_size("num_classes", num_classes)
-        if self.init == "simplex" and self.update == "fixed":
+        if self.init == "simplex" and self.update == "fixed" and size != self.num_classes:
             raise ValueError(
                 f"num_classes must stay {self.num_classes} where class weights are the corners of a simplex, which "
                 f'another one would move, got {size}. Build a new loss, or take init="axes".'
@@ -425,6 +433,13 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         losses = self._losses(batch)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BaseSoftmaxLoss":
+        """As of any module; class weights that are fixed stay so."""
+        super().requires_grad_(requires_grad)
+        if self.update == "fixed":
+            self.class_weights.weight.requires_grad_(False)
+        return self
 
     def _start(self, columns: Tensor) -> object:
         """Fill (D, C · sub_centers), PML's layout, with the weights to begin with."""
@@ -545,6 +560,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Also takes PML's state: its weights are the transpose of ours."""
         take_weights(self, state_dict, prefix)
+        if self.class_counts is not None:  # of the data, which a state may not know
+            state_dict.setdefault(f"{prefix}class_counts", self.class_counts)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -611,10 +628,18 @@ def _record(loss: BaseSoftmaxLoss, batch: Batch) -> None:
         loss.avg_angle = batch.cosine.clamp(-1, 1).acos().mean().rad2deg().item()
 
 
+def _without_counts(prior_weight: float) -> ValueError:
+    return ValueError(
+        f"class_counts must be given with a prior_weight, which weighs their logarithms, got None with {prior_weight}. "
+        "Count them with torch.bincount(labels, minlength=num_classes)."
+    )
+
+
 def _with_prior(loss: BaseSoftmaxLoss, chosen: Chosen) -> Tensor:
     """What is added to the logits of the classes at hand, (R,): their bias, and the logarithms of their counts."""
     counts = loss.class_counts
-    assert counts is not None
+    if counts is None:
+        raise _without_counts(loss.prior_weight)
     counts = counts if chosen.classes is None else counts[chosen.classes]
     prior = loss.prior_weight * counts.to(chosen.rows.dtype).log()
     return prior if chosen.bias is None else chosen.bias + prior
@@ -671,7 +696,7 @@ def _check_hard_negatives(loss: BaseSoftmaxLoss, hard_negatives: int, hard_negat
             "hard_negatives and hard_negative_margin must be given together, for neither does anything alone, got "
             f"{hard_negatives} and {hard_negative_margin}. Common are 5 and 0.3 of the margin."
         )
-    if hard_negatives and not loss.normalizes:
+    if hard_negatives and not (loss.normalizes and loss.distance.normalize_embeddings):
         raise ValueError(
             f"hard_negatives must be 0 because {type(loss).__name__} compares lengths as well, and has no angles, got "
             f"{hard_negatives}. Leave it out."

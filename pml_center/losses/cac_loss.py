@@ -59,13 +59,19 @@ class CACLoss(BaseCenterLoss):
     ):
         check_between("positive", "The paper's is 10.", radius=radius)
         check_between("finite and at least 0", "The paper's is 0.1.", anchor_weight=anchor_weight)
+        for name in ("alpha", "update", "init", "init_length", "sparse_gradient", "accumulation_steps"):
+            if name in kwargs:
+                raise ValueError(
+                    f"{name} must be left out because the anchors of CACLoss do not move, got {kwargs[name]!r}. "
+                    "radius says where."
+                )
         super().__init__(num_classes, embedding_size, update="fixed", init="axes", init_length=radius, **kwargs)
         self.radius, self.anchor_weight = radius, anchor_weight
         self.add_to_recordable_attributes(list_of_names=["radius", "anchor_weight"], is_stat=False)
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """Cross entropy of the distances, and the distance to one's own anchor."""
-        distances = torch.cdist(batch.embeddings, batch.centers)
+        distances = _distances(batch.embeddings, batch.centers)
         own = distances.gather(1, batch.labels.unsqueeze(1)).squeeze(1)
         return F.cross_entropy(-distances, batch.labels, reduction="none") + self.anchor_weight * own
 
@@ -74,8 +80,13 @@ class CACLoss(BaseCenterLoss):
         check_embeddings(embeddings, self.embedding_size)
         x = embeddings.to(working_dtype(embeddings, self.centers))
         with full_precision(x):
-            return -torch.cdist(x, self.centers.to(x.dtype))
+            return -_distances(x, self.centers.to(x.dtype))
 
     def predict(self, embeddings: Tensor) -> Tensor:
         """The nearest anchor's class of each embedding, (B, D) to (B,)."""
         return self.get_logits(embeddings).argmax(1)
+
+
+def _distances(embeddings: Tensor, anchors: Tensor) -> Tensor:
+    """(B, C), from the differences: squares of lengths would cancel near an anchor."""
+    return torch.cdist(embeddings, anchors, compute_mode="donot_use_mm_for_euclid_dist")

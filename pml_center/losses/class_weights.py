@@ -162,7 +162,7 @@ class ClassWeights(Counting, nn.Module):
         """Keep one row of each class: that which is the nearest of the class to most of its embeddings."""
         *_, dominant = self._dominant(embeddings, labels)
         rows = torch.arange(self.num_classes, device=dominant.device) * self.sub_centers + dominant
-        self.weight, self.sub_centers = nn.Parameter(self.weight[rows]), 1
+        self.weight, self.sub_centers = nn.Parameter(self.weight[rows], self.weight.requires_grad), 1
 
     def _dominant(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cosines to the rows of one's class, (N, K), which of them dominates there, (N,), and in each class, (C,)."""

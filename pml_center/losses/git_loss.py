@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pml_center.checks import check_between, check_flags
 from pml_center.losses.base_center_loss import BaseCenterLoss, CenterBatch, Update
+from pml_center.losses.base_element_loss import BaseElementLoss
 from pml_center.losses.tuning import Range
 from pml_center.ops.centers import class_places, half_squared_distance
 from pml_center.ops.distances import squared_distances
@@ -74,6 +75,8 @@ class GitLoss(BaseCenterLoss):
         check_between("finite and at least 0", "The authors have 1; 0 is center loss.", repulsion=repulsion)
         self.repulsion, self.same_class = repulsion, same_class
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
+
+    losses_of_both = BaseElementLoss.losses_of_both  # the centers of other samples repel
 
     def pull(self, batch: CenterBatch) -> Tensor:
         """``½‖x_i − c_{y_i}‖² + λ_G · Σ_j 1 / (1 + ‖x_i − c_{y_j}‖²)``, the sum taken class by class."""

@@ -1,13 +1,11 @@
 """LDAMLoss."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
 from pml_center.checks import check_between
 from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
-from pml_center.losses.tuning import SCALE, Range
 from pml_center.ops.margins import additive_cosine
 
 
@@ -49,7 +47,6 @@ class LDAMLoss(BaseSoftmaxLoss):
     class_counts: Tensor
 
     margin_unit = "cosine"
-    tuned: ClassVar[dict[str, Range]] = {"scale": SCALE, "margin": Range("margin", 0, 0.7)}
 
     def __init__(
         self,

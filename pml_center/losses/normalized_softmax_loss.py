@@ -75,8 +75,8 @@ class NormalizedSoftmaxLoss(BaseSoftmaxLoss):
                 f"scale must be a number, 'auto' or None, got {scale!r}. Leave it out for 1 / temperature."
             )
         number = 1 / temperature if scale is None or isinstance(scale, str) else scale
-        super().__init__(num_classes, embedding_size, number, **kwargs)
         self.normalizes = normalize_weights
+        super().__init__(num_classes, embedding_size, number, **kwargs)
         self.is_automatic = scale == "auto"
         if self.is_automatic:
             self.scale = automatic_scale(num_classes)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pml_center.checks import check_between, check_choices
-from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch
+from pml_center.losses.base_softmax_loss import BaseSoftmaxLoss, Batch, MarginUnit
 from pml_center.ops.margins import Gradient, additive_angular, detached
 from pml_center.ops.negative_logits import Elementwise, NegativeLogits, negative_sum
 
@@ -62,7 +62,7 @@ class SphereFace2Loss(BaseSoftmaxLoss):
         ``"cosine"``.
     """
 
-    margin_unit = "cosine"
+    margin_unit: MarginUnit = "cosine"
     default_gradient: ClassVar[Gradient | None] = "detached"
 
     def __init__(
@@ -86,6 +86,7 @@ class SphereFace2Loss(BaseSoftmaxLoss):
             raise ValueError(
                 "bias must be False because SphereFace2Loss has one threshold for all classes, got True. Leave it out."
             )
+        self.margin_unit = "cosine" if variant == "cosine" else "radians"
         super().__init__(num_classes, embedding_size, scale, **kwargs)
         self.margin, self.exponent, self.variant = margin, exponent, variant
         self.positive_weight, self.factor = positive_weight, factor

@@ -195,7 +195,8 @@ def linear_angular(cosine: Tensor, margin: float) -> Tensor:
         >>> linear_angular(torch.tensor([1.0, 0.0, -1.0]), torch.pi / 4)
         tensor([ 0.5000, -0.5000, -1.5000])
     """
-    return 1 - 2 / math.pi * (angle(cosine) + margin)
+    beyond = (cosine - 1).clamp_min(0)  # of a class that has come nearer than its own direction
+    return 1 - 2 / math.pi * (angle(cosine) + margin - beyond)
 
 
 def sine(cosine: Tensor) -> Tensor:

@@ -92,25 +92,23 @@ def hardest(logits: NegativeLogits, count: int) -> Tensor:
 
     To the bit what a margin is given later: ``similarity >= hardest(logits, k).unsqueeze(1)`` are the k hardest.
     """
-    best = nearest_others(logits, count)
-    least = torch.finfo(best.dtype).min
-    return best[:, -1] if best.shape[1] == count else torch.full_like(best[:, 0], least)
+    return nearest_others(logits, count)[:, -1]
 
 
 @torch.no_grad()
 def nearest_others(logits: NegativeLogits, count: int) -> Tensor:
-    """The largest similarities to other classes, before any margin, in order, (B, count), or as many as there are.
+    """The largest similarities to other classes, before any margin, in order, (B, count).
 
-    A sample's own class counts as the lowest number.
+    A sample's own class counts as the lowest number, and so does what is not there.
     """
     described = replace(logits, margin=lambda similarity: similarity, bias=None)
-    best = logits.embeddings.new_empty(len(logits.embeddings), 0)
+    least = torch.finfo(logits.embeddings.dtype).min
+    best = logits.embeddings.new_full((len(logits.embeddings), count), least)
     for chunk in _chunks(described):
         similarity = _block(described, 1.0, chunk).similarity
         assert similarity is not None
-        similarity = chunk.fill_own(similarity, logits.own, torch.finfo(similarity.dtype).min)
-        best = torch.cat([best, similarity.topk(min(count, similarity.shape[1])).values], dim=1)
-        best = best.topk(min(count, best.shape[1])).values
+        similarity = chunk.fill_own(similarity, logits.own, least)
+        best = torch.cat([best, similarity], dim=1).topk(count).values
     return best
 
 

@@ -153,7 +153,7 @@ class LossFormula(nn.Module):
                 part = f"{name} @ {type(miner).__name__}" if miner is not None else name
                 raise ValueError(
                     f"mixup and cutmix must be 0 with {part}, which knows samples of one class alone. "
-                    "Leave them out, or take losses with a row for each class."
+                    "Leave them out, or take other losses, with a row for each class."
                 )
 
     def _watch(self, parts: dict[str, Tensor]) -> None:

@@ -32,6 +32,8 @@ def mixed(images: Tensor, labels: Tensor, mixup: float, cutmix: float) -> tuple[
     """
     if not (mixup or cutmix):
         return images, {}
+    if cutmix and images.ndim != 4:
+        raise ValueError(f"cutmix must be 0 for features, got {cutmix} and shape {tuple(images.shape)}. Use mixup.")
     cuts = cutmix > 0 and (mixup == 0 or np.random.rand() < 0.5)  # noqa: NPY002 (the one that a step seeds)
     alpha = cutmix if cuts else mixup
     share = float(np.random.beta(alpha, alpha))  # noqa: NPY002

@@ -150,3 +150,15 @@ def test_an_axis_is_free_for_a_class_to_come():
 def test_rows_that_cannot_be_placed_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_distances_to_anchors_keep_their_digits():
+    loss, labels = losses.CACLoss(40, 40), torch.arange(40)
+    embeddings = (loss.centers + 0.01 * torch.randn(40, 40)).requires_grad_()
+    exact = losses.CACLoss(40, 40).double()
+    (gradient,) = torch.autograd.grad(loss(embeddings, labels), embeddings)
+    double = embeddings.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(exact(double, labels), double)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=1e-7)
+    with pytest.raises(ValueError, match="alpha must be left out because the anchors of CACLoss do not move"):
+        losses.CACLoss(3, 4, alpha=0.1)

@@ -11,7 +11,7 @@ from pml_center.regularizers import CenterRepulsionRegularizer
 from tests.cases import CASES, EMBEDDING_SIZE, NUM_CLASSES
 
 B = 12
-MIXED = [case for case in CASES if case.has_classes and case.loss is not losses.BroadFaceLoss]
+MIXED = [case for case in CASES if case.has_classes and case.loss not in (losses.BroadFaceLoss, losses.GitLoss)]
 each_mixed = pytest.mark.parametrize("case", MIXED, ids=str)
 
 
@@ -155,7 +155,37 @@ def test_a_mixture_that_is_none_is_refused(arguments, message):
         losses.CosFaceLoss(3, 2)(torch.eye(2), torch.tensor([0, 1]), **arguments)
 
 
-@pytest.mark.parametrize("build", [losses.RangeLoss, lambda: losses.BroadFaceLoss(3, 2, queue_size=4)])
+@pytest.mark.parametrize(
+    "build", [losses.RangeLoss, lambda: losses.BroadFaceLoss(3, 2, queue_size=4), lambda: losses.GitLoss(3, 2)]
+)
 def test_a_loss_of_samples_of_one_class_refuses_two(build):
     with pytest.raises(ValueError, match=r"other_labels must be None for .* whose samples have one class each"):
         build()(torch.eye(2), torch.tensor([0, 1]), other_labels=torch.tensor([1, 0]), share=0.5)
+
+
+def test_centers_that_start_from_a_mean_refuse_two():
+    with pytest.raises(ValueError, match='init must not be "first_batch" with samples of two classes'):
+        losses.CenterLoss(3, 2, init="first_batch")(
+            torch.eye(2), torch.tensor([0, 1]), other_labels=torch.tensor([1, 0]), share=0.5
+        )
+
+
+@pytest.mark.parametrize("share", [0.3, torch.ones(B, device="meta")], ids=["number", "tensor"])
+def test_nobody_waits_for_a_share(share):
+    loss = losses.ArcFaceLoss(NUM_CLASSES, EMBEDDING_SIZE).to("meta")
+    embeddings = torch.randn(B, EMBEDDING_SIZE, device="meta", requires_grad=True)
+    labels = torch.zeros(B, dtype=torch.long, device="meta")
+    loss(embeddings, labels, other_labels=labels, share=share).backward()
+
+
+def test_a_share_is_compiled_once():
+    loss = losses.CosFaceLoss(NUM_CLASSES, EMBEDDING_SIZE)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(loss, backend=counter)
+    embeddings, labels = torch.randn(B, EMBEDDING_SIZE), torch.arange(B) % NUM_CLASSES
+    frames = []
+    for share in (0.3, 0.4, 0.5, 0.6, 0.7):
+        compiled(embeddings, labels, other_labels=labels.flip(0), share=share)
+        frames.append(counter.frame_count)
+    torch._dynamo.reset()
+    assert frames[2] == frames[4]

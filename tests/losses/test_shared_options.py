@@ -9,6 +9,7 @@ import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers
+from pytorch_metric_learning.distances import DotProductSimilarity
 
 from pml_center import losses
 from pml_center.regularizers import RingRegularizer
@@ -208,6 +209,36 @@ def test_a_prior_is_added_to_the_logits_in_training(arguments, batch):
     torch.testing.assert_close(loss.get_logits(*batch), logits)
     assert torch.equal(loss.get_logits(batch[0]), plain.get_logits(batch[0]))
     assert torch.equal(loss.eval()(*batch), plain.eval()(*batch))
+
+
+def test_fixed_rows_and_near_classes_hold_what_they_say():
+    loss = losses.ArcFaceLoss(7, 8, update="fixed", sub_centers=2)
+    loss.requires_grad_(False).requires_grad_(True)
+    assert not loss.class_weights.weight.requires_grad
+    loss.drop_nondominant(torch.randn(9, 8), torch.arange(9) % 7)
+    assert not loss.class_weights.weight.requires_grad
+    angular = losses.SphereFace2Loss(7, 8, variant="angular_both", hard_negatives=1, hard_negative_margin=0.5)
+    assert angular.margin_unit == "radians"
+    for arguments in ({"normalize_weights": False}, {"distance": DotProductSimilarity(normalize_embeddings=False)}):
+        with pytest.raises(ValueError, match="hard_negatives must be 0 because NormalizedSoftmaxLoss compares lengths"):
+            losses.NormalizedSoftmaxLoss(7, 8, hard_negatives=1, hard_negative_margin=0.1, **arguments)
+    few = losses.ArcFaceLoss(7, 8, hard_negatives=6, hard_negative_margin=8)
+    few.resize_classes(3)
+    assert few.get_logits(torch.randn(2, 8), torch.tensor([0, 1])).isfinite().all()
+
+
+def test_a_class_nearer_than_the_margin_is_still_pushed():
+    loss = losses.LiArcFaceLoss(2, 2, scale=10, hard_negatives=1, hard_negative_margin=0.4)
+    torch.nn.init.eye_(loss.class_weights.weight)
+    embeddings = torch.tensor([[0.1, 1.0]], requires_grad=True)
+    loss(embeddings, torch.tensor([0])).backward()
+    assert embeddings.grad.abs().min() > 1e-2
+
+
+def test_a_state_that_knows_no_counts_is_taken():
+    loss = losses.CosFaceLoss(3, 2, class_counts=[5, 6, 7], prior_weight=1)
+    loss.load_state_dict(pml_losses.CosFaceLoss(3, 2).state_dict())
+    assert loss.class_counts.tolist() == [5, 6, 7]
 
 
 def test_classes_that_are_added_count_one_sample():
@@ -487,7 +518,7 @@ def test_what_is_recorded_is_true(batch):
         ({"scale": 10**30}, r"scale must be positive, and below 2\^63, got 1000"),
         ({"margin": "x"}, r"margin must be in \[0, 2\], a difference of cosines, got 'x'"),
         ({"num_classes": 2**40}, r"num_classes must be an integer of at least 1 and below 2147483648, got 1099"),
-        ({"prior_weight": 1}, r"class_counts must be positive integers, one for each of the 3 classes, got None"),
+        ({"prior_weight": 1}, r"class_counts must be given with a prior_weight"),
         ({"prior_weight": -1, "class_counts": 2}, r"prior_weight must be at least 0, got -1"),
         ({"hard_negatives": 2}, r"hard_negatives and hard_negative_margin must be given together"),
         ({"hard_negative_margin": 0.1}, r"hard_negatives and hard_negative_margin must be given together"),

@@ -56,7 +56,7 @@ def test_counts_are_given_to_a_loss_that_cannot_do_without():
     assert prior.class_counts.tolist() == ldam.class_counts.tolist() == counts
     assert written.class_counts.tolist() == [7] * 4
     assert plain.class_counts is None
-    with pytest.raises(ValueError, match=r"class_counts must be positive integers, .* got None"):
+    with pytest.raises(ValueError, match="class_counts must be given with a prior_weight"):
         build("CosFaceLoss(prior_weight=1)")
     with pytest.raises(ValueError, match="class_counts"):
         build("LDAMLoss")
