@@ -516,7 +516,7 @@ def test_a_dry_run_measures_as_a_run_does(monkeypatch):
     calls = []
     monkeypatch.setattr(dry_run, "measure", lambda *given: calls.append(given[3:]))
     images = SimpleNamespace(labels=np.array([0, 1]), classes=["a", "b"], width=None)
-    monkeypatch.setattr(dry_run, "untouched", lambda config: "as it came")
+    monkeypatch.setattr(dry_run, "untouched", lambda config: ("as it came", []))
     for trained in (["a", "b"], ["c", "d"]):
         state = SimpleNamespace(
             images=SimpleNamespace(train=SimpleNamespace(classes=trained)),
