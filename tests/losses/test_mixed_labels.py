@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from pytorch_metric_learning import reducers
+from torch._dynamo.testing import CompileCounter
 
 from pml_center import losses
 from pml_center.regularizers import CenterRepulsionRegularizer
@@ -180,7 +181,7 @@ def test_nobody_waits_for_a_share(share):
 
 def test_a_share_is_compiled_once():
     loss = losses.CosFaceLoss(NUM_CLASSES, EMBEDDING_SIZE)
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(loss, backend=counter)
     embeddings, labels = torch.randn(B, EMBEDDING_SIZE), torch.arange(B) % NUM_CLASSES
     frames = []

@@ -179,7 +179,7 @@ def test_the_nearest_other_classes_come_nearer(kind, arguments, more, batch):
 @each_softmax
 def test_every_loss_of_angles_grows_where_the_nearest_come_nearer(case, k, batch):
     plain = case.build()
-    if not case.loss.normalizes:
+    if not plain.normalizes:
         with pytest.raises(ValueError, match=r"hard_negatives must be 0 because .* compares lengths as well"):
             case.build(hard_negatives=k, hard_negative_margin=0.1)
         return
@@ -352,7 +352,7 @@ def test_tuples_that_touch_an_ignored_sample_do_not_count(batch):
     labels = torch.tensor([0, 0, 1, 1, -1, -1, 2, 2, 3, 3, 4, 4])
     triplets = torch.tensor([[0, 1, 2], [4, 5, 0], [4, 5, 1], [6, 7, 0]]).t()
     clean = torch.tensor([[0, 1, 2], [6, 7, 0]]).t()
-    value = losses.CosFaceLoss(7, 5, ignore_index=-1).double()
+    value = losses.CosFaceLoss(7, EMBEDDING_SIZE, ignore_index=-1).double()
     other = copy.deepcopy(value)
     torch.testing.assert_close(value(embeddings, labels, tuple(triplets)), other(embeddings, labels, tuple(clean)))
     pairs = tuple(torch.tensor([0, 4])), tuple(torch.tensor([1, 5]))
@@ -361,7 +361,7 @@ def test_tuples_that_touch_an_ignored_sample_do_not_count(batch):
 
 
 def test_classes_can_be_dropped_after_a_step(batch):
-    loss = losses.CosFaceLoss(7, 5).double()
+    loss = losses.CosFaceLoss(7, EMBEDDING_SIZE).double()
     loss(batch[0], torch.full_like(batch[1], 6)).backward()
     loss.resize_classes(3)
     assert loss(batch[0], batch[1] % 3).isfinite()
@@ -370,14 +370,14 @@ def test_classes_can_be_dropped_after_a_step(batch):
 @pytest.mark.parametrize("name", ["COCOLoss", "NormalizedSoftmaxLoss"])
 def test_an_automatic_scale_follows_the_number_of_classes(name):
     automatic = {"scale": "auto"} if name == "NormalizedSoftmaxLoss" else {}
-    loss, larger = getattr(losses, name)(10, 5, **automatic), getattr(losses, name)(1000, 5, **automatic)
+    loss, larger = (getattr(losses, name)(classes, EMBEDDING_SIZE, **automatic) for classes in (10, 1000))
     loss.resize_classes(1000)
     assert loss.scale == larger.scale
 
 
 @pytest.mark.parametrize(("first", "second"), [({"sample_rate": 0.5}, {}), ({}, {"sample_rate": 0.5})])
 def test_a_state_goes_from_sampling_to_all_classes_and_back(first, second, batch):
-    begun, goes_on = losses.CosFaceLoss(7, 5, **first), losses.CosFaceLoss(7, 5, **second)
+    begun, goes_on = losses.CosFaceLoss(7, EMBEDDING_SIZE, **first), losses.CosFaceLoss(7, EMBEDDING_SIZE, **second)
     begun(*batch)
     goes_on.load_state_dict(begun.state_dict())
     assert torch.equal(goes_on.W, begun.W)
@@ -413,8 +413,8 @@ def half_of_the_margin(step):
 
 def test_a_margin_schedule_applies_a_share_of_the_margin(batch):
     half, scheduled = (
-        losses.CosFaceLoss(7, 5, margin=0.2),
-        losses.CosFaceLoss(7, 5, margin_schedule=half_of_the_margin, margin=0.4),
+        losses.CosFaceLoss(7, EMBEDDING_SIZE, margin=0.2),
+        losses.CosFaceLoss(7, EMBEDDING_SIZE, margin_schedule=half_of_the_margin, margin=0.4),
     )
     scheduled.load_state_dict(half.state_dict(), strict=False)
     torch.testing.assert_close(scheduled(*batch), half(*batch))
@@ -424,11 +424,11 @@ def test_a_schedule_goes_on_where_it_stopped(batch):
     def ramp(step):
         return step / 10
 
-    straight = losses.CosFaceLoss(7, 5, margin_schedule=ramp, scale_schedule=ramp)
+    straight = losses.CosFaceLoss(7, EMBEDDING_SIZE, margin_schedule=ramp, scale_schedule=ramp)
     first = copy.deepcopy(straight)
     expected = [straight(*batch).item() for _ in range(6)]
     begun = [first(*batch).item() for _ in range(3)]
-    resumed = losses.CosFaceLoss(7, 5, margin_schedule=ramp, scale_schedule=ramp)
+    resumed = losses.CosFaceLoss(7, EMBEDDING_SIZE, margin_schedule=ramp, scale_schedule=ramp)
     resumed.load_state_dict(first.state_dict())
     assert begun + [resumed(*batch).item() for _ in range(3)] == expected
     rest = resumed.eval()(*batch)
@@ -437,10 +437,10 @@ def test_a_schedule_goes_on_where_it_stopped(batch):
 
 @pytest.mark.parametrize("value", [None, "x", math.nan, -0.1, torch.ones(2)], ids=repr)
 def test_a_schedule_that_returns_nonsense_is_named(value, batch):
-    margin = losses.CosFaceLoss(7, 5, margin_schedule=lambda step: value)
+    margin = losses.CosFaceLoss(7, EMBEDDING_SIZE, margin_schedule=lambda step: value)
     with pytest.raises(ValueError, match=r"^margin_schedule\(1\) must be in \[0, 1\], got "):
         margin(*batch)
-    scale = losses.CosFaceLoss(7, 5, scale_schedule=lambda step: value)
+    scale = losses.CosFaceLoss(7, EMBEDDING_SIZE, scale_schedule=lambda step: value)
     with pytest.raises(ValueError, match=r"^scale_schedule\(1\) must be positive, got "):
         scale(*batch)
 
@@ -465,7 +465,7 @@ def test_classes_can_be_added_and_dropped(case, batch):
 
 @pytest.mark.parametrize(("name", "margin"), [("ArcFaceLoss", 17), ("CosFaceLoss", 0.3)])
 def test_from_pml_takes_arguments_and_weights(name, margin, batch):
-    theirs = getattr(pml_losses, name)(num_classes=7, embedding_size=5, scale=20, margin=margin)
+    theirs = getattr(pml_losses, name)(num_classes=7, embedding_size=EMBEDDING_SIZE, scale=20, margin=margin)
     ours = getattr(losses, name).from_pml(theirs)
     assert ours.scale == 20
     assert ours.margin == pytest.approx(margin)
@@ -476,7 +476,7 @@ def test_from_pml_takes_arguments_and_weights(name, margin, batch):
 
 
 def test_the_state_of_pml_can_be_loaded():
-    theirs, ours = pml_losses.CosFaceLoss(7, 5), losses.CosFaceLoss(7, 5)
+    theirs, ours = pml_losses.CosFaceLoss(7, EMBEDDING_SIZE), losses.CosFaceLoss(7, EMBEDDING_SIZE)
     ours.load_state_dict(theirs.state_dict())
     assert torch.equal(ours.W, theirs.W)
 
@@ -498,7 +498,7 @@ def test_outliers_are_far_from_the_dominant_sub_center():
 
 
 def test_what_is_recorded_is_true(batch):
-    loss = losses.CosFaceLoss(7, 5, collect_stats=True).double()
+    loss = losses.CosFaceLoss(7, EMBEDDING_SIZE, collect_stats=True).double()
     loss(*batch)
     rows = loss.class_weights.weight[batch[1]]
     angles = torch.cosine_similarity(batch[0], rows).acos() * 180 / math.pi
@@ -572,9 +572,9 @@ def test_a_number_of_another_kind_is_refused(build, message):
 
 def test_integers_of_numpy_are_integers(batch):
     for loss in (
-        losses.ElasticFaceLoss(np.int64(7), np.int64(5), seed=np.int64(2), sub_centers=np.int32(2)),
-        losses.VPLLoss(7, 5, max_age=np.int64(90), start_step=np.int16(0), chunk_size=np.int64(3)),
-        losses.BroadFaceLoss(7, 5, queue_size=np.int64(9), ignore_index=np.int64(-1)),
+        losses.ElasticFaceLoss(np.int64(7), np.int64(EMBEDDING_SIZE), seed=np.int64(2), sub_centers=np.int32(2)),
+        losses.VPLLoss(7, EMBEDDING_SIZE, max_age=np.int64(90), start_step=np.int16(0), chunk_size=np.int64(3)),
+        losses.BroadFaceLoss(7, EMBEDDING_SIZE, queue_size=np.int64(9), ignore_index=np.int64(-1)),
     ):
         assert loss(*batch).isfinite()
 
