@@ -141,6 +141,7 @@ CENTER_HOOKS = {
     "per_class",
     "reaches_all_centers",
     "own_centers",
+    "losses_of_both",
     "class_rows",
     "get_default_distance",
     "tuned",

@@ -59,7 +59,7 @@ class CACLoss(BaseCenterLoss):
     ):
         check_between("positive", "The paper's is 10.", radius=radius)
         check_between("finite and at least 0", "The paper's is 0.1.", anchor_weight=anchor_weight)
-        for name in ("alpha", "update", "init", "init_length", "sparse_gradient", "accumulation_steps"):
+        for name in ("alpha", "update", "init", "init_length", "sparse_gradient"):
             if name in kwargs:
                 raise ValueError(
                     f"{name} must be left out because the anchors of CACLoss do not move, got {kwargs[name]!r}. "

@@ -51,7 +51,7 @@ def drawn_classes(weight: Tensor, labels: Tensor, classes: int, rate: float, see
     Example:
         >>> import torch
         >>> drawn_classes(torch.zeros(7, 2), torch.tensor([3]), 7, rate=0.3, seed=0, draws=torch.tensor(0))
-        tensor([3, 6])
+        tensor([1, 3])
     """
     order = _order(classes, seed, draws, labels.device).index_fill(0, labels, 2)  # above all others
     return order.topk(size_of_draw(len(labels), classes, rate), sorted=False).indices.sort().values
