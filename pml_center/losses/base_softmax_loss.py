@@ -422,14 +422,8 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
 
     def element_losses(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, (B,)."""
-        chosen = self.class_weights.choose(labels, embeddings.dtype)
-        if self.training:
-            chosen = chosen._replace(rows=self.prototypes(chosen))
-        batch = self._compare(embeddings, chosen, labels)
-        if self.training and self._moves:
-            _move(self, batch)
-        if self.collect_stats:
-            _record(self, batch)
+        batch = self._compare(embeddings, self._chosen(labels, embeddings.dtype), labels)
+        self._look_at(batch)
         losses = self._losses(batch)
         penalty = self.penalty(batch)
         return losses if penalty is None else losses + penalty
@@ -452,9 +446,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         self, embeddings: Tensor, labels: Tensor, other_labels: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
         """By one draw of the classes, seen once by running statistics; in one pass where no margin is in the way."""
-        chosen = self.class_weights.choose(torch.cat([labels, other_labels]), embeddings.dtype)
-        if self.training:
-            chosen = chosen._replace(rows=self.prototypes(chosen))
+        chosen = self._chosen(torch.cat([labels, other_labels]), embeddings.dtype)
         first, second = chosen.own.chunk(2)
         batches = [
             self._compare(embeddings, chosen._replace(own=own), of_class)
@@ -463,11 +455,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         if self.collect_stats or (self.training and self._moves):
             is_first = share >= 0.5
             seen = chosen._replace(own=torch.where(is_first, first, second))
-            batch = self._compare(embeddings.detach(), seen, torch.where(is_first, labels, other_labels))
-            if self.training and self._moves:
-                _move(self, batch)
-            if self.collect_stats:
-                _record(self, batch)
+            self._look_at(self._compare(embeddings.detach(), seen, torch.where(is_first, labels, other_labels)))
         losses = _in_one_pass(self, *batches) if self._passes_once else tuple(map(self._losses, batches))
         penalties = [self.penalty(batch) for batch in batches]
         one, two = (of if more is None else of + more for of, more in zip(losses, penalties, strict=True))
@@ -520,6 +508,18 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         )
         return Batch(compared.similarity, compared.norm, labels, negatives, compared.row_norm)
 
+    def _chosen(self, labels: Tensor, dtype: torch.dtype) -> Chosen:
+        """The classes that take part, and what stands for them."""
+        chosen = self.class_weights.choose(labels, dtype)
+        return chosen._replace(rows=self.prototypes(chosen)) if self.training else chosen
+
+    def _look_at(self, batch: Batch) -> None:
+        """Move what runs along, and record what is asked for."""
+        if self.training and self._moves:
+            _move(self, batch)
+        if self.collect_stats:
+            _record(self, batch)
+
     def _losses(self, batch: Batch) -> Tensor:
         """The loss of each embedding, (B,), from what :meth:`_compare` makes of it."""
         target, scale = self._target(batch), self._scale(batch)
@@ -531,14 +531,7 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         margin = None
         if self._has_negative_margin:
             margin = self.negative_margin(own_rows(self.negative_threshold(batch, target).detach()))
-        # Of several processes with the same batch, each has a part of the products.
-        negatives = replace(
-            negatives,
-            embeddings=own_rows(negatives.embeddings),
-            own=own_rows(negatives.own),
-            scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
-            margin=margin,
-        )
+        negatives = _own_part(negatives, scale, margin=margin)
         if self.hard_negatives:
             negatives = replace(negatives, margin=_nearer(self, margin, hardest(negatives, self.hard_negatives)))
         return join_parts(self.combine(own_rows(logits), negatives), len(logits))
@@ -565,6 +558,17 @@ class BaseSoftmaxLoss(Counting, PMLSoftmaxNames, BaseClassLoss):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _own_part(negatives: NegativeLogits, scale: float | Tensor, **changes: Any) -> NegativeLogits:
+    """Those of this process: of several with the same batch, each has a part of the products."""
+    return replace(
+        negatives,
+        embeddings=own_rows(negatives.embeddings),
+        own=own_rows(negatives.own),
+        scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
+        **changes,
+    )
+
+
 def _in_one_pass(loss: BaseSoftmaxLoss, first: Batch, second: Batch) -> tuple[Tensor, Tensor]:
     """The losses by either class: a class that is the other one has its cosine as it is, among all others."""
     scale = loss._scale(first)  # a function of the lengths at most, which are those of both
@@ -577,14 +581,7 @@ def _in_one_pass(loss: BaseSoftmaxLoss, first: Batch, second: Batch) -> tuple[Te
         targets.append(scale * loss._target(batch) + bias)
         plain.append(scale * batch.cosine + bias)
     own, other = (negatives.own for negatives in described)
-    rest = replace(
-        described[0],
-        embeddings=own_rows(described[0].embeddings),
-        own=own_rows(own),
-        other=own_rows(other),
-        scale=own_rows(scale) if isinstance(scale, Tensor) and scale.ndim else scale,
-    )
-    others = join_parts(negative_logsumexp(rest), len(own))
+    others = join_parts(negative_logsumexp(_own_part(described[0], scale, other=own_rows(other))), len(own))
     is_same, least = first.labels == second.labels, torch.finfo(others.dtype).min
     one, two = (
         F.softplus(torch.logaddexp(others, torch.where(is_same, least, neighbour)) - target, threshold=40)
